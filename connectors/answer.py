@@ -1,0 +1,299 @@
+"""Make of an upstream's reply what a model may read: scrubbed, shaped as the definition says, bounded.
+
+Everything returned or raised here has been through the scrubber first, and is raised in frames that hold scrubbed
+values only. An upstream's own words about a refused credential are never passed on.
+"""
+
+import json
+import math
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import time
+from typing import TYPE_CHECKING, Any, cast
+
+from connectors.definition import Call, Connector, Selector
+from connectors.errors import CredentialRejected, RateLimited, UpstreamError
+from connectors.scrub import Scrubber
+
+if TYPE_CHECKING:
+    from connectors.egress import Reply  # at run time it would load the HTTP library
+
+MAX_TEXT = 60_000  # bytes of JSON that a model gets
+MAX_MESSAGE = 500  # characters of an upstream's own error message
+_MAX_RAW = 8_000  # characters of an answer that is not JSON
+_MAX_NAME = 128  # characters of a code, a request id, an account's name
+
+# An upstream that answers 200 to everything says in the body that it refuses the credential.
+# Source: https://docs.slack.dev/reference/methods/auth.test, under "Errors".
+_CREDENTIAL_CODES = frozenset(
+    ("not_authed", "invalid_auth", "account_inactive", "token_revoked", "token_expired", "org_login_required")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The outcome of a call as the model gets it. `text` is `structured` as compact JSON."""
+
+    ok: bool
+    structured: dict[str, Any] | None
+    text: str
+    status: int
+    request_id: str | None = None
+    usage: dict[str, Any] | None = None  # numbers that the provider itself reports: tokens, cost
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """A reply after scrubbing. Without `json`, `value` is the body's text, or None where it is empty or no text."""
+
+    status: int
+    headers: Mapping[str, str]
+    json: bool
+    value: Any
+    size: int  # of the body, bytes
+    request_id: str | None
+
+
+def interpret(call: Call, reply: "Reply") -> Result:
+    """The result of a call, with nothing in it that the definition removes or that the scrubber finds.
+
+    Raises CredentialRejected for 401 and 403, RateLimited where the upstream asks for fewer calls, and UpstreamError
+    for every other refusal.
+    """
+    connector, tool = call.connector, call.tool
+    answer = _scrubbed(connector, reply)
+    _raise_refusal(connector, f"the connection {call.connection}", answer)
+    if not answer.size:
+        return _result({"status": answer.status}, answer, None)
+    if not answer.json:
+        return _result(_not_json(answer, shaped=bool(tool.output_select or tool.output_redact)), answer, None)
+    usage = _numbers(tool.output_usage.search(answer.value)) if tool.output_usage else None
+    value = _without(answer.value, tool.output_redact)
+    if tool.output_select:
+        value = _without(tool.output_select.search(value), tool.output_redact)
+    return _result(_object(value, answer.status), answer, usage)
+
+
+def interpret_verify(connector: Connector, reply: "Reply") -> str | None:
+    """The name of the account that a credential belongs to, None where the definition or the upstream names none.
+
+    Raises as `interpret` does for a credential that does not work.
+    """
+    answer = _scrubbed(connector, reply)
+    _raise_refusal(connector, "this credential", answer)
+    return _line(connector.account.search(answer.value), _MAX_NAME) if connector.account and answer.json else None
+
+
+# --- taking in --------------------------------------------------------------------------------------------------------
+
+
+def _scrubbed(connector: Connector, reply: "Reply") -> _Answer:
+    scrubber = Scrubber(reply.secrets)
+    headers = reply.headers
+    is_json, value = _parsed(reply.body)
+    if not is_json:
+        value = _as_text(reply.body, scrubber)
+    elif scrubber.finds(reply.body.decode("utf-8", "replace")):
+        value = scrubber.value(value)
+        if scrubber.finds(json.dumps(value, ensure_ascii=False)):
+            value = {"note": "The answer repeated a credential in a way that could not be cut out, so it is withheld."}
+    shown = {name: scrubber.text(headers[name]) for name in _HEADERS if name in headers}
+    named = connector.errors.request_id_header
+    request_id = scrubber.text(headers.get(named, "")) if named else None
+    if not request_id and connector.errors.request_id:
+        request_id = connector.errors.request_id.search(value) if is_json else None
+    return _Answer(reply.status, shown, is_json, value, len(reply.body), _line(request_id, _MAX_NAME))
+
+
+_HEADERS = ("content-type", "retry-after", "x-ratelimit-remaining", "x-ratelimit-reset")
+
+
+def _parsed(body: bytes) -> tuple[bool, Any]:
+    """Whether the body is JSON (RFC 8259: UTF-8, and no NaN), and its value."""
+    if not body:
+        return False, None
+    try:
+        return True, _DECODER.decode(body.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return False, None
+
+
+def _as_text(body: bytes, scrubber: Scrubber) -> str | None:
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return None
+    return scrubber.text(text) if text and "\0" not in text else None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(name)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def _raise_refusal(connector: Connector, whose: str, answer: _Answer) -> None:
+    errors, title = connector.errors, connector.title
+    failed = errors.ok_field is not None and answer.json and errors.ok_field.search(answer.value) is False
+    if answer.status < 400 and not failed:
+        return
+    code = _found(errors.code, answer, _MAX_NAME)
+    wait = _retry_after(answer)
+    if answer.status == 429 or (answer.status == 403 and (wait is not None or _used_up(answer))):
+        when = f"Try again in {wait:.0f} s." if wait is not None else "Try again later."
+        raise RateLimited(
+            answer.status,
+            f"{title} asks for fewer calls. {when}",
+            retry_after=wait,
+            code=code,
+            request_id=answer.request_id,
+        )
+    if answer.status in (401, 403) or (failed and code in _CREDENTIAL_CODES):
+        raise CredentialRejected(_rejected(title, whose, answer.status))
+    said = _found(errors.message, answer, MAX_MESSAGE)
+    message = f"{title} refused the call and says: {said}" if said else f"{title} {_meaning(answer.status)}"
+    raise UpstreamError(answer.status, message, code=code, request_id=answer.request_id)
+
+
+def _rejected(title: str, whose: str, status: int) -> str:
+    why = "it is not permitted to do this, or no longer valid" if status == 403 else "it is wrong, expired or revoked"
+    return (
+        f"Credential rejected: {title} does not accept {whose} (HTTP {status}); {why}. "
+        "Calling again will not help; an admin of the org has to enter a credential that works."
+    )
+
+
+def _meaning(status: int) -> str:
+    if status == 404:
+        return "has nothing there, or this connection may not see it"
+    if status >= 500:
+        return "failed on its side; whether the call took effect is not known"
+    return "refused the call and gave no reason"
+
+
+def _used_up(answer: _Answer) -> bool:
+    return answer.headers.get("x-ratelimit-remaining", "").strip() == "0"
+
+
+def _retry_after(answer: _Answer) -> float | None:
+    """Seconds to wait, by Retry-After, or by the hour at which a used-up quota is filled again (GitHub)."""
+    text = answer.headers.get("retry-after", "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    reset = answer.headers.get("x-ratelimit-reset", "").strip()
+    if _used_up(answer) and reset.isascii() and reset.isdigit():
+        return max(0.0, float(reset[:12]) - time())
+    return None
+
+
+def _found(selector: Selector | None, answer: _Answer, most: int) -> str | None:
+    return _line(selector.search(answer.value), most) if selector and answer.json else None
+
+
+def _line(value: Any, most: int) -> str | None:
+    """One line of text: no control, format or private characters, and not longer than `most`; None for nothing."""
+    if value is None or value == "":
+        return None
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = "".join(" " if unicodedata.category(char)[0] == "C" else char for char in text[: most * 2])
+    text = " ".join(text.split())
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+def _result(structured: dict[str, Any], answer: _Answer, usage: dict[str, Any] | None) -> Result:
+    structured, text = _bounded(structured)
+    return Result(True, structured, text, answer.status, answer.request_id, usage)
+
+
+def _object(value: Any, status: int) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return cast("dict[str, Any]", value)
+    if isinstance(value, list):
+        return {"items": value}
+    return {"status": status, "result": value}
+
+
+def _not_json(answer: _Answer, *, shaped: bool) -> dict[str, Any]:
+    """The text, labelled; nothing of it where the definition selects or removes, which it can do in JSON only."""
+    kind = _line(answer.headers.get("content-type"), _MAX_NAME)
+    label = {"status": answer.status, "content_type": kind, "bytes": answer.size}
+    if shaped or answer.value is None:
+        return label | {"note": "The answer is not JSON and is not shown."}
+    note = "The answer is not JSON; this is its text" + (", cut by Keyleash." if len(answer.value) > _MAX_RAW else ".")
+    return label | {"note": note, "text": answer.value[:_MAX_RAW]}
+
+
+def _numbers(value: Any) -> dict[str, Any] | None:
+    if not isinstance(value, dict):
+        return None
+    fields = cast("dict[str, Any]", value).items()
+    return {
+        name: number
+        for name, number in fields
+        if isinstance(number, (int, float)) and not isinstance(number, bool) and math.isfinite(number)
+    }
+
+
+def _without(value: Any, keys: tuple[str, ...]) -> Any:
+    """A copy without these keys, at any depth."""
+    if not keys:
+        return value
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value).items()
+        return {name: _without(item, keys) for name, item in fields if name not in keys}
+    if isinstance(value, list):
+        return [_without(item, keys) for item in cast("list[Any]", value)]
+    return value
+
+
+def _bounded(value: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The object and its text, at most `MAX_TEXT` bytes of it: a list that is too long is cut, and says so."""
+    try:
+        text = _dumped(value)
+        size = len(text.encode())
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON can name but no text can hold
+        value = json.loads(_dumped(value).encode("utf-8", "replace"))
+        text = _dumped(value)
+        size = len(text.encode())
+    except ValueError:  # a number beyond what a float holds
+        value = {"note": "The answer holds a number that cannot be passed on, so it is withheld."}
+        return value, _dumped(value)
+    if size <= MAX_TEXT:
+        return value, text
+    return _cut(value, text)
+
+
+_HOW = "Ask for less: a smaller limit, a shorter time range, or a more precise filter."
+
+
+def _cut(value: dict[str, Any], text: str) -> tuple[dict[str, Any], str]:
+    lists = {name: cast("list[Any]", item) for name, item in value.items() if isinstance(item, list)}
+    longest = max(lists, key=lambda name: len(_dumped(lists[name])), default=None)
+    if longest is not None:
+        items = lists[longest]
+        room = MAX_TEXT - 400 - len(_dumped(value | {longest: []}).encode())
+        kept = 0
+        for item in items:
+            room -= len(_dumped(item).encode()) + 1
+            if room < 0:
+                break
+            kept += 1
+        if kept:
+            note = f"Cut by Keyleash: {kept} of {len(items)} in {longest!a:.80} are shown. {_HOW}"
+            shorter = value | {longest: items[:kept], "note_on_length": note}
+            return shorter, _dumped(shorter)
+    beginning = text[: MAX_TEXT // 8]  # escaped once more inside a string, and up to four bytes a character
+    shorter = {"note_on_length": f"Cut by Keyleash: the answer is too long to show. {_HOW}", "beginning": beginning}
+    return shorter, _dumped(shorter)
+
+
+def _dumped(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

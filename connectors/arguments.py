@@ -1,0 +1,184 @@
+"""The arguments of a tool: JSON Schema in short form, and the place of each in the request.
+
+An argument cannot stand where its value could not be written, where another already stands, or where the credential
+goes. Objects are closed unless the file opens them.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast, get_args
+
+import jsonschema_rs
+
+from connectors import fileformat as keys
+from connectors.definition import Argument, ListStyle, Place, Validator
+from connectors.source import Spot
+
+# Headers that authenticate, or that the transport alone decides.
+RESERVED_HEADERS = frozenset(
+    {"accept-encoding", "authorization", "connection", "content-encoding", "content-length", "cookie", "expect"}
+    | {"forwarded", "host", "keep-alive", "origin", "proxy-authenticate", "proxy-authorization", "proxy-connection"}
+    | {"te", "trailer", "transfer-encoding", "upgrade", "via"}
+)
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Names that no argument may use, since the credential or the connector's own headers stand there."""
+
+    headers: frozenset[str]  # in lower case
+    queries: frozenset[str]
+
+
+def check_header(name: str, spot: Spot, taken: frozenset[str]) -> None:
+    """Raise DefinitionError unless a header may have this name."""
+    if not _HEADER_NAME.fullmatch(name):
+        spot.fail(f"{name!r} cannot be a header's name.", "Use letters, digits and hyphens.")
+    if name.lower() in taken:
+        spot.fail(f"The header {name!r} is set by Keyleash itself.", "Remove it.")
+
+
+def read_arguments(block: dict[str, Spot], method: str, holes: list[str], taken: Taken) -> tuple[Argument, ...]:
+    """The arguments of a tool block, in the order of the file; raises DefinitionError."""
+    spots = block["arguments"].named("Arguments") if "arguments" in block else {}
+    for hole in holes:
+        if hole not in spots:
+            block["call"].fail(
+                f"The path has a hole {{{hole}}} without its argument.", f"Add `{hole}:` to `arguments:`."
+            )
+    arguments: list[Argument] = []
+    places: dict[tuple[Place, str], str] = {}
+    for name, spot in spots.items():
+        argument = _argument(name, spot, method, holes, taken)
+        wire = argument.wire_name.lower() if argument.place == "header" else argument.wire_name
+        if (other := places.setdefault((argument.place, wire), name)) != name:
+            spot.fail(f"{name!r} and {other!r} are the same {argument.place} name upstream.", "Change one `as:`.")
+        arguments.append(argument)
+    return tuple(arguments)
+
+
+def _argument(name: str, spot: Spot, method: str, holes: list[str], taken: Taken) -> Argument:
+    block = spot.block("An argument", keys.ARGUMENT)
+    place = _place(name, block, method, holes)
+    wire_name = block["as"].text("As") if "as" in block else name
+    schema = _schema(spot, {key: value for key, value in block.items() if key in keys.SCHEMA})
+    slashes = "slashes" in block and block["slashes"].flag("Slashes")
+    required = "required" in block and block["required"].flag("Required")
+    if place == "path":
+        _check_path_argument(name, spot, block)
+        required = True
+    elif slashes:
+        block["slashes"].fail("Only a path argument has segments.", "Remove `slashes:`.")
+    if place == "header":
+        check_header(wire_name, spot, taken.headers)
+    if place == "query" and wire_name in taken.queries:
+        spot.fail(f"The query parameter {wire_name!r} carries the credential.", "Remove the argument.")
+    compiled(schema, spot)
+    _check_type(place, schema, spot)
+    return Argument(
+        name=name,
+        place=place,
+        wire_name=wire_name,
+        schema=schema,
+        required=required,
+        slashes=slashes,
+        list_style=_list_style(block.get("list"), place),
+        absent=block["absent"].text("Absent") if "absent" in block else "(not given)",
+    )
+
+
+def _place(name: str, block: dict[str, Spot], method: str, holes: list[str]) -> Place:
+    stated = cast("Place", block["in"].one_of("In", get_args(Place))) if "in" in block else None
+    if name in holes:
+        if stated not in (None, "path"):
+            block["in"].fail(f"The path has a hole {{{name}}}, so it stands there.", "Remove `in:`.")
+        return "path"
+    if stated == "path":
+        block["in"].fail(f"The path has no hole {{{name}}}.", "Add it to `call:`, or change `in:`.")
+    if stated == "body" and method in ("GET", "HEAD"):
+        block["in"].fail(f"A {method} has no body.", "Use `in: query`.")
+    return stated or ("query" if method in ("GET", "HEAD", "DELETE") else "body")
+
+
+def _check_path_argument(name: str, spot: Spot, block: dict[str, Spot]) -> None:
+    if "required" in block and not block["required"].flag("Required"):
+        block["required"].fail("A path argument is always required.", "Remove `required: false`.")
+    if "as" in block:
+        block["as"].fail(f"A path argument is called as its hole, {{{name}}}.", "Remove `as:`.")
+
+
+def _list_style(spot: Spot | None, place: Place) -> ListStyle:
+    if spot is None:
+        return "repeat"
+    if place != "query":
+        spot.fail("`list:` says how a query writes a list.", "Remove it.")
+    return cast("ListStyle", spot.one_of("List", get_args(ListStyle)))
+
+
+_SCALARS = ("string", "integer", "number", "boolean")
+_TYPES: Mapping[Place, tuple[str, ...]] = {
+    "path": ("string", "integer"),
+    "header": ("string", "integer", "boolean"),
+    "query": (*_SCALARS, "array"),
+    "body": (*_SCALARS, "array", "object"),
+}
+
+
+def _check_type(place: Place, schema: Mapping[str, Any], spot: Spot) -> None:
+    """Outside a body, a value must be writable as one text, or as a list of them in a query."""
+    if place == "body":
+        return
+    kind = schema.get("type")
+    if kind not in _TYPES[place]:
+        spot.fail(f"In a {place}, `type` must be one of {', '.join(_TYPES[place])}.", "Or move it to the body.")
+    if kind == "array" and schema.get("items", {}).get("type") not in _SCALARS:
+        spot.fail("A list in a query needs `items:` with a simple type.", "Add `items: {type: string}`.")
+
+
+def _schema(spot: Spot, block: dict[str, Spot]) -> dict[str, Any]:
+    """JSON Schema out of the short form: `required: true` at a property moves up, and objects are closed."""
+    if not block.keys() & {"type", "enum", "const", "anyOf"}:
+        spot.fail("There is no `type`.", "Add `type: string`, or what it is.")
+    schema: dict[str, Any] = {}
+    for key, value in block.items():
+        match key:
+            case "required":
+                value.flag("Required")
+            case "items":
+                schema[key] = _nested(value)
+            case "additionalProperties" if not isinstance(value.value, bool):
+                schema[key] = _nested(value)
+            case "anyOf":
+                schema[key] = [_nested(item) for item in value.items("anyOf")]
+            case "properties":
+                schema |= _properties(value)
+            case "description":
+                schema[key] = " ".join(value.text("The description").split())
+            case _:
+                schema[key] = value.plain()
+    if "properties" in schema:
+        schema.setdefault("additionalProperties", False)
+    return schema
+
+
+def _nested(spot: Spot) -> dict[str, Any]:
+    return _schema(spot, spot.block("A schema", keys.SCHEMA))
+
+
+def _properties(spot: Spot) -> dict[str, Any]:
+    properties = spot.mapping("Properties")
+    blocks = {name: value.block("A schema", keys.SCHEMA) for name, value in properties.items()}
+    required = [name for name, block in blocks.items() if "required" in block and block["required"].flag("Required")]
+    made: dict[str, Any] = {"properties": {name: _schema(properties[name], block) for name, block in blocks.items()}}
+    return made | {"required": required} if required else made
+
+
+def compiled(schema: dict[str, Any], spot: Spot) -> Validator:
+    """The schema's validator, whose patterns run in linear time; raises DefinitionError."""
+    try:
+        return jsonschema_rs.Draft202012Validator(schema, pattern_options=jsonschema_rs.RegexOptions())
+    except (jsonschema_rs.ValidationError, ValueError) as error:
+        reason = " ".join(str(getattr(error, "message", error)).split())[:200]
+        spot.fail(f"This is not a JSON Schema: {reason}.")

@@ -1,0 +1,158 @@
+"""Put a secret into a request, at the moment of sending; each scheme is one class.
+
+What comes back is every secret string that now stands in the request, raw or derived, so that none of them can come
+back from the upstream unscrubbed. A secret that would change the shape of a request is refused, and never quoted.
+"""
+
+import base64
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+from connectors.definition import CredentialKind, Field, SchemeName
+from connectors.errors import CredentialMalformed
+
+MAX_SECRET = 16 * 1024  # characters
+
+_VISIBLE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_MEND = "Whoever connected the account has to enter it again."
+
+
+class Revealing(Protocol):
+    """A secret, seen from this room."""
+
+    def reveal(self, field: str) -> str: ...
+
+
+class Scheme(Protocol):
+    """One way in which a secret enters a request."""
+
+    def apply(
+        self, headers: dict[str, str], query: list[tuple[str, str]], kind: CredentialKind, secret: Revealing
+    ) -> tuple[str, ...]:
+        """Add the authentication; return every secret string in it. Raises CredentialMalformed."""
+        ...
+
+
+class InHeader:
+    """`Authorization: Bearer SECRET`, or the secret in a header of the connector's own."""
+
+    def apply(
+        self, headers: dict[str, str], query: list[tuple[str, str]], kind: CredentialKind, secret: Revealing
+    ) -> tuple[str, ...]:
+        value = _visible(secret.reveal("secret"))
+        _put(headers, kind.name, kind.prefix + value)
+        return (value,)
+
+
+class InQuery:
+    """`?name=SECRET`, for the upstreams that take nothing better."""
+
+    def apply(
+        self, headers: dict[str, str], query: list[tuple[str, str]], kind: CredentialKind, secret: Revealing
+    ) -> tuple[str, ...]:
+        value = _visible(secret.reveal("secret"))
+        if any(name == kind.name for name, _ in query):
+            raise CredentialMalformed("The request already has a query parameter where the credential belongs.")
+        query.append((kind.name, value))
+        return (value,)
+
+
+class Basic:
+    """RFC 7617, in UTF-8: the fields `user` and `password`, of which a connector may leave one out."""
+
+    def apply(
+        self, headers: dict[str, str], query: list[tuple[str, str]], kind: CredentialKind, secret: Revealing
+    ) -> tuple[str, ...]:
+        values = {field.name: _printable(secret.reveal(field.name)) for field in kind.fields}
+        user, password = values.get("user", ""), values.get("password", "")
+        if ":" in user:
+            raise CredentialMalformed(f"The user name of this connection holds a colon. {_MEND}")
+        pair = base64.b64encode(f"{user}:{password}".encode()).decode()
+        _put(headers, "Authorization", f"Basic {pair}")
+        return (pair, *(values[field.name] for field in kind.fields if field.secret))
+
+
+SCHEMES: Mapping[SchemeName, Scheme] = {
+    "bearer": InHeader(),
+    "header": InHeader(),
+    "query": InQuery(),
+    "basic": Basic(),
+}
+
+Attach = Callable[[dict[str, str], list[tuple[str, str]]], tuple[str, ...]]
+
+
+def attaching(kind: CredentialKind, secret: Revealing) -> Attach:
+    """What egress calls, with the headers and query of the final request, to authenticate it."""
+    scheme = SCHEMES[kind.scheme]
+    return lambda headers, query: scheme.apply(headers, query, kind, secret)
+
+
+def check(kind: CredentialKind, fields: Mapping[str, str]) -> tuple[str, ...]:
+    """Look at a credential as it is entered; returns what to warn of, raises CredentialMalformed for what cannot work.
+
+    A value that does not look as expected is only warned of: vendors change their prefixes. Neither the warnings nor
+    the error hold any of the values.
+    """
+    known = {field.name: field for field in kind.fields}
+    for name in fields:
+        if name not in known:
+            raise CredentialMalformed(f"{kind.label} has no field {name!r}; it has {', '.join(known)}.")
+    for name, field in known.items():
+        if name not in fields:
+            raise CredentialMalformed(f"{kind.label} needs {field.label!r} (field {name!r}).")
+        _check_field(kind, fields[name])
+    return tuple(text for name, field in known.items() for text in _warnings(field, fields[name]))
+
+
+def recognise(kinds: Sequence[CredentialKind], fields: Mapping[str, str]) -> CredentialKind | None:
+    """The first kind that these values look like, else the first that has these fields, else None."""
+    fitting = [kind for kind in kinds if {field.name for field in kind.fields} == set(fields)]
+    for kind in fitting:
+        if all(_looks_like(field, fields[field.name]) for field in kind.fields):
+            return kind
+    return fitting[0] if fitting else None
+
+
+def _check_field(kind: CredentialKind, value: str) -> None:
+    if kind.scheme == "basic":
+        _printable(value, mend="Enter it again.")
+    else:
+        _visible(value, mend="Enter it again.")
+
+
+def _looks_like(field: Field, value: str) -> bool:
+    return not field.pattern or re.search(field.pattern, value) is not None
+
+
+def _warnings(field: Field, value: str) -> Iterator[str]:
+    if not _looks_like(field, value):
+        yield f"This does not look like {field.label}: one matches {field.pattern}"
+    for pattern, text in field.warnings:
+        if re.search(pattern, value):
+            yield text
+
+
+def _put(headers: dict[str, str], name: str, value: str) -> None:
+    if name.lower() in (given.lower() for given in headers):
+        raise CredentialMalformed(f"The request already has a header {name}, where the credential belongs.")
+    headers[name] = value
+
+
+def _visible(value: str, *, mend: str = _MEND) -> str:
+    _printable(value, mend=mend)
+    if not _VISIBLE.fullmatch(value):
+        raise CredentialMalformed(f"The credential holds characters outside ASCII, or spaces at its ends. {mend}")
+    return value
+
+
+def _printable(value: str, *, mend: str = _MEND) -> str:
+    if not value:
+        raise CredentialMalformed(f"The credential is empty. {mend}")
+    if len(value) > MAX_SECRET:
+        raise CredentialMalformed(f"The credential is longer than {MAX_SECRET} characters. {mend}")
+    if _CONTROL.search(value):
+        raise CredentialMalformed(f"The credential holds a line break or another control character. {mend}")
+    return value

@@ -1,0 +1,238 @@
+"""Every tool on offer, under its one name on the wire; a name and arguments become a `Call`, or a mendable error.
+
+A definition that cannot be read hides no other. Wire names are looked up and never split.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from connectors.definition import Call, Connector, Tool
+from connectors.errors import DefinitionError, InvalidArguments, UnknownTool
+from connectors.loading import load
+
+MAX_ARGUMENTS = 1024 * 1024  # bytes of canonical JSON
+MAX_DEPTH = 32
+MAX_WIRE_NAME = 64
+
+_CONNECTION = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_UNSENDABLE = re.compile(r"[\x00\ud800-\udfff]")
+_WHOLE = 2**53
+
+
+def shipped_folder(package: Path = Path(__file__).parent) -> Path:
+    """Where the definitions are that come with the program: inside the wheel, or in the checkout around it."""
+    for folder in (package / "_definitions", package.parent / "configs" / "connectors"):
+        if folder.is_dir():
+            return folder
+    raise DefinitionError(package, 1, "The connectors that come with Keyleash are missing.", "Install it again.")
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """A tool of one connection."""
+
+    name: str  # on the wire
+    connection: str
+    connector: Connector
+    tool: Tool
+
+
+class Offer:
+    """The tools of an org's connections."""
+
+    def __init__(self, tools: Mapping[str, Offered], problems: tuple[str, ...] = ()) -> None:
+        self._tools = tools
+        self.tools: tuple[Offered, ...] = tuple(tools[name] for name in sorted(tools))
+        self.problems = problems  # why a connection's tools, or some of them, are not there
+
+    def get(self, name: str) -> Offered:
+        """The tool of this wire name; raises UnknownTool."""
+        if name in self._tools:
+            return self._tools[name]
+        import difflib
+
+        raise UnknownTool(name, difflib.get_close_matches(name[:MAX_WIRE_NAME], self._tools, n=2))
+
+    def bind(self, name: str, arguments: Mapping[str, Any]) -> Call:
+        """The call of this tool with these arguments; raises UnknownTool or InvalidArguments.
+
+        Whole floats become integers, so that equal calls are equal in every form.
+        """
+        offered = self.get(name)
+        allowed = [argument.name for argument in offered.tool.arguments]
+        try:
+            checked = {key: _plain(value, MAX_DEPTH) for key, value in arguments.items() if _key(key)}
+            _check_known(offered.tool, checked)
+            if not offered.tool.validator.is_valid(checked):
+                raise _Unfit("; ".join(_problems(offered.tool, checked)))
+            call = Call(offered.connection, offered.connector, offered.tool, name, checked)
+            if len(call.canonical.encode()) > MAX_ARGUMENTS:
+                raise _Unfit(f"The arguments are longer than {MAX_ARGUMENTS} bytes.")
+        except _Unfit as problem:
+            raise InvalidArguments(str(problem), allowed) from None
+        return call
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """Every connector that could be read, and what was wrong with the others."""
+
+    connectors: Mapping[str, Connector]
+    problems: tuple[DefinitionError, ...] = ()
+
+    @classmethod
+    def load(cls, *folders: Path) -> "Catalogue":
+        """Read every *.yaml in these folders; a connector keeps its name against a later file's."""
+        connectors: dict[str, Connector] = {}
+        problems: list[DefinitionError] = []
+        for path in (path for folder in folders for path in sorted(folder.glob("*.yaml"))):
+            try:
+                connector = load(path)
+                if connector.id in connectors:
+                    raise DefinitionError(
+                        path,
+                        1,
+                        f"{connector.id!r} is already defined in {connectors[connector.id].file}.",
+                        "Rename it.",
+                    )
+            except DefinitionError as problem:
+                problems.append(problem)
+            except Exception as error:  # one file never hides the others, whatever is wrong with it
+                problems.append(DefinitionError(path, 1, f"The file cannot be used ({type(error).__name__})."))
+            else:
+                connectors[connector.id] = connector
+        return cls(connectors, tuple(problems))
+
+    def offer(self, connections: Mapping[str, str]) -> Offer:
+        """The tools of these connections, given as connection name → connector id.
+
+        Where a changed definition has made two tools share a name, neither is offered: a name must not change hands.
+        """
+        tools: dict[str, Offered] = {}
+        problems: list[str] = []
+        clashing: set[str] = set()
+        for connection, identifier in connections.items():
+            connector = self.connectors.get(identifier)
+            if connector is None:
+                problems.append(f"The connection {connection} needs the connector {identifier}, which cannot be read.")
+                continue
+            for offered in _offered(connection, connector):
+                if offered.name in tools:
+                    clashing.add(offered.name)
+                    problems.append(_clash(offered.name, tools[offered.name].connection, connection))
+                elif len(offered.name) > MAX_WIRE_NAME:
+                    problems.append(f"The tool name {offered.name} is longer than {MAX_WIRE_NAME} characters.")
+                else:
+                    tools[offered.name] = offered
+        return Offer({name: tool for name, tool in tools.items() if name not in clashing}, tuple(problems))
+
+    def collision(self, existing: Mapping[str, str], new_name: str, connector_id: str) -> str | None:
+        """Why a connection of this name cannot be added to these, or None.
+
+        Raises DefinitionError where there is no such connector.
+        """
+        connector = self.connector(connector_id)
+        if not _CONNECTION.fullmatch(new_name):
+            return (
+                f"{new_name!r} cannot be a connection's name: use a-z, 0-9 and _, beginning with a letter, at most 40."
+            )
+        if new_name in existing:
+            return f"There is already a connection {new_name}."
+        taken = {offered.name: offered.connection for offered in self.offer(existing).tools}
+        for offered in _offered(new_name, connector):
+            if len(offered.name) > MAX_WIRE_NAME:
+                return (
+                    f"The tool name {offered.name} would be longer than {MAX_WIRE_NAME} characters: use a shorter name."
+                )
+            if offered.name in taken:
+                return f"{_clash(offered.name, taken[offered.name], new_name)} Use another name."
+        return None
+
+    def connector(self, identifier: str) -> Connector:
+        """The connector of this id; raises DefinitionError, which says why it could not be read where that is so."""
+        if identifier in self.connectors:
+            return self.connectors[identifier]
+        for problem in self.problems:
+            if Path(problem.file).stem == identifier:
+                raise problem
+        known = ", ".join(sorted(self.connectors))
+        raise DefinitionError(f"{identifier}.yaml", 1, f"There is no connector {identifier!r}.", f"Known: {known}.")
+
+
+def _offered(connection: str, connector: Connector) -> Iterator[Offered]:
+    for tool in connector.tools.values():
+        yield Offered(f"{connection}_{tool.name}", connection, connector, tool)
+
+
+def _clash(name: str, one: str, other: str) -> str:
+    return f"The connections {one} and {other} would both have a tool {name}."
+
+
+class _Unfit(Exception):
+    """What is wrong with the arguments, in words."""
+
+
+def _key(key: object) -> bool:
+    if not isinstance(key, str) or _UNSENDABLE.search(key):
+        raise _Unfit("A name is not text, or holds a NUL or half of a surrogate pair.")
+    return True
+
+
+def _plain(value: Any, depth: int) -> Any:
+    """A copy that is plain JSON and can be written in UTF-8."""
+    if depth == 0:
+        raise _Unfit(f"The arguments are nested deeper than {MAX_DEPTH} levels.")
+    match value:
+        case str():
+            if _UNSENDABLE.search(value):
+                raise _Unfit("A value holds a NUL or half of a surrogate pair; send whole characters.")
+            return value
+        case bool() | None:
+            return value
+        case int():
+            if abs(value) > 2**63 - 1:
+                raise _Unfit("A number does not fit 64 bits.")
+            return value
+        case float():
+            if not math.isfinite(value):
+                raise _Unfit("A number is not finite.")
+            return int(value) if value.is_integer() and abs(value) <= _WHOLE else value
+        case dict():
+            items = cast("dict[Any, Any]", value).items()
+            return {key: _plain(item, depth - 1) for key, item in items if _key(key)}
+        case list():
+            return [_plain(item, depth - 1) for item in cast("list[Any]", value)]
+        case _:
+            raise _Unfit("A value is not JSON.")
+
+
+def _check_known(tool: Tool, arguments: Mapping[str, Any]) -> None:
+    names = [argument.name for argument in tool.arguments]
+    unknown = [name for name in arguments if name not in names]
+    if not unknown:
+        return
+    import difflib
+
+    near = difflib.get_close_matches(unknown[0][:80], names, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise _Unfit(f"There is no argument {_shown(unknown[0])}.{hint}")
+
+
+def _problems(tool: Tool, arguments: Mapping[str, Any]) -> list[str]:
+    problems: list[str] = []
+    for error in tool.validator.iter_errors(arguments):
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.instance_path)
+        problems.append(f"{where[1:] + ': ' if where else ''}{_shown(error.message)}")
+        if len(problems) == 3:
+            break
+    return [problem if problem.endswith(".") else f"{problem}." for problem in problems]
+
+
+def _shown(text: str) -> str:
+    """A bounded line without characters that would change how it reads."""
+    line = "".join(character if character.isprintable() else " " for character in text)
+    return line if len(line) <= 200 else f"{line[:200]}…"

@@ -1,0 +1,223 @@
+"""The shape of a connector file once it has been read: plain frozen data that the rest of the program can trust.
+
+Nothing here reads YAML (`loading.py` does) or builds requests (`request.py` does). A `Call` is a tool with arguments
+that have been checked against its schema; `catalogue.py` makes it.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Literal, Protocol
+
+Place = Literal["path", "query", "header", "body"]
+ListStyle = Literal["repeat", "comma", "brackets"]
+BodyStyle = Literal["json", "form"]
+SchemeName = Literal["bearer", "header", "query", "basic"]
+
+
+class Effect(StrEnum):
+    """What a tool does to the world, from the mildest to the strictest; a tool has one, the strictest that is true."""
+
+    READ = "read"
+    METERED = "metered"  # runs up the provider's usage bill and nothing else
+    SENSITIVE = "sensitive"  # reads secrets or people's private content
+    WRITE = "write"  # reversible
+    SEND = "send"  # reaches people or leaves the org
+    SPEND = "spend"  # moves money or commits to a purchase
+    DESTROY = "destroy"
+    GRANT = "grant"  # changes who may do what
+
+    @property
+    def strictness(self) -> int:
+        """Its place in the order: `READ` is 0."""
+        return _ORDER[self]
+
+
+_ORDER: dict[Effect, int] = {effect: place for place, effect in enumerate(Effect)}
+
+# What a method means where nobody has stated the effect.
+DEFAULTS: dict[str, Effect] = {
+    "GET": Effect.READ,
+    "HEAD": Effect.READ,
+    "POST": Effect.WRITE,
+    "PUT": Effect.WRITE,
+    "PATCH": Effect.WRITE,
+    "DELETE": Effect.DESTROY,
+}
+
+
+HOLE = re.compile(r"\{([a-z][a-z0-9_]*)\}")
+
+
+class Validator(Protocol):
+    """The compiled input schema; `jsonschema_rs` satisfies it."""
+
+    def is_valid(self, instance: Any) -> bool: ...
+    def iter_errors(self, instance: Any) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """A compiled JMESPath expression, which finds nothing (None) rather than failing on an unexpected answer."""
+
+    text: str
+    find: Callable[[Any], Any] = field(repr=False, compare=False)
+
+    def search(self, value: Any) -> Any:
+        return self.find(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Argument:
+    """One argument of a tool and its place in the request."""
+
+    name: str
+    place: Place
+    wire_name: str  # the name upstream: `created[gte]`; for a path argument, its hole
+    schema: Mapping[str, Any]
+    required: bool = False
+    slashes: bool = False  # a path argument of several segments: each is checked and encoded by itself
+    list_style: ListStyle = "repeat"  # how an array stands in a query
+    absent: str = "(not given)"  # what the summary says where the argument was left out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """One thing that a connection can do."""
+
+    name: str
+    title: str
+    description: str
+    effect: Effect
+    method: str
+    path: str  # below the base URL, with {argument} holes
+    arguments: tuple[Argument, ...] = ()
+    input_schema: Mapping[str, Any]  # root object, additionalProperties false, no $ref
+    headers: tuple[tuple[str, str], ...] = ()  # fixed, in place of the connector's own of the same name
+    output_select: Selector | None = None
+    output_redact: tuple[str, ...] = ()  # keys whose values are removed, at any depth
+    output_usage: Selector | None = None  # finds the object in which the provider reports tokens or cost
+    ask: str = ""  # one line with {argument} holes: what a person is asked to agree to
+    grant: tuple[str, ...] = ()  # arguments that a one-hour answer keeps fixed; empty: none is offered
+    plain: tuple[str, ...] = ()  # arguments that the audit log may hold in plain
+    because: str = ""  # why the effect is milder than the method suggests
+    definition_hash: str = ""  # SHA-256, hex, of everything that decides what is sent and shown
+    validator: Validator = field(repr=False, compare=False)
+
+    def summary(self, arguments: Mapping[str, Any], show: Callable[[Any], str] | None = None) -> str:
+        """`ask` with its holes filled, once: a value that looks like a hole stays as it is.
+
+        `show` makes a value fit for the place where the line is read; without it nothing is escaped.
+        """
+        shown = show or _plainly
+        absent = {argument.name: argument.absent for argument in self.arguments}
+
+        def fill(hole: re.Match[str]) -> str:
+            name = hole[1]
+            return shown(arguments[name]) if name in arguments else absent[name]
+
+        return HOLE.sub(fill, self.ask)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """One value of a credential, as it is asked for."""
+
+    name: str
+    label: str
+    secret: bool = True
+    pattern: str = ""  # searched for; empty: anything
+    warnings: tuple[tuple[str, str], ...] = ()  # (pattern, what to tell the person whose value fits it)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialKind:
+    """One way to sign in to the upstream."""
+
+    id: str
+    label: str
+    help: str
+    scheme: SchemeName
+    name: str = ""  # of the header or the query parameter
+    prefix: str = ""  # before the secret in a header: `Bearer `
+    fields: tuple[Field, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorShape:
+    """Where an upstream's errors say what they say."""
+
+    message: Selector | None = None
+    code: Selector | None = None
+    request_id: Selector | None = None  # in the body
+    request_id_header: str | None = None  # in lower case
+    ok_field: Selector | None = None  # false in the body means an error, whatever the status
+
+
+@dataclass(frozen=True, slots=True)
+class Deprecation:
+    """What will stop working, and when."""
+
+    date: str  # YYYY-MM or YYYY-MM-DD
+    what: str
+    see: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connector:
+    """One integration: where it is, how to sign in, and what it can do."""
+
+    id: str
+    title: str
+    base_url: str
+    headers: tuple[tuple[str, str], ...] = ()  # sent with every call
+    credentials: tuple[CredentialKind, ...]
+    verify: Tool  # harmless; succeeds only with a working credential
+    account: Selector | None = None  # names the account in the answer to `verify`
+    errors: ErrorShape = ErrorShape()
+    body_style: BodyStyle = "json"
+    idempotency_header: str | None = None
+    idempotency_methods: tuple[str, ...] = ()
+    tools: Mapping[str, Tool]
+    deprecations: tuple[Deprecation, ...] = ()
+    reviewed: bool = False
+    help: str = ""  # the vendor's reference
+    file: str = ""
+
+    def kind(self, identifier: str) -> CredentialKind:
+        """The credential kind of this id; KeyError without one."""
+        for kind in self.credentials:
+            if kind.id == identifier:
+                return kind
+        raise KeyError(identifier)
+
+
+def _plainly(value: Any) -> str:
+    return value if isinstance(value, str) else canonical(value)
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return _CANONICAL.encode(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A tool with checked arguments: what rules judge, people agree to and egress sends. Made by `Offer.bind`."""
+
+    connection: str
+    connector: Connector
+    tool: Tool
+    name: str  # on the wire: CONNECTION_TOOL
+    arguments: Mapping[str, Any]
+    canonical: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "canonical", canonical(dict(self.arguments)))
+        object.__setattr__(self, "arguments", MappingProxyType(dict(self.arguments)))

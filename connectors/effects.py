@@ -1,0 +1,39 @@
+"""What a tool does to the world, where nobody has said: on the strict side, from its method, path and name."""
+
+import re
+from collections.abc import Mapping
+
+from connectors.definition import DEFAULTS, HOLE, Effect
+
+# A GET is only raised by verbs: `GET /refunds` lists them.
+_VERBS: Mapping[Effect, frozenset[str]] = {
+    Effect.SEND: frozenset({"send", "post", "publish", "invite", "share", "comment", "reply", "notify", "dispatches"}),
+    Effect.SPEND: frozenset({"pay", "purchase", "buy"}),
+    Effect.DESTROY: frozenset(
+        {"delete", "destroy", "remove", "purge", "erase", "archive", "trash", "revoke", "cancel", "merge", "wipe"}
+    ),
+    Effect.GRANT: frozenset({"grant", "impersonate", "authorize", "invitations"}),
+}
+_NOUNS: Mapping[Effect, frozenset[str]] = {
+    Effect.SEND: frozenset({"message", "messages", "comments", "mail", "email", "emails"}),
+    Effect.SPEND: frozenset(
+        {"refund", "refunds", "payout", "payouts", "transfer", "transfers", "charge", "charges", "payments", "orders"}
+    ),
+    Effect.GRANT: frozenset(
+        {"permission", "permissions", "member", "members", "collaborators", "role", "roles", "key", "keys", "secret"}
+        | {"secrets", "token", "tokens", "hook", "hooks", "webhook", "webhooks"}
+    ),
+}
+_SECRETIVE = frozenset({"secret", "secrets", "token", "tokens", "password", "passwords", "credentials"})
+_WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+")
+
+
+def derive(method: str, path: str, name: str) -> Effect:
+    """The method's default, raised and never lowered by the words of path and name."""
+    words = {word.lower() for word in _WORD.findall(f"{HOLE.sub('', path)} {name}")}
+    found = [DEFAULTS[method], *(effect for effect, verbs in _VERBS.items() if verbs & words)]
+    if DEFAULTS[method] is not Effect.READ:
+        found += [effect for effect, nouns in _NOUNS.items() if nouns & words]
+    elif _SECRETIVE & words:
+        found.append(Effect.SENSITIVE)
+    return max(found, key=lambda effect: effect.strictness)

@@ -1,0 +1,373 @@
+"""The one door out: a prepared request leaves for its own origin and nowhere else, and what comes back is bounded.
+
+The address is vetted and then dialled; the credential is attached last, after the URL has been checked; no redirect is
+followed, no cookie kept, no proxy or netrc taken from the environment. Exceptions are made here, in frames that never
+held the secret: nothing that the HTTP library raises escapes.
+"""
+
+import asyncio
+import email.utils
+import io
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import metadata
+from time import perf_counter, time
+from types import TracebackType
+from typing import Self, TypeVar
+
+import aiohttp
+import yarl
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from connectors.addresses import Network, allowed
+from connectors.bounded import DEFAULT_LIMITS, Inflate, Limits, deeper_than
+from connectors.departure import checked_headers, checked_url, not_public, with_query
+from connectors.errors import ConnectorError, ResponseTooLarge, Unreachable, UpstreamError
+from connectors.request import Prepared
+
+__all__ = ["Attach", "Egress", "Limits", "Reply", "Resolve", "retry_after"]
+
+# Adds authentication to the headers and the query; returns every secret string that it put there or that was made of
+# one, so that these can be scrubbed from what comes back.
+Attach = Callable[[dict[str, str], list[tuple[str, str]]], tuple[str, ...]]
+# The addresses of a host and port; an OSError where there are none.
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+
+_PER_HOST = 100  # connections at once to one host; further calls wait, and give up after `connect_s`
+_RETRIES = 2
+_PATIENCE_S = 5.0  # the longest Retry-After that is waited for
+_SMALL = 64 * 1024  # up to here an answer may be as dense as it likes
+_HEADER_BYTES = 16 * 1024
+_NO_BODY = ("Content-Type",)  # left alone, the library names a type for the body that is not there
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back, decoded and within its limits. Not scrubbed yet: `answer.interpret` does that."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)  # names in lower case, repeated ones joined by ", "; no cookies
+    body: bytes = field(repr=False)
+    milliseconds: float  # from the first attempt to the last byte
+    bytes_in: int  # of the body, on the wire
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+
+
+class Egress:
+    """Sends prepared requests. Make one per process, and close it.
+
+    `resolve` finds a host's addresses, which are vetted all the same; `tls` is an operator's own trust root.
+    """
+
+    def __init__(self, *, resolve: Resolve | None = None, tls: ssl.SSLContext | None = None) -> None:
+        self._resolve = resolve or _system_resolve
+        self._tls = tls
+        self._agent = _user_agent()
+        # A connection opened under one allowance must not serve a call that has another: a pool for each.
+        self._sessions: dict[tuple[Network, ...], aiohttp.ClientSession] = {}
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close every connection; `send` refuses from then on."""
+        self._closed = True
+        while self._sessions:
+            _, session = self._sessions.popitem()
+            await session.close()
+
+    async def send(
+        self,
+        prepared: Prepared,
+        *,
+        attach: Attach,
+        private: tuple[Network, ...] = (),
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> Reply:
+        """Send the request to its origin, authenticated by `attach`, and return the whole bounded answer.
+
+        `private` are the networks that the operator has opened for this connection. A GET, a HEAD, or a request with an
+        idempotency key is tried up to three times within `limits.total_s`: when the connection fails before an answer,
+        or after a 429 or 503 whose Retry-After is at most five seconds. Nothing else is ever sent twice.
+
+        Raises Unsendable before anything is attached or dialled; Unreachable when no answer came (`maybe_sent` tells
+        whether the request may have arrived); ResponseTooLarge; UpstreamError for a redirect. What `attach` raises
+        passes, without its traceback.
+        """
+        if self._closed:
+            raise Unreachable("Keyleash is shutting down, so nothing was sent.", maybe_sent=False)
+        url = checked_url(prepared, private)
+        session = self._sessions.get(private) or self._open(private)
+        retries = _RETRIES if prepared.idempotent or prepared.method in ("GET", "HEAD") else 0
+        started = perf_counter()
+        left = limits.total_s
+        while True:
+            try:
+                outcome = await self._attempt(session, prepared, url, attach=attach, limits=limits, left=left)
+            except asyncio.CancelledError as cancelled:
+                raise _bare(cancelled) from None
+            spent = perf_counter() - started
+            wait = _wait_before_retry(outcome, first=retries == _RETRIES) if retries else None
+            if wait is None or spent + wait >= limits.total_s:
+                break
+            retries -= 1
+            left = limits.total_s - spent - wait
+            await asyncio.sleep(wait)
+        if isinstance(outcome, _Failed):
+            raise outcome.error
+        status, headers, body, wire, secrets = outcome
+        return Reply(status, headers, body, spent * 1000, wire, secrets)
+
+    def _open(self, private: tuple[Network, ...]) -> aiohttp.ClientSession:
+        session = self._sessions[private] = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                resolver=_Vetting(self._resolve, private), ssl=self._tls or True, limit=0, limit_per_host=_PER_HOST
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            auto_decompress=False,
+            max_line_size=_HEADER_BYTES,
+            max_field_size=_HEADER_BYTES,
+            middlewares=(_never_twice,),
+        )
+        return session
+
+    async def _attempt(
+        self,
+        session: aiohttp.ClientSession,
+        prepared: Prepared,
+        url: yarl.URL,
+        *,
+        attach: Attach,
+        limits: Limits,
+        left: float,
+    ) -> "_Answered | _Failed":
+        """One sending. The secret is in this frame and below, so every failure is returned, to be raised elsewhere."""
+        try:
+            headers, query, secrets = self._authenticated(prepared, attach)
+        except Exception as error:
+            return _Failed(_bare(error))
+        try:
+            response = await session.request(
+                prepared.method,
+                with_query(url, query) if query else url,
+                data=_payload(prepared.body),
+                headers=headers,
+                skip_auto_headers=None if prepared.body or prepared.method == "GET" else _NO_BODY,
+                allow_redirects=False,
+                timeout=_timeout(min(limits.connect_s, left), left),
+            )
+            try:
+                _refuse_redirect(response.status, prepared)
+                body, wire = await _read(response, prepared, limits)
+            finally:
+                response.close()  # read to its end, the connection is in the pool already; otherwise it goes
+        except Exception as error:
+            return _failed(error, prepared, limits)
+        return response.status, _plain(response.headers), body, wire, secrets
+
+    def _authenticated(
+        self, prepared: Prepared, attach: Attach
+    ) -> tuple[dict[str, str], list[tuple[str, str]], tuple[str, ...]]:
+        headers = dict(prepared.headers)
+        query: list[tuple[str, str]] = []
+        secrets = attach(headers, query)
+        names = checked_headers(headers)
+        if "user-agent" not in names:
+            headers["User-Agent"] = self._agent
+        if "accept" not in names:
+            headers["Accept"] = "application/json"
+        headers["Accept-Encoding"] = "gzip, deflate"
+        return headers, query, secrets
+
+
+class _Vetting(AbstractResolver):
+    """Resolves a name and vets every address; the library then dials one of these, and resolves no more."""
+
+    def __init__(self, resolve: Resolve, private: tuple[Network, ...]) -> None:
+        self._resolve, self._private = resolve, private
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        addresses = await self._resolve(host, port)
+        if not addresses or not all(allowed(address, self._private) for address in addresses):
+            raise _NotPublicError
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=socket.IPPROTO_TCP,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for address in addresses
+        ]
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+async def _system_resolve(host: str, port: int) -> Sequence[str]:
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+    return [str(entry[4][0]) for entry in found]
+
+
+_Answered = tuple[int, dict[str, str], bytes, int, tuple[str, ...]]  # status, headers, body, bytes on the wire, secrets
+
+
+async def _read(response: aiohttp.ClientResponse, prepared: Prepared, limits: Limits) -> tuple[bytes, int]:
+    """The decoded body and its length on the wire."""
+    host = _host(prepared)
+    encoding = response.headers.get("Content-Encoding", "").strip().lower()
+    inflate = Inflate(encoding, host) if encoding not in ("", "identity") else None
+    if (response.content_length or 0) > limits.max_body:
+        raise ResponseTooLarge(_too_large(host, limits))
+    parts: list[bytes] = []
+    wire = size = 0
+    while chunk := await response.content.readany():
+        wire += len(chunk)
+        ceiling = min(limits.max_body, max(_SMALL, wire * limits.max_ratio))
+        part = inflate.decode(chunk, ceiling - size + 1) if inflate else chunk
+        size += len(part)
+        if max(size, wire) > limits.max_body:
+            raise ResponseTooLarge(_too_large(host, limits))
+        if size > ceiling:
+            raise ResponseTooLarge(f"{host} sent an answer that is compressed more than {limits.max_ratio} to 1.")
+        parts.append(part)
+    if inflate and wire:
+        inflate.check_whole()
+    body = b"".join(parts)
+    if deeper_than(body, limits.max_depth):
+        raise ResponseTooLarge(f"{host} sent JSON that is nested more than {limits.max_depth} deep.")
+    return body, wire
+
+
+def _too_large(host: str, limits: Limits) -> str:
+    return f"{host} sent more than {limits.max_body / 1048576:g} MiB. Ask for less: a smaller page, a narrower filter."
+
+
+def _refuse_redirect(status: int, prepared: Prepared) -> None:
+    if status < 200:
+        raise Unreachable(f"{_host(prepared)} asked to switch protocols, which is not done.")
+    if 300 <= status < 400:
+        raise UpstreamError(status, f"{_host(prepared)} redirected the request; redirects are not followed")
+
+
+def _plain(headers: Mapping[str, str]) -> dict[str, str]:
+    plain: dict[str, str] = {}
+    for name, value in headers.items():
+        key = name.lower()
+        plain[key] = f"{plain[key]}, {value}" if key in plain else value
+    plain.pop("set-cookie", None)
+    return plain
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    error: Exception
+    lost: bool = False  # no connection, or it went before an answer: what may be repeated is worth another try
+
+
+class _LostError(aiohttp.ClientError):
+    """The connection went away before the answer."""
+
+
+class _NotPublicError(OSError):
+    """A name leads to an address that is closed."""
+
+
+async def _never_twice(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """By itself the library sends a PUT or a DELETE again when a pooled connection fails; only `send` may do so."""
+    try:
+        return await send(request)
+    except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError):
+        raise
+    except aiohttp.ClientConnectionError:
+        raise _LostError from None
+
+
+# A kind of failure, what is said of it, whether the request may have arrived, whether another try is worth while.
+# The first that fits; never a word of the exception's own.
+_FAILURES: tuple[tuple[type[Exception], str, bool, bool], ...] = (
+    (aiohttp.ClientConnectorDNSError, "{host} was not found. Check the network and the base URL.", False, True),
+    (aiohttp.ClientSSLError, "{host} could not prove its identity: its TLS certificate was refused.", False, False),
+    (aiohttp.ClientConnectorError, "{host} could not be reached. Nothing was sent; try again later.", False, True),
+    (aiohttp.ConnectionTimeoutError, "{host} took no connection in {connect:g} s. Nothing was sent.", False, False),
+    (TimeoutError, "{host} did not finish its answer in {total:g} s.", True, False),
+    (_LostError, "{host} closed the connection without an answer.", True, True),
+    (aiohttp.ClientPayloadError, "{host} broke off in the middle of its answer.", True, False),
+    (OSError, "{host} broke off in the middle of its answer.", True, False),
+    (Exception, "{host} sent an answer that cannot be understood.", True, False),
+)
+
+
+def _failed(error: Exception, prepared: Prepared, limits: Limits) -> _Failed:
+    if isinstance(error, ConnectorError):
+        return _Failed(_bare(error))
+    if isinstance(error, aiohttp.ClientConnectorDNSError) and isinstance(error.os_error, _NotPublicError):
+        return _Failed(Unreachable(not_public(_host(prepared)), maybe_sent=False))
+    text, maybe_sent, lost = next(row[1:] for row in _FAILURES if isinstance(error, row[0]))
+    said = text.format(host=_host(prepared), connect=limits.connect_s, total=limits.total_s)
+    return _Failed(Unreachable(said, maybe_sent=maybe_sent), lost)
+
+
+def _wait_before_retry(outcome: "_Answered | _Failed", *, first: bool) -> float | None:
+    """Seconds, or None where there is nothing to be gained by another try."""
+    if isinstance(outcome, _Failed):
+        return (0.0 if first else 0.25) if outcome.lost else None
+    if outcome[0] not in (429, 503):
+        return None
+    wait = retry_after(outcome[1])
+    return wait if wait is not None and wait <= _PATIENCE_S else None
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds from now, at least 0, that a Retry-After header asks for (RFC 9110, 10.2.3: seconds or a date)."""
+    text = headers.get("retry-after", "").strip()
+    if text.isascii() and text.replace(".", "", 1).isdigit():
+        return float(text[:12])
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time())
+    except (ValueError, OverflowError):
+        return None
+
+
+_Error = TypeVar("_Error", bound=BaseException)
+
+
+def _bare(error: _Error) -> _Error:
+    """The same exception without the frames and causes behind it: these hold the request, and so the secret."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
+def _payload(body: bytes | None) -> bytes | io.BytesIO | None:
+    return body if body is None or len(body) < 1 << 20 else io.BytesIO(body)  # a large one is written in pieces
+
+
+@lru_cache(maxsize=64)
+def _timeout(connect: float, total: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=total, connect=connect)
+
+
+def _host(prepared: Prepared) -> str:
+    return prepared.origin.partition("//")[2]
+
+
+def _user_agent() -> str:
+    try:
+        return f"keyleash/{metadata.version('keyleash')}"
+    except metadata.PackageNotFoundError:
+        return "keyleash/0"

@@ -1,0 +1,93 @@
+"""Everything that can go wrong in this room, on one screen; every message here is safe to show to a model.
+
+No message carries an upstream's or a library's own exception: such text may quote the request, and the request
+carries the secret. Every message says how to mend it.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class ConnectorError(Exception):
+    """Anything this room refuses or fails at."""
+
+    @property
+    def for_model(self) -> str:
+        """The text that an agent may read."""
+        return str(self)
+
+
+class DefinitionError(ConnectorError):
+    """A connector file is wrong: where, what, and how to mend it."""
+
+    def __init__(self, file: Path | str, line: int, message: str, mend: str = "") -> None:
+        super().__init__(f"{file}:{line}: {message}{' ' if mend else ''}{mend}")
+        self.file, self.line, self.message, self.mend = str(file), line, message, mend
+
+
+class UnknownTool(ConnectorError):
+    """No tool on offer has this name."""
+
+    def __init__(self, name: str, near: Sequence[str] = ()) -> None:
+        hint = f" Did you mean {' or '.join(near)}?" if near else " List the tools to see what there is."
+        super().__init__(f"There is no tool {name[:80]!a}.{hint}")
+
+
+class InvalidArguments(ConnectorError):
+    """The arguments do not fit the tool's schema; the model can mend the call."""
+
+    def __init__(self, problem: str, allowed: Sequence[str] = ()) -> None:
+        names = ", ".join(allowed) or "none"
+        super().__init__(f"{problem} Allowed arguments: {names}.")
+
+
+class Unsendable(ConnectorError):
+    """A value may not stand in a path, query or header, or the request would leave its base URL."""
+
+
+class CredentialMalformed(ConnectorError):
+    """A stored secret cannot be put into a request; the message never quotes it."""
+
+
+class CredentialRejected(ConnectorError):
+    """The upstream refused the credential; the message never quotes the upstream."""
+
+
+class Unreachable(ConnectorError):
+    """No answer came, or none that could be read in time; `maybe_sent` is False only when the request never left."""
+
+    def __init__(self, message: str, *, maybe_sent: bool = True) -> None:
+        super().__init__(message)
+        self.maybe_sent = maybe_sent
+
+
+class ResponseTooLarge(ConnectorError):
+    """The answer is larger, denser or deeper than Keyleash takes in."""
+
+
+class UpstreamError(ConnectorError):
+    """The upstream answered that it will not, or cannot, do this.
+
+    `message` has been scrubbed and bounded before it comes here.
+    """
+
+    def __init__(self, status: int, message: str, *, code: str | None = None, request_id: str | None = None) -> None:
+        parts = [f"HTTP {status}", *([code] if code else []), *([f"request {request_id}"] if request_id else [])]
+        super().__init__(f"{message} ({', '.join(parts)})")
+        self.status, self.message, self.code, self.request_id = status, message, code, request_id
+
+
+class RateLimited(UpstreamError):
+    """The upstream asks for fewer calls; `retry_after` is its own figure in seconds, where it gave one."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        code: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(status, message, code=code, request_id=request_id)
+        self.retry_after = retry_after

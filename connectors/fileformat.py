@@ -1,0 +1,214 @@
+"""The keys of a connector file, once: the loader takes exactly these, and the editors' JSON Schema is made of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from connectors.definition import BodyStyle, Effect, ListStyle, Place, SchemeName
+from connectors.source import NAME_PATTERN
+
+CALL_PATTERN = r"^(GET|HEAD|POST|PUT|PATCH|DELETE) /\S*$"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of a block: its JSON Schema, and whether it may be left out."""
+
+    schema: Mapping[str, Any]
+    required: bool = False
+
+
+def _text(help: str, *, required: bool = False, **more: Any) -> Key:  # noqa: A002 - the word of the format
+    return Key({"type": "string", "description": help, **more}, required=required)
+
+
+def _texts(help: str) -> Key:  # noqa: A002
+    return Key({"type": "array", "items": {"type": "string"}, "description": help})
+
+
+def _flag(help: str) -> Key:  # noqa: A002
+    return Key({"type": "boolean", "description": help})
+
+
+def _one_of(choices: Any, help: str, *, required: bool = False) -> Key:  # noqa: A002
+    return Key({"enum": list(choices), "description": help}, required=required)
+
+
+def _block(name: str, help: str, *, required: bool = False) -> Key:  # noqa: A002
+    return Key({"$ref": f"#/$defs/{name}", "description": help}, required=required)
+
+
+def _blocks(name: str, help: str, *, required: bool = False) -> Key:  # noqa: A002
+    values = {"type": "object", "additionalProperties": {"$ref": f"#/$defs/{name}"}, "minProperties": 1}
+    return Key(values | {"propertyNames": {"pattern": NAME_PATTERN}, "description": help}, required=required)
+
+
+_HEADERS = Key(
+    {"type": "object", "additionalProperties": {"type": "string"}, "description": "Fixed headers, none of them secret."}
+)
+_CALL = _text("METHOD /path/{argument}, below the base URL.", required=True, pattern=CALL_PATTERN)
+
+CONNECTOR: Mapping[str, Key] = {
+    "id": _text("The name of the file without .yaml.", required=True, pattern=NAME_PATTERN),
+    "title": _text("The vendor's name for it.", required=True),
+    "kind": _one_of(["rest"], "How it is spoken to."),
+    "base_url": _text("https://host/base; every call stays below it.", required=True, pattern="^https://"),
+    "help": _text("The vendor's reference, as a URL."),
+    "reviewed": _flag("A person has read every tool: each states its effect."),
+    "headers": _HEADERS,
+    "body": _one_of(get_args(BodyStyle), "How body arguments are written; json by default."),
+    "idempotency": _block("idempotency", "A header that makes a repeated call run once."),
+    "credentials": _blocks("credential", "The ways to sign in, best first.", required=True),
+    "verify": _block("verify", "A harmless call that succeeds only with a working credential.", required=True),
+    "errors": _block("errors", "Where an error says what it says, as JMESPath."),
+    "deprecations": Key({"type": "array", "items": {"$ref": "#/$defs/deprecation"}}),
+    "tools": _blocks("tool", "What is offered; nothing else is.", required=True),
+}
+
+CREDENTIAL: Mapping[str, Key] = {
+    "label": _text("What the vendor calls it.", required=True),
+    "help": _text("Where to make one, and with which rights.", required=True),
+    "scheme": _one_of(get_args(SchemeName), "How it enters the request.", required=True),
+    "name": _text("The header or query parameter, for those schemes."),
+    "prefix": _text("Stands before the secret in a header; `Bearer` by default for bearer."),
+    "pattern": _text("What a right value looks like."),
+    "warnings": Key(
+        {
+            "type": "object",
+            "additionalProperties": {"type": "string"},
+            "description": "Pattern: what to tell the person whose value fits it.",
+        }
+    ),
+    "fields": _blocks("field", "Where there is more than one value; for basic, of `user` and `password`."),
+}
+
+FIELD: Mapping[str, Key] = {
+    "label": _text("What to ask for.", required=True),
+    "secret": _flag("true by default; false for a user name."),
+    "pattern": CREDENTIAL["pattern"],
+    "warnings": CREDENTIAL["warnings"],
+}
+
+IDEMPOTENCY: Mapping[str, Key] = {
+    "header": _text("Its name.", required=True),
+    "methods": Key(
+        {"type": "array", "items": {"enum": ["POST", "PUT", "PATCH", "DELETE"]}, "minItems": 1}, required=True
+    ),
+}
+
+VERIFY: Mapping[str, Key] = {
+    "call": _CALL,
+    "account": _text("Names the account in the answer, as JMESPath."),
+}
+
+ERRORS: Mapping[str, Key] = {
+    "message": _text("JMESPath."),
+    "code": _text("JMESPath."),
+    "request_id": _text("JMESPath, where it is in the body."),
+    "request_id_header": _text("Its header, where it is in one."),
+    "ok": _text("JMESPath: false means an error, whatever the status."),
+}
+
+DEPRECATION: Mapping[str, Key] = {
+    "date": _text("YYYY-MM or YYYY-MM-DD, in quotes.", required=True, pattern="^[0-9]{4}-[0-9]{2}(-[0-9]{2})?$"),
+    "what": _text("What stops working.", required=True),
+    "see": _text("The vendor's announcement."),
+}
+
+TOOL: Mapping[str, Key] = {
+    "title": _text("A few words for people.", required=True),
+    "description": _text("For the model: what it does, what comes back.", required=True),
+    "call": _CALL,
+    "effect": _one_of([effect.value for effect in Effect], "What it does to the world: the strictest that is true."),
+    "because": _text("Why the effect is milder than the method and the names suggest."),
+    "ask": _text("One line with {argument} holes: what a person agrees to. Needed unless it is a read."),
+    "grant": _texts("Arguments that a one-hour answer keeps fixed; without it none is offered."),
+    "plain": _texts("Arguments that the audit log may hold in plain."),
+    "headers": _HEADERS,
+    "arguments": Key(
+        {
+            "type": "object",
+            "additionalProperties": {"$ref": "#/$defs/argument"},
+            "propertyNames": {"pattern": NAME_PATTERN},
+            "description": "JSON Schema in short form, with the place in the request.",
+        }
+    ),
+    "output": _block("output", "What of the answer reaches the model."),
+}
+
+OUTPUT: Mapping[str, Key] = {
+    "select": _text("JMESPath that shapes the answer."),
+    "redact": _texts("Keys whose values are removed, at any depth."),
+    "usage": _text("JMESPath to the object in which the provider reports tokens or cost."),
+}
+
+# The part of JSON Schema that arguments may use. `required: true` stands at the property itself, at every level.
+_NUMBER, _COUNT = {"type": "number"}, {"type": "integer", "minimum": 0}
+_TYPE = {"enum": ["string", "integer", "number", "boolean", "array", "object"]}
+SCHEMA: Mapping[str, Key] = {
+    "type": Key({"anyOf": [_TYPE, {"type": "array", "items": _TYPE, "minItems": 1}]}),
+    "description": _text("For the model."),
+    "required": _flag("false by default."),
+    "enum": Key({"type": "array", "minItems": 1}),
+    "const": Key({}),
+    "default": Key({"description": "What the upstream takes when it is left out; never filled in here."}),
+    "format": _text("A note for the model; not checked."),
+    "pattern": _text("Searched for, in linear time: no look-around, no back-references."),
+    "minLength": Key(_COUNT),
+    "maxLength": Key(_COUNT),
+    "minimum": Key(_NUMBER),
+    "maximum": Key(_NUMBER),
+    "multipleOf": Key(_NUMBER),
+    "minItems": Key(_COUNT),
+    "maxItems": Key(_COUNT),
+    "uniqueItems": _flag("No item twice."),
+    "items": _block("schema", "What each item is."),
+    "properties": Key({"type": "object", "additionalProperties": {"$ref": "#/$defs/schema"}}),
+    "additionalProperties": Key({"anyOf": [{"type": "boolean"}, {"$ref": "#/$defs/schema"}]}),
+    "anyOf": Key({"type": "array", "items": {"$ref": "#/$defs/schema"}, "minItems": 1}),
+}
+
+ARGUMENT: Mapping[str, Key] = {
+    "in": _one_of(get_args(Place), "Where it stands. A hole means path; else query for GET, HEAD, DELETE, and body."),
+    "as": _text("Its name upstream, where it differs: `created[gte]`."),
+    "list": _one_of(get_args(ListStyle), "How a query writes a list: a=1&a=2, a=1,2 or a[]=1&a[]=2."),
+    "slashes": _flag("A path argument that may hold several segments."),
+    "absent": _text("What the ask line says where it is left out."),
+    **SCHEMA,
+}
+
+BLOCKS: Mapping[str, Mapping[str, Key]] = {
+    "credential": CREDENTIAL,
+    "field": FIELD,
+    "idempotency": IDEMPOTENCY,
+    "verify": VERIFY,
+    "errors": ERRORS,
+    "deprecation": DEPRECATION,
+    "tool": TOOL,
+    "argument": ARGUMENT,
+    "schema": SCHEMA,
+    "output": OUTPUT,
+}
+
+
+def required(keys: Mapping[str, Key]) -> tuple[str, ...]:
+    return tuple(name for name, key in keys.items() if key.required)
+
+
+def json_schema() -> dict[str, Any]:
+    """The file format as JSON Schema 2020-12, for editors; the loader checks more than a schema can say."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Keyleash connector",
+        **_object(CONNECTOR),
+        "$defs": {name: _object(keys) for name, keys in BLOCKS.items()},
+    }
+
+
+def _object(keys: Mapping[str, Key]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {name: dict(key.schema) for name, key in keys.items()},
+        "required": list(required(keys)),
+        "additionalProperties": False,
+    }

@@ -1,0 +1,420 @@
+"""Turn a connector file into a `Connector`, or name the file, the line and the mend.
+
+A file that loads holds no surprise later: every hole has its argument, every schema compiles, every effect is stated or
+derived on the strict side, and no argument can take the place of a credential.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import jmespath
+import jmespath.exceptions
+import jmespath.functions
+
+from connectors import fileformat as keys
+from connectors.arguments import RESERVED_HEADERS, Taken, check_header, compiled, read_arguments
+from connectors.definition import (
+    HOLE,
+    BodyStyle,
+    Connector,
+    CredentialKind,
+    Deprecation,
+    Effect,
+    ErrorShape,
+    Field,
+    SchemeName,
+    Selector,
+    Tool,
+    canonical,
+)
+from connectors.effects import derive
+from connectors.errors import Unsendable
+from connectors.request import base
+from connectors.source import NAME_MEND, NAME_PATTERN, Spot, read_file, read_text, suggestion
+
+_ID = re.compile(NAME_PATTERN)
+_CALL = re.compile(keys.CALL_PATTERN)
+_CALL_MEND = "Write `METHOD /path`, for instance `GET /v1/charges/{charge}`."
+_SEGMENT = re.compile(r"([A-Za-z0-9._~:-]|\{[a-z][a-z0-9_]*\})+")
+_HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,510}[\x21-\x7e])?")
+_DATE = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])(-(0[1-9]|[12][0-9]|3[01]))?")
+
+
+def load(path: Path) -> Connector:
+    """The connector in this file; raises DefinitionError."""
+    connector = _connector(read_file(path))
+    if path.stem != connector.id:
+        Spot(str(path), 1, "").fail(f"The id is {connector.id!r} in a file named {path.name!r}.", "Make them the same.")
+    return connector
+
+
+def parse(text: str, file: str = "connector.yaml") -> Connector:
+    """The connector in this text; `file` is what errors call it. Raises DefinitionError."""
+    return _connector(read_text(text, file))
+
+
+def _connector(spot: Spot) -> Connector:
+    block = spot.block("A connector", keys.CONNECTOR, keys.required(keys.CONNECTOR))
+    identifier = block["id"].matching("The id", _ID, NAME_MEND)
+    if "kind" in block:
+        block["kind"].one_of("The kind", ["rest"])
+    credentials = tuple(_credential(name, kind) for name, kind in block["credentials"].named("Credentials").items())
+    taken = RESERVED_HEADERS | {kind.name.lower() for kind in credentials if kind.scheme == "header"}
+    about = _About(
+        connector=identifier,
+        base_url=_base_url(block["base_url"]),
+        headers=_headers(block.get("headers"), taken),
+        body_style=_body_style(block.get("body")),
+        idempotency=_idempotency(block.get("idempotency")),
+        reviewed="reviewed" in block and block["reviewed"].flag("Reviewed"),
+        taken=Taken(taken, frozenset(kind.name for kind in credentials if kind.scheme == "query")),
+    )
+    verify = block["verify"].block("Verify", keys.VERIFY, keys.required(keys.VERIFY))
+    return Connector(
+        id=identifier,
+        title=block["title"].text("The title"),
+        base_url=about.base_url,
+        headers=about.headers,
+        credentials=credentials,
+        verify=_verify(verify["call"], about),
+        account=_selector(verify.get("account")),
+        errors=_errors(block.get("errors")),
+        body_style=about.body_style,
+        idempotency_header=about.idempotency[0],
+        idempotency_methods=about.idempotency[1],
+        tools={name: _tool(name, tool, about) for name, tool in block["tools"].named("Tools").items()},
+        deprecations=tuple(_deprecation(item) for item in _list(block.get("deprecations"), "Deprecations")),
+        reviewed=about.reviewed,
+        help=block["help"].text("Help") if "help" in block else "",
+        file=spot.file,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _About:
+    """What a tool needs to know of the connector around it."""
+
+    connector: str
+    base_url: str
+    headers: tuple[tuple[str, str], ...]
+    body_style: BodyStyle
+    idempotency: tuple[str | None, tuple[str, ...]]
+    reviewed: bool
+    taken: Taken
+
+
+def _list(spot: Spot | None, what: str) -> list[Spot]:
+    return spot.items(what) if spot else []
+
+
+def _base_url(spot: Spot) -> str:
+    text = spot.text("The base URL")
+    try:
+        address = base(text)
+    except Unsendable as error:
+        spot.fail(str(error))
+    if not address.origin.startswith("https://"):
+        spot.fail("The base URL must begin with https://.", "A connection may be pointed at http when it is made.")
+    return address.url
+
+
+def _body_style(spot: Spot | None) -> BodyStyle:
+    return cast("BodyStyle", spot.one_of("The body", get_args(BodyStyle))) if spot else "json"
+
+
+def _headers(spot: Spot | None, taken: frozenset[str]) -> tuple[tuple[str, str], ...]:
+    if spot is None:
+        return ()
+    headers: dict[str, tuple[str, str]] = {}
+    for name, value in spot.mapping("Headers").items():
+        check_header(name, value, taken)
+        if name.lower() in headers:
+            value.fail(f"The header {name!r} is there twice.", "Remove one.")
+        text = value.matching("A header", _HEADER_VALUE, "Use visible ASCII only.")
+        headers[name.lower()] = (name, text)
+    return tuple(headers.values())
+
+
+def _idempotency(spot: Spot | None) -> tuple[str | None, tuple[str, ...]]:
+    if spot is None:
+        return None, ()
+    block = spot.block("Idempotency", keys.IDEMPOTENCY, keys.required(keys.IDEMPOTENCY))
+    header = block["header"].text("The header")
+    check_header(header, block["header"], RESERVED_HEADERS)
+    methods = [
+        item.one_of("A method", ["POST", "PUT", "PATCH", "DELETE"]) for item in block["methods"].items("Methods")
+    ]
+    return header, tuple(methods)
+
+
+def _selector(spot: Spot | None) -> Selector | None:
+    if spot is None:
+        return None
+    text = spot.text("The JMESPath expression")
+    try:
+        compiled = jmespath.compile(text)
+    except jmespath.exceptions.JMESPathError as error:
+        reason = " ".join(str(error).split())
+        spot.fail(f"This is not JMESPath: {reason}.")
+    _check_functions(cast("dict[str, Any]", compiled.parsed), spot)
+
+    def find(value: Any) -> Any:
+        try:
+            return compiled.search(value)
+        except (ValueError, TypeError, AttributeError, RecursionError):  # JMESPath's own are ValueErrors
+            return None
+
+    return Selector(text, find)
+
+
+def _check_functions(part: Mapping[str, Any], spot: Spot) -> None:
+    """JMESPath would find an unknown function, or one with too few arguments, only when an answer comes."""
+    if part["type"] == "function_expression":
+        table = cast("dict[str, dict[str, Any]]", jmespath.functions.Functions().FUNCTION_TABLE)
+        if part["value"] not in table:
+            spot.fail(f"JMESPath has no function {part['value']!r}.", f"{suggestion(part['value'], table)}".strip())
+        signature = cast("list[dict[str, Any]]", table[part["value"]]["signature"])
+        variadic = bool(signature) and bool(signature[-1].get("variadic"))
+        given, wanted = len(part["children"]), len(signature)
+        if given < wanted or (given > wanted and not variadic):
+            spot.fail(f"The JMESPath function {part['value']!r} takes {wanted} arguments, not {given}.")
+    for child in cast("list[Any]", part.get("children", [])):
+        if isinstance(child, Mapping):
+            _check_functions(cast("Mapping[str, Any]", child), spot)
+
+
+def _errors(spot: Spot | None) -> ErrorShape:
+    if spot is None:
+        return ErrorShape()
+    block = spot.block("Errors", keys.ERRORS)
+    header = block.get("request_id_header")
+    if header:
+        check_header(header.text("The header"), header, frozenset())
+    return ErrorShape(
+        message=_selector(block.get("message")),
+        code=_selector(block.get("code")),
+        request_id=_selector(block.get("request_id")),
+        request_id_header=header.text("The header").lower() if header else None,
+        ok_field=_selector(block.get("ok")),
+    )
+
+
+def _deprecation(spot: Spot) -> Deprecation:
+    block = spot.block("A deprecation", keys.DEPRECATION, keys.required(keys.DEPRECATION))
+    return Deprecation(
+        date=block["date"].matching("The date", _DATE, "Write YYYY-MM or YYYY-MM-DD, in quotes."),
+        what=block["what"].text("What"),
+        see=block["see"].text("See") if "see" in block else "",
+    )
+
+
+# --- credentials ---------------------------------------------------------------------------------------------------
+
+
+def _credential(identifier: str, spot: Spot) -> CredentialKind:
+    block = spot.block("A credential", keys.CREDENTIAL, keys.required(keys.CREDENTIAL))
+    scheme = cast("SchemeName", block["scheme"].one_of("The scheme", get_args(SchemeName)))
+    label = block["label"].text("The label")
+    return CredentialKind(
+        id=identifier,
+        label=label,
+        help=block["help"].text("The help"),
+        scheme=scheme,
+        name=_credential_name(scheme, block, spot),
+        prefix=_prefix(scheme, block),
+        fields=_fields(scheme, label, block, spot),
+    )
+
+
+def _credential_name(scheme: SchemeName, block: dict[str, Spot], spot: Spot) -> str:
+    if scheme in ("bearer", "basic"):
+        if "name" in block:
+            block["name"].fail(f"The scheme {scheme!r} always stands in Authorization.", "Remove the name.")
+        return "Authorization"
+    if "name" not in block:
+        spot.fail(f"The scheme {scheme!r} needs the name of its {scheme}.", "Add `name:`.")
+    name = block["name"].text("The name")
+    if scheme == "header":
+        check_header(name, block["name"], RESERVED_HEADERS)
+    return name
+
+
+def _prefix(scheme: SchemeName, block: dict[str, Spot]) -> str:
+    if "prefix" not in block:
+        return "Bearer " if scheme == "bearer" else ""
+    if scheme not in ("bearer", "header"):
+        block["prefix"].fail(f"The scheme {scheme!r} takes no prefix.", "Remove it.")
+    return block["prefix"].matching("The prefix", _HEADER_VALUE, "Use visible ASCII only.") + " "
+
+
+def _fields(scheme: SchemeName, label: str, block: dict[str, Spot], spot: Spot) -> tuple[Field, ...]:
+    if "fields" not in block:
+        if scheme == "basic":
+            spot.fail("The scheme 'basic' needs its fields.", "Add `fields:` with `user:`, `password:` or both.")
+        return (Field(name="secret", label=label, pattern=_regex(block.get("pattern")), warnings=_warnings(block)),)
+    for key in ("pattern", "warnings"):
+        if key in block:
+            block[key].fail(f"With fields, {key!r} belongs to each of them.", "Move it there.")
+    expected = ("user", "password") if scheme == "basic" else ("secret",)
+    fields: list[Field] = []
+    for name, value in block["fields"].named("Fields").items():
+        if name not in expected:
+            value.fail(f"The scheme {scheme!r} has no field {name!r}.", f"Known: {', '.join(expected)}.")
+        part = value.block("A field", keys.FIELD, keys.required(keys.FIELD))
+        fields.append(
+            Field(
+                name=name,
+                label=part["label"].text("The label"),
+                secret=part["secret"].flag("Secret") if "secret" in part else True,
+                pattern=_regex(part.get("pattern")),
+                warnings=_warnings(part),
+            )
+        )
+    if not any(field.secret for field in fields):
+        block["fields"].fail("No field is secret.", "A credential needs one.")
+    return tuple(fields)
+
+
+def _regex(spot: Spot | None) -> str:
+    if spot is None:
+        return ""
+    text = spot.text("The pattern")
+    _check_regex(text, spot)
+    return text
+
+
+def _check_regex(text: str, spot: Spot) -> None:
+    try:
+        re.compile(text)
+    except re.error as error:
+        spot.fail(f"{text!r} is not a regular expression: {error}.")
+
+
+def _warnings(block: dict[str, Spot]) -> tuple[tuple[str, str], ...]:
+    if "warnings" not in block:
+        return ()
+    warnings = block["warnings"].mapping("Warnings")
+    for pattern, spot in warnings.items():
+        _check_regex(pattern, spot)
+    return tuple((pattern, spot.text("A warning")) for pattern, spot in warnings.items())
+
+
+# --- tools ---------------------------------------------------------------------------------------------------------
+
+
+def _verify(spot: Spot, about: _About) -> Tool:
+    method, path, holes = _call(spot)
+    if holes:
+        spot.fail("The verify call has a hole, and nobody to fill it.", "Use a call without arguments.")
+    schema = _input_schema({}, [])
+    return Tool(
+        name="verify",
+        title="Check the credential",
+        description="Check that the credential works.",
+        effect=Effect.READ,
+        method=method,
+        path=path,
+        input_schema=schema,
+        definition_hash=_hash(about, {"call": f"{method} {path}"}),
+        validator=compiled(schema, spot),
+    )
+
+
+def _tool(name: str, spot: Spot, about: _About) -> Tool:
+    block = spot.block("A tool", keys.TOOL, keys.required(keys.TOOL))
+    method, path, holes = _call(block["call"])
+    arguments = read_arguments(block, method, holes, about.taken)
+    names = [argument.name for argument in arguments]
+    effect = _effect(name, block, spot, about)
+    output = block["output"].block("Output", keys.OUTPUT) if "output" in block else {}
+    schema = _input_schema(
+        {argument.name: argument.schema for argument in arguments},
+        [argument.name for argument in arguments if argument.required],
+    )
+    return Tool(
+        name=name,
+        title=block["title"].text("The title"),
+        description=" ".join(block["description"].text("The description").split()),
+        effect=effect,
+        method=method,
+        path=path,
+        arguments=arguments,
+        input_schema=schema,
+        headers=_headers(block.get("headers"), about.taken.headers),
+        output_select=_selector(output.get("select")),
+        output_redact=output["redact"].texts("Redact") if "redact" in output else (),
+        output_usage=_selector(output.get("usage")),
+        ask=_ask(block.get("ask"), names, effect, spot),
+        grant=_names_of(block.get("grant"), names),
+        plain=_names_of(block.get("plain"), names),
+        because=block["because"].text("Because") if "because" in block else "",
+        definition_hash=_hash(about, {"name": name, "effect": effect} | spot.plain()),
+        validator=compiled(schema, spot),
+    )
+
+
+def _call(spot: Spot) -> tuple[str, str, list[str]]:
+    method, path = spot.matching("The call", _CALL, _CALL_MEND).split(" ", 1)
+    for segment in path[1:].removesuffix("/").split("/") if path != "/" else []:
+        if segment in (".", "..") or not _SEGMENT.fullmatch(segment):
+            spot.fail(f"The path has a segment {segment!r} that cannot be sent.", _CALL_MEND)
+    holes = HOLE.findall(path)
+    for hole in holes:
+        if holes.count(hole) > 1:
+            spot.fail(f"The hole {{{hole}}} is there twice.", "Give each its own argument.")
+    return method, path, holes
+
+
+def _hash(about: _About, tool: Mapping[str, Any]) -> str:
+    """Changes with anything that decides what a call of this tool sends, shows or returns."""
+    whole = [about.connector, about.base_url, about.headers, about.body_style, about.idempotency, tool]
+    return hashlib.sha256(canonical(whole).encode()).hexdigest()
+
+
+def _input_schema(properties: Mapping[str, Any], required: list[str]) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "object", "properties": dict(properties), "additionalProperties": False}
+    return schema | {"required": required} if required else schema
+
+
+def _names_of(spot: Spot | None, arguments: list[str]) -> tuple[str, ...]:
+    if spot is None:
+        return ()
+    return tuple(item.one_of("An argument", arguments) for item in spot.items("A list of arguments"))
+
+
+def _ask(spot: Spot | None, arguments: list[str], effect: Effect, tool: Spot) -> str:
+    if spot is None:
+        if effect is not Effect.READ:
+            tool.fail(f"A tool whose effect is {effect} needs an `ask`.", "Say in one line what a person agrees to.")
+        return ""
+    text = spot.text("The ask")
+    if "\n" in text:
+        spot.fail("The ask has more than one line.", "Shorten it.")
+    holes: list[str] = HOLE.findall(text)
+    for hole in holes:
+        if hole not in arguments:
+            spot.fail(f"The ask names {{{hole}}}, which is no argument.", f"Known: {', '.join(arguments) or 'none'}.")
+    if "{" in HOLE.sub("", text) or "}" in HOLE.sub("", text):
+        spot.fail("The ask has a brace that is no hole.", "Write {argument}, and nothing else in braces.")
+    if arguments and not holes:
+        spot.fail("The ask names no argument.", "Say what it will act on, for instance {" + arguments[0] + "}.")
+    return text
+
+
+def _effect(name: str, block: dict[str, Spot], tool: Spot, about: _About) -> Effect:
+    method, path = block["call"].text("The call").split(" ", 1)
+    derived = derive(method, path, name)
+    if "effect" not in block:
+        if about.reviewed:
+            tool.fail("A reviewed file states every effect.", f"Add `effect:`; the method and names suggest {derived}.")
+        return derived
+    stated = Effect(block["effect"].one_of("The effect", [effect.value for effect in Effect]))
+    if stated.strictness < derived.strictness and "because" not in block:
+        block["effect"].fail(
+            f"{stated} is milder than {derived}, which the method and names suggest.", "Add `because:`."
+        )
+    return stated

@@ -1,0 +1,1 @@
+"""Who may call what, who must agree, what is written down."""

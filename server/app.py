@@ -1,0 +1,172 @@
+"""Put the parts together; the only place that knows all of them."""
+
+import logging
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from connectors.catalogue import Catalogue, shipped_folder
+from server.approval import Approvals
+from server.call import Parts
+from server.connections import Workspaces
+from server.database import Database, require_schema
+from server.identity import Directory
+from server.settings import Settings
+from vault import RootKeyProblem, Vault, WrongRootKey, root_key_spec
+
+if TYPE_CHECKING:
+    from mcp.server import Server
+
+    from connectors.egress import Egress
+    from server.http import Door
+
+log = logging.getLogger("keyleash")
+
+
+def release() -> str:
+    """This release's version; `0` where the code runs without being installed."""
+    try:
+        return version("keyleash")
+    except PackageNotFoundError:
+        return "0"
+
+
+@dataclass(frozen=True)
+class Installation:
+    """Everything that a command or a server works with."""
+
+    settings: Settings
+    database: Database
+    vault: Vault
+    directory: Directory
+    catalogue: Catalogue
+    workspaces: Workspaces
+    approvals: Approvals
+
+    def parts(self, egress: "Egress") -> Parts:
+        """The rooms that a call passes through."""
+        return Parts(self.database, self.directory, self.workspaces, self.vault, egress, self.approvals)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self.database.close()
+
+
+def open_installation(settings: Settings) -> Installation:
+    """Open what `keyleash init` made. Raises DatabaseProblem.
+
+    Without the right root key the vault stays sealed: nothing can be opened, and it says why.
+    """
+    database = Database(settings.database)
+    require_schema(database)
+    catalogue = Catalogue.load(shipped_folder(), settings.connectors)
+    for problem in catalogue.problems:
+        log.error("a connector file is left out: %s", problem)
+    vault = open_vault(database, settings.home)
+    return Installation(
+        settings=settings,
+        database=database,
+        vault=vault,
+        directory=Directory(database),
+        catalogue=catalogue,
+        workspaces=Workspaces(database, catalogue),
+        approvals=Approvals(database, vault, hold_seconds=settings.hold_seconds),
+    )
+
+
+def open_vault(database: Database, home: Path) -> Vault:
+    """The vault of this database, open if the root key is there and is the right one, sealed otherwise."""
+    rows = database.read("SELECT provider, location FROM vault_root WHERE id = 1")
+    if not rows:
+        return Vault(None, why_sealed="this installation has no root key. Run `keyleash init`.")
+    provider, location = rows[0]
+    try:
+        root = root_key_spec(f"{provider}:{location}", home).load()
+    except RootKeyProblem as problem:
+        return Vault(None, why_sealed=str(problem))
+    vault = Vault(root)
+    try:
+        database.snapshot(vault.check_root)
+    except WrongRootKey as problem:
+        return Vault(None, why_sealed=str(problem))
+    return vault
+
+
+@asynccontextmanager
+async def running(installation: Installation) -> AsyncGenerator[Parts]:
+    """The parts with the door out open."""
+    from connectors.egress import Egress  # the HTTP library: commands that send nothing do without
+
+    async with Egress() as egress:
+        yield installation.parts(egress)
+
+
+def protocol_server(installation: Installation, parts: Parts, identify: Any) -> "Server[Any]":
+    """The MCP server over these parts. `identify` names the caller of a request."""
+    import secrets
+
+    from server.protocol import build
+
+    if installation.vault.sealed is None:
+        key = installation.database.snapshot(lambda rows: installation.vault.derive(rows, "", "request-state"))
+    else:
+        key = secrets.token_bytes(32)  # nothing is ever sealed with it: a sealed server asks nobody
+    return build(parts, identify, version=release(), state_keys=[key])
+
+
+def quiet_logs(level: str) -> None:
+    """Log to standard error, plainly. Libraries stay at WARNING: at DEBUG some of them print headers and URLs."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    log.setLevel(level)
+
+
+async def serve_stdio(installation: Installation, *, org: str, agent: str, stdin: TextIO, stdout: TextIO) -> None:
+    """Serve one client over standard streams as `agent` (an id), asked of the database again at every request."""
+    from dataclasses import replace
+
+    from server.errors import Refused
+    from server.identity import Caller
+    from server.protocol import run_stdio
+
+    def identify(_request: Any) -> Caller:
+        caller = installation.directory.by_agent(org, agent)
+        if caller is None:
+            raise Refused("the agent of this connection has been removed or has expired")
+        return replace(caller, transport="stdio")
+
+    async with running(installation) as parts:
+        server = protocol_server(installation, parts, identify)
+        await run_stdio(server, parts, identify, stdin=stdin, stdout=stdout)
+
+
+def http_door(installation: Installation, parts: Parts, *, host: str) -> "Door":
+    """The ASGI application for a bind to `host`. Raises BindProblem."""
+    from server.http import Door, allowed
+    from server.protocol import CALLER, HttpFace, caller_of_request
+
+    hosts, origins = allowed(host, installation.settings.allowed_hosts)
+    server = protocol_server(installation, parts, caller_of_request)
+    return Door(HttpFace(server, hosts=hosts, origins=origins), installation.directory.by_token, caller_key=CALLER)
+
+
+async def serve_http(installation: Installation, *, host: str, port: int) -> None:
+    """Serve agents over HTTP until stopped. Raises BindProblem."""
+    import uvicorn
+
+    async with running(installation) as parts:
+        door = http_door(installation, parts, host=host)
+        config = uvicorn.Config(
+            door,  # pyright: ignore[reportArgumentType] - ASGI's own types are looser than uvicorn's
+            host=host,
+            port=port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=10,
+            timeout_keep_alive=75,
+        )
+        await uvicorn.Server(config).serve()

@@ -1,0 +1,271 @@
+"""What one audit entry is: the closed vocabulary of events, the canonical body, and how it is hashed.
+
+An entry's *body* is one line of ASCII JSON: keys sorted, no spaces, every other character as a ``\\u`` escape, so
+that no value can start a second entry and the text survives any database, file or terminal byte for byte. It holds
+everything that is known of the event, the entry's own place included: ``v`` (1), ``org``, ``seq`` (1, 2, 3, …),
+``at`` (``2026-01-31T08:05:09.123Z``), ``event``, then the fields that `server.audit.chain.append` was given.
+
+The fields of a call, each where it is known: ``agent``, ``agent_id``, ``member``, ``client``, ``client_version``,
+``transport``; ``connection``, ``account``, ``ownership`` (own or managed), ``credential_version``; ``tool``,
+``definition``, ``effect``; ``verdict``, ``rules``, ``reason``; ``approval``, ``grant``, ``approver``, ``channel``,
+``known_by``; ``arguments`` (names with keyed hashes), ``plain`` (what the definition lets be read); ``host``,
+``method``, ``status``, ``bytes``, ``milliseconds``, ``request_id``; ``outcome``, and with it ``attempt``, the number
+of the attempt that it ends. Other events have what they need, under the same names where the meaning is the same.
+
+Hashes, all SHA-256 and written as 64 lower-case hex digits, so that anyone can recompute them in any language::
+
+    log(org)                = SHA-256("keyleash/audit/log/v1\\n" + org in UTF-8)
+    hash of an entry        = SHA-256("keyleash/audit/entry/v1\\n" + previous (32 bytes)
+                                      + length of the body in bytes (8 bytes, big-endian) + body in UTF-8)
+    previous                = the hash of the entry before; log(org) for entry 1
+"""
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, NamedTuple, NoReturn, cast
+
+VERSION = 1
+MAX_BODY = 16 * 1024 * 1024
+"""Longest body in bytes; `append` refuses more, and a verifier need not hold more than one of these in memory."""
+
+MAX_DEPTH = 64
+RESERVED = frozenset({"v", "org", "seq", "at", "event"})
+DAMAGED = "this is not what Keyleash wrote: run `keyleash audit verify`"
+TOO_DEEP = f"[left out: nested deeper than {MAX_DEPTH} levels]"
+
+
+class AuditError(Exception):
+    """Nothing was recorded, read or written; the message says what to do next."""
+
+
+class CannotRead(AuditError):
+    """The database did not give the log."""
+
+
+class Damaged(AuditError):
+    """The log itself is not what Keyleash wrote."""
+
+
+class TooLarge(AuditError):
+    """The entry would be longer than `MAX_BODY`."""
+
+
+class ExportFailed(AuditError):
+    """The file could not be written; nothing half-written is left."""
+
+
+class Event(StrEnum):
+    """Everything that can be on record. The list only grows: a name, once used, keeps its meaning."""
+
+    CALL_ATTEMPT = "call.attempt"  # durable before any secret is opened
+    CALL_OUTCOME = "call.outcome"  # durable before the client hears; names its attempt
+    CALL_REFUSED = "call.refused"
+    CALL_HELD = "call.held"
+
+    APPROVAL_OPENED = "approval.opened"
+    APPROVAL_DECIDED = "approval.decided"
+    APPROVAL_DECLINED_IN_CLIENT = "approval.declined_in_client"
+    APPROVAL_EXPIRED = "approval.expired"
+    APPROVAL_CANCELLED = "approval.cancelled"
+    APPROVAL_STALE = "approval.stale"
+    APPROVAL_UNKNOWN = "approval.unknown"  # carried out or not: the process died in between
+    APPROVAL_RESOLVED = "approval.resolved"  # a person says what became of an unknown outcome
+    GRANT_CREATED = "grant.created"
+    GRANT_REVOKED = "grant.revoked"
+
+    ORG_CREATED = "org.created"
+    ORG_REMOVED = "org.removed"
+    ORG_FROZEN = "org.frozen"
+    ORG_UNFROZEN = "org.unfrozen"
+    MEMBER_CREATED = "member.created"
+    MEMBER_CHANGED = "member.changed"
+    MEMBER_REMOVED = "member.removed"
+    AGENT_CREATED = "agent.created"
+    AGENT_CHANGED = "agent.changed"
+    AGENT_ROTATED = "agent.rotated"
+    AGENT_REMOVED = "agent.removed"
+
+    CONNECTION_CREATED = "connection.created"
+    CONNECTION_CHANGED = "connection.changed"
+    CONNECTION_ROTATED = "connection.rotated"
+    CONNECTION_TESTED = "connection.tested"
+    CONNECTION_REMOVED = "connection.removed"
+
+    RULE_ADDED = "rule.added"
+    RULE_REMOVED = "rule.removed"
+    PRESET_CHANGED = "preset.changed"
+
+    VAULT_OPENED = "vault.opened"
+    VAULT_SEALED = "vault.sealed"
+    VAULT_ROOT_ROTATED = "vault.root_rotated"
+    VAULT_ORG_ROTATED = "vault.org_rotated"
+    VAULT_BACKED_UP = "vault.backed_up"
+    VAULT_RESTORED = "vault.restored"
+
+    AUDIT_LISTED = "audit.listed"
+    AUDIT_EXPORTED = "audit.exported"
+    AUDIT_VERIFIED = "audit.verified"
+
+    INSTALLATION_CREATED = "installation.created"
+    INSTALLATION_UPGRADED = "installation.upgraded"
+
+
+class Head(NamedTuple):
+    """How far a log goes. Noted outside the database, it is what finds a truncation or a rewrite later."""
+
+    seq: int
+    hash: str
+
+    def __str__(self) -> str:
+        """As a person notes it: ``7:<64 hex digits>``."""
+        return f"{self.seq}:{self.hash}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Head":
+        """What `str` wrote. Raises `ValueError` with the form that is expected."""
+        found = _NOTED.fullmatch(text.strip())
+        if found is None:
+            raise ValueError("a head is noted as NUMBER:HASH, the hash being 64 hex digits, as `audit verify` shows it")
+        return cls(int(found[1]), found[2].lower())
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry as it is stored. `at` is milliseconds since the epoch; `text` is the body, byte for byte as hashed.
+
+    An `Entry` is what the database holds, checked by nobody: `verify_database` says whether it is true.
+    """
+
+    org: str
+    seq: int
+    at: int
+    event: str
+    text: str
+    previous: str
+    hash: str
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """`text` parsed, each time it is asked for; ``{"damaged": …}`` where it is not what Keyleash writes."""
+        try:
+            return parse(self.text)
+        except (ValueError, AttributeError):
+            return {"damaged": DAMAGED}
+
+    @property
+    def head(self) -> Head:
+        return Head(self.seq, self.hash)
+
+
+def checked_head(seq: Any, own: Any) -> Head:
+    """A stored head that can be followed; raises `Damaged`."""
+    if not (type(seq) is int and isinstance(own, str) and _HEX.fullmatch(own)):
+        raise Damaged("The last entry of the audit log was altered. Run `keyleash audit verify` before anything else.")
+    return Head(seq, own)
+
+
+def log_hash(org: str) -> str:
+    """What entry 1 of this org's log follows: the hash of the empty log."""
+    return hashlib.sha256(b"keyleash/audit/log/v1\n" + org.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def entry_hash(previous: bytes, body: bytes) -> bytes:
+    """The 32-byte hash of an entry; see the module's text."""
+    return hashlib.sha256(_ENTRY_TAG + previous + len(body).to_bytes(8, "big") + body).digest()
+
+
+def canonical(value: Any) -> str:
+    """The one spelling of a JSON value: what was written can be parsed and comes out the same again.
+
+    JSON has no word for NaN, the infinities and integers of more than 4,000 digits: they become strings. What is
+    nested deeper than 64 levels is left out, in words. Anything that is not JSON at all is a `TypeError`: record
+    what happened, not the object it happened to.
+    """
+    try:
+        text = _encode(value)
+    except (ValueError, RecursionError):
+        text = _encode(_plain(value))
+    if text.count("[") + text.count("{") > MAX_DEPTH:
+        text = _encode(_plain(value))
+    if "\\ud" in text:
+        # Two halves of a character that were apart are one as soon as they are read: sort and spell them as read.
+        text = _encode(json.loads(text))
+    return text
+
+
+def parse(text: str | bytes) -> dict[str, Any]:
+    """A body as a dict. `ValueError` for anything but one JSON object, and for an object that has a key twice.
+
+    Readers disagree on which of two equal keys counts; an entry that reads two ways is not evidence.
+    """
+    try:
+        value = _decoder.decode(text if isinstance(text, str) else text.decode())
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError("not an object")  # noqa: TRY004 -- one exception for every text that is no body
+    return cast("dict[str, Any]", value)
+
+
+def iso(at_ms: int) -> str:
+    """Milliseconds since the epoch as ``2026-01-31T08:05:09.123Z``."""
+    seconds, rest = divmod(at_ms, 1000)
+    return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{rest:03d}Z"
+
+
+def column(value: Any) -> str | None:
+    """A body's value as the searchable column beside it holds it: short, and storable whatever an agent sent."""
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else canonical(value)
+    return (canonical(text)[1:-1] if _UNSTORABLE.search(text) else text)[:MAX_COLUMN]
+
+
+MAX_COLUMN = 200
+_ENTRY_TAG = b"keyleash/audit/entry/v1\n"
+_NOTED = re.compile(r"([1-9][0-9]{0,18}):([0-9a-fA-F]{64})")
+_HEX = re.compile(r"[0-9a-f]{64}")
+_UNSTORABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
+    if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
+        return hex(value)
+    if not isinstance(value, dict | list | tuple):
+        return value
+    if depth == MAX_DEPTH:
+        return TOO_DEEP
+    if isinstance(value, dict):
+        return {_key(key): _plain(each, depth + 1) for key, each in cast("dict[Any, Any]", value).items()}
+    return [_plain(each, depth + 1) for each in cast("list[Any]", value)]
+
+
+def _key(key: Any) -> str:
+    if not isinstance(key, str):
+        raise TypeError(f"a JSON object has no key of type {type(key).__name__}")
+    return key
+
+
+MAX_INTEGER_BITS = 13_000  # Python refuses to read or write more than 4,300 digits: 14,285 bits
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("the same key twice")
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_constant)

@@ -1,0 +1,127 @@
+"""Read an org's log in pages: any length in constant memory, and a damaged entry never hides the others."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, TypedDict, Unpack
+
+from server.audit.entry import CannotRead, Entry, Event, Head, canonical, checked_head, column
+
+PAGE = 100
+
+
+class Reader(Protocol):
+    """The part of the database that this room reads by. Whatever it raises becomes `CannotRead`."""
+
+    def read(self, sql: str, params: Sequence[Any] = (), /) -> list[tuple[Any, ...]]: ...
+
+
+class Filters(TypedDict, total=False):
+    """What to select. Times are milliseconds since the epoch, `since` included and `until` not.
+
+    `agent` and `member` match a name or an id; every other value is matched whole. None is as if not given.
+    """
+
+    since: int | None
+    until: int | None
+    event: Event | str | None
+    agent: str | None
+    member: str | None
+    connection: str | None
+    tool: str | None
+    outcome: str | None
+    limit: int | None
+
+
+COLUMNS = ("seq", "at", "event", "body", "previous", "hash", "agent", "connection", "tool", "outcome")
+
+
+def select(db: Reader, org: str, *, newest_first: bool = False, **filters: Unpack[Filters]) -> Iterator[Entry]:
+    """The org's entries that match every filter, in order, oldest first unless asked otherwise."""
+    given = {name: value for name, value in filters.items() if value is not None}
+    left = filters.get("limit")
+    for row in rows(db, org, where=_where(given), newest_first=newest_first):
+        if left is not None and left <= 0:
+            return
+        seq, at, event, text, previous, own, *_ = row
+        entry = Entry(org=org, seq=seq, at=at, event=event, text=text, previous=previous, hash=own)
+        if not _matches(entry, given):
+            continue
+        yield entry
+        left = None if left is None else left - 1
+
+
+def head(db: Reader, org: str) -> Head | None:
+    """How far the org's log goes now; None when it is empty. Raises `Damaged` when the last entry has no hash."""
+    last = next(rows(db, org, newest_first=True, page=1), None)
+    return None if last is None else checked_head(last[0], last[5])
+
+
+def rows(
+    db: Reader,
+    org: str,
+    *,
+    where: Sequence[tuple[str, Any]] = (),
+    newest_first: bool = False,
+    page: int = PAGE,
+) -> Iterator[tuple[Any, ...]]:
+    """Rows as stored, in the order of `COLUMNS`; `where` holds conditions with one placeholder each."""
+    order, beyond = ("DESC", "seq < ?") if newest_first else ("ASC", "seq > ?")
+    conditions = [("org = ?", org), *where]
+    while True:
+        found = _page(db, " AND ".join(sql for sql, _ in conditions), order, [*(each for _, each in conditions), page])
+        yield from found
+        if len(found) < page:
+            return
+        conditions = [("org = ?", org), *where, (beyond, found[-1][0])]
+
+
+def _page(db: Reader, where: str, order: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
+    end = f"FROM audit_entry WHERE {where} ORDER BY seq {order} LIMIT ?"
+    try:
+        return db.read(f"SELECT {', '.join(COLUMNS)} {end}", params)
+    except Exception:
+        return _page_as_bytes(db, end, params)
+
+
+def _page_as_bytes(db: Reader, end: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """The same page where the database refuses to read it as text: a byte that is none, written past Keyleash."""
+    casts = ", ".join(f"CAST({name} AS BLOB)" for name in COLUMNS[2:])
+    try:
+        found = db.read(f"SELECT seq, at, {casts} {end}", params)
+    except Exception as error:
+        raise CannotRead(f"The audit log cannot be read: {str(error).rstrip('.')}. Run `keyleash doctor`.") from None
+    return [(*row[:2], *(_text(value) for value in row[2:])) for row in found]
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("utf-8", "backslashreplace")
+
+
+_BY_COLUMN = ("event", "connection", "tool", "outcome")
+_BY_NAME = {"agent": ("agent", "agent_id"), "member": ("member", "member_id")}
+
+
+def _where(given: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Conditions that the database can narrow by; `_matches` has the last word."""
+    conditions = [(f"{name} = ?", column(given[name])) for name in _BY_COLUMN if name in given]
+    conditions += [("body LIKE ? ESCAPE '!'", _containing(given[name])) for name in _BY_NAME if name in given]
+    if "since" in given:
+        conditions.append(("at >= ?", given["since"]))
+    if "until" in given:
+        conditions.append(("at < ?", given["until"]))
+    return conditions
+
+
+def _containing(value: str) -> str:
+    escaped = canonical(value)
+    for special in "!%_":
+        escaped = escaped.replace(special, f"!{special}")
+    return f"%{escaped}%"
+
+
+def _matches(entry: Entry, given: dict[str, Any]) -> bool:
+    if given.keys().isdisjoint({*_BY_COLUMN, *_BY_NAME}):
+        return True
+    body = entry.body
+    exact = all(body.get(name) == given[name] for name in _BY_COLUMN if name in given)
+    named = (fields for name, fields in _BY_NAME.items() if name in given and given[name] not in map(body.get, fields))
+    return exact and not any(named)

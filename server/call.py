@@ -1,0 +1,398 @@
+"""The path of a tool call: bind, decide, require, record, open, send, scrub, record.
+
+A star, not a chain: this module calls each part once, and no part knows the next. Read `call` first.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from connectors.answer import Result, interpret
+from connectors.auth import attaching
+from connectors.definition import Call
+from connectors.errors import (
+    ConnectorError,
+    CredentialRejected,
+    InvalidArguments,
+    UnknownTool,
+    Unreachable,
+    Unsendable,
+    UpstreamError,
+)
+from connectors.request import Prepared, prepare
+from server.approval import Approvals, Asked, Clearance, Lost, Person, State, last_done, still_enough
+from server.audit import AuditError, Event, append, argument_fields
+from server.clock import iso
+from server.connections import Connection, Workspaces, open_credential
+from server.database import Database, DatabaseProblem, Rows
+from server.errors import (
+    ApprovalRequired,
+    AskFirst,
+    BadArguments,
+    CallRefused,
+    Denied,
+    NoLongerValid,
+    NoSuchTool,
+    Refused,
+    Unrecorded,
+    VaultSealed,
+)
+from server.identity import Caller, Directory, Frozen, new_id
+from server.policy import Request, Ruling, Subject, Verdict, decide
+from server.prompt import Prompt, render
+from vault import CannotOpen, Vault
+
+if TYPE_CHECKING:
+    from connectors.egress import Egress  # at run time it would load the HTTP library
+
+log = logging.getLogger("keyleash")
+
+SHIELD_S = 90.0
+"""The longest that attempt → outcome may take; a client's disconnect does not cut it short."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The rooms that a call passes through."""
+
+    database: Database
+    directory: Directory
+    workspaces: Workspaces
+    vault: Vault
+    egress: "Egress"
+    approvals: Approvals
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the client hears: `ok` is False where the upstream refused or failed."""
+
+    ok: bool
+    structured: dict[str, Any] | None
+    text: str
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """A call with everything that was found for it."""
+
+    caller: Caller
+    call: Call
+    connection: Connection
+    request: Prepared
+    verdict: Verdict
+
+
+async def call(
+    parts: Parts,
+    caller: Caller,
+    name: str,
+    arguments: Mapping[str, Any],
+    person: Person,
+    *,
+    pointer: str | None = None,
+) -> Outcome:
+    """Carry out one tool call for `caller`, or raise CallRefused saying why not, or AskFirst.
+
+    `pointer` names the approval that an earlier answer to this call opened. From the attempt's record to the
+    outcome's, nothing the client does can interrupt.
+    """
+    if parts.vault.sealed is not None:
+        raise VaultSealed(parts.vault.sealed)
+    bound = await _bind(parts, caller, name, arguments, new_id("idm"))
+    clearance = Clearance()
+    if bound.verdict.ruling is not Ruling.ALLOW or pointer is not None:
+        bound, clearance = await _require(parts, bound, person, pointer)
+        if clearance.outcome is not None:
+            return Outcome(**clearance.outcome)
+    outcome = _SILENT
+    with anyio.CancelScope(shield=True):
+        outcome = await _carry_out(parts, bound, clearance)
+    return outcome  # noqa: RET504 - a cancelled scope leaves by the end of its block
+
+
+async def _bind(parts: Parts, caller: Caller, name: str, arguments: Mapping[str, Any], key: str) -> _Bound:
+    """Name and arguments become a call with its verdict. Raises NoSuchTool, BadArguments or Refused, on record."""
+    workspace = parts.workspaces.of(caller)
+    try:
+        bound_call = workspace.offer.bind(name, arguments)
+        connection = workspace.connections[bound_call.connection]
+        verdict = _decide(parts, caller, bound_call)
+        if verdict.ruling is Ruling.DENY:
+            raise Refused(verdict.reason)
+        request = prepare(bound_call, base_url=connection.base_url, idempotency_key=key)
+    except UnknownTool:
+        refusal: CallRefused = NoSuchTool(name[:80])
+    except (InvalidArguments, Unsendable) as error:
+        refusal = BadArguments(error.for_model)
+    except Refused as error:
+        refusal = error
+    else:
+        return _Bound(caller, bound_call, connection, request, verdict)
+    await _refuse(parts, caller, name, refusal)
+    raise refusal
+
+
+def _decide(parts: Parts, caller: Caller, bound_call: Call) -> Verdict:
+    workspace = parts.workspaces.of(caller)
+    tool = bound_call.tool
+    if not caller.narrowing.admits(bound_call.connection, tool.name, tool.effect.value):
+        return Verdict(Ruling.DENY, "this agent is narrowed to other tools")
+    request = Request(bound_call.connection, tool.name, tool.effect, bound_call.arguments)
+    return decide(subject(caller), request, workspace.rules, workspace.preset)
+
+
+def subject(caller: Caller) -> Subject:
+    """The caller, as rules see one."""
+    return Subject(caller.agent, caller.member, caller.roles, caller.groups, caller.standalone)
+
+
+async def _require(parts: Parts, bound: _Bound, person: Person, pointer: str | None) -> tuple[_Bound, Clearance]:
+    """An approval, a grant, or the outcome there already is; what changed while the call was held is seen again."""
+    caller, bound_call = bound.caller, bound.call
+    before = last_done(parts.database, caller.org, caller.agent, parts.approvals.call_hash(caller.org, bound_call))
+    prompt = render(
+        caller,
+        bound_call,
+        bound.request,
+        account=bound.connection.account,
+        ownership=bound.connection.ownership,
+        done_before=None if before is None else iso(before),
+    )
+    asked = Asked(caller, bound_call, bound.connection, bound.verdict, prompt)
+    try:
+        clearance = await parts.approvals.clear(asked, person, pointer)
+    except AskFirst:
+        raise
+    except CallRefused as refusal:
+        await _refuse(parts, caller, bound_call.name, refusal, bound)
+        raise
+    if clearance.outcome is not None:
+        return bound, clearance
+    return await _again(parts, bound, clearance), clearance
+
+
+async def _again(parts: Parts, bound: _Bound, clearance: Clearance) -> _Bound:
+    """Policy decides again at execution: the caller, the rules and the connection are those of now."""
+    caller = _still_there(parts, bound.caller)
+    if caller is None:
+        raise Refused("the agent was removed while its call was held")
+    # One approval, one key: an upstream that honours it carries out an approved call once, whatever is sent again.
+    key = clearance.approval.id if clearance.approval else new_id("idm")
+    again = await _bind(parts, caller, bound.call.name, bound.call.arguments, key)
+    approval = clearance.approval
+    if approval is not None and not still_enough(again.verdict, approval):
+        await parts.approvals.retire(approval, "the rules have become stricter since")
+        refusal = NoLongerValid(approval.id, "the rules have become stricter since")
+        await _refuse(parts, caller, bound.call.name, refusal, again)
+        raise refusal
+    return again
+
+
+def _still_there(parts: Parts, caller: Caller) -> Caller | None:
+    try:
+        now = parts.directory.by_agent(caller.org, caller.agent)
+    except Frozen as frozen:
+        raise Refused(str(frozen)) from None
+    if now is None:
+        return None
+    return replace(now, client=caller.client, client_version=caller.client_version, transport=caller.transport)
+
+
+async def _carry_out(parts: Parts, bound: _Bound, clearance: Clearance) -> Outcome:
+    """Attempt, send, outcome. Whatever happens in between, the outcome says what is known."""
+    attempt = await _attempt(parts, bound, clearance)
+    if isinstance(attempt, Outcome):
+        return attempt
+    started = time.monotonic()
+    state, outcome, facts = State.UNKNOWN, _SILENT, dict[str, Any]()
+    with anyio.move_on_after(SHIELD_S):
+        state, outcome, facts = await _send(parts, bound)
+    facts["milliseconds"] = round((time.monotonic() - started) * 1000)
+
+    def change(rows: Rows) -> None:
+        append(
+            rows,
+            bound.caller.org,
+            Event.CALL_OUTCOME,
+            attempt=attempt,
+            **_who(bound.caller),
+            **_what(bound),
+            **_by_leave_of(clearance),
+            outcome=state.value,
+            **facts,
+        )
+        if clearance.approval is not None:
+            parts.approvals.finish(rows, clearance.approval, state, asdict(outcome))
+
+    try:
+        await parts.database.write(change)
+    except (DatabaseProblem, AuditError):
+        log.error("the outcome of attempt %s could not be recorded; its result is withheld", attempt)
+        raise Unrecorded(sent=True) from None
+    return outcome  # noqa: RET504 - a cancelled scope leaves by the end of its block
+
+
+async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> int | Outcome:
+    """Write the attempt and take the approval in one transaction; nothing has been opened or sent yet.
+
+    Returns the attempt's number in the log, or the outcome where another call took the same approval first.
+    """
+    asked = Asked(bound.caller, bound.call, bound.connection, bound.verdict, _NO_PROMPT)
+
+    def change(rows: Rows) -> int:
+        parts.approvals.claim(rows, asked, clearance)
+        key = parts.vault.derive(rows, bound.caller.org, "audit-values")
+        return append(
+            rows,
+            bound.caller.org,
+            Event.CALL_ATTEMPT,
+            **_who(bound.caller),
+            **_what(bound),
+            **_by_leave_of(clearance),
+            **argument_fields(key, bound.call.arguments, plain=bound.call.tool.plain),
+            method=bound.request.method,
+            host=bound.request.origin,
+        ).seq
+
+    try:
+        return await parts.database.write(change)
+    except (DatabaseProblem, AuditError) as error:
+        log.error("an attempt could not be recorded, nothing was sent: %s", error)
+        raise Unrecorded(sent=False) from None
+    except NoLongerValid as refusal:
+        if clearance.approval is not None:
+            await parts.approvals.retire(clearance.approval, refusal.reason)
+        await _refuse(parts, bound.caller, bound.call.name, refusal, bound)
+        raise
+    except Lost:
+        return await _taken(parts, bound, clearance)
+
+
+async def _taken(parts: Parts, bound: _Bound, clearance: Clearance) -> Outcome:
+    """Another call holds the approval: what that one comes to is the outcome of this one too."""
+    if clearance.approval is None:
+        raise Refused("the grant ended while the call was on its way")
+    found = await parts.approvals.outcome_of(clearance.approval)
+    return Outcome(**found)
+
+
+async def _send(  # noqa: PLR0911 - one return for each way in which a call can end
+    parts: Parts, bound: _Bound
+) -> tuple[State, Outcome, dict[str, Any]]:
+    """Open the credential, send, scrub. Returns the state, what the client hears, and facts for the record."""
+    connection, bound_call = bound.connection, bound.call
+    kind = bound_call.connector.kind(connection.kind)
+    facts: dict[str, Any] = {}
+    try:
+        secret = parts.database.snapshot(lambda rows: open_credential(rows, parts.vault, connection))
+        try:
+            reply = await parts.egress.send(
+                bound.request,
+                attach=attaching(kind, secret),
+                private=connection.networks,
+            )
+        finally:
+            secret.wipe()
+        facts = {"status": reply.status, "bytes": reply.bytes_in}
+        result = interpret(bound_call, reply)
+    except CannotOpen:
+        text = f"The credential of {bound_call.connection} cannot be opened. An admin has to connect it again."
+        return State.FAILED, _failure(text), {"error": "credential cannot be opened"}
+    except CredentialRejected as error:
+        return State.FAILED, _failure(error.for_model), {**facts, "error": "credential rejected"}
+    except UpstreamError as error:
+        facts |= {"status": error.status, "error": "upstream", "code": error.code, "request_id": error.request_id}
+        return State.FAILED, _failure(error.for_model), facts
+    except Unreachable as error:
+        maybe_sent = error.maybe_sent and bound.request.method not in ("GET", "HEAD")
+        return State.UNKNOWN if maybe_sent else State.FAILED, _failure(error.for_model), {"error": "unreachable"}
+    except ConnectorError as error:
+        return State.FAILED, _failure(error.for_model), {**facts, "error": type(error).__name__}
+    except Exception as error:
+        log.error("a call failed inside Keyleash: %s", type(error).__name__)
+        return State.UNKNOWN, _SILENT, {**facts, "error": "internal"}
+    facts |= {"request_id": result.request_id, "usage": result.usage}
+    return State.SUCCEEDED if result.ok else State.FAILED, _heard(result), facts
+
+
+def _heard(result: Result) -> Outcome:
+    return Outcome(result.ok, result.structured, result.text)
+
+
+def _failure(text: str) -> Outcome:
+    return Outcome(False, None, text)
+
+
+_SILENT = _failure(
+    "What came of this call is not known. It will not be sent again by itself; look before you repeat it."
+)
+
+
+_NO_PROMPT = Prompt("", whole=False)
+
+
+async def _refuse(parts: Parts, caller: Caller, name: str, refusal: CallRefused, bound: _Bound | None = None) -> None:
+    """Write down that a call did not run. A refusal that cannot be written stays a refusal."""
+    held = isinstance(refusal, ApprovalRequired)
+    approval = getattr(refusal, "approval", None)
+    known: dict[str, Any] = _what(bound) if bound is not None else {"tool": name[:200]}
+
+    def change(rows: Rows) -> None:
+        append(
+            rows,
+            caller.org,
+            Event.CALL_HELD if held else Event.CALL_REFUSED,
+            **_who(caller),
+            **known,
+            approval=approval,
+            reason=refusal.reason,
+            outcome="held" if held else "denied" if isinstance(refusal, Denied) else "refused",
+        )
+
+    try:
+        await parts.database.write(change)
+    except (DatabaseProblem, AuditError) as error:
+        log.error("a refusal could not be recorded: %s", error)
+
+
+def _who(caller: Caller) -> dict[str, Any]:
+    return {
+        "agent": caller.agent_name,
+        "agent_id": caller.agent,
+        "member": caller.member_name,
+        "client": caller.client or None,
+        "client_version": caller.client_version or None,
+        "transport": caller.transport or None,
+    }
+
+
+def _what(bound: _Bound) -> dict[str, Any]:
+    return {
+        "connection": bound.connection.name,
+        "account": bound.connection.account,
+        "ownership": bound.connection.ownership,
+        "credential_version": bound.connection.credential_version,
+        "tool": bound.call.name,
+        "definition": bound.call.tool.definition_hash,
+        "effect": bound.call.tool.effect.value,
+        "verdict": bound.verdict.ruling.value,
+        "rules": list(bound.verdict.rules),
+    }
+
+
+def _by_leave_of(clearance: Clearance) -> dict[str, Any]:
+    approval = clearance.approval
+    if approval is None:
+        return {"grant": clearance.grant}
+    last = approval.decisions[-1] if approval.decisions else {}
+    return {
+        "approval": approval.id,
+        "approver": last.get("by"),
+        "channel": last.get("channel"),
+        "known_by": last.get("known_by"),
+    }

@@ -1,0 +1,275 @@
+"""`keyleash approvals …` and `grant …`: held calls, and the person who decides them outside the client."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from server.cli.acting import AsJson, AsMember, Desk, OrgName, Yes, at_desk
+from server.cli.output import say, show_fields, show_json, show_table, show_text
+from server.cli.terminal import NotSure, ask_yes
+
+if TYPE_CHECKING:
+    from server.approval import Approval, Decision, State
+
+app = typer.Typer(no_args_is_help=True, help="Calls that wait for a person.")
+grant_app = typer.Typer(no_args_is_help=True, help="Decisions that cover more than one call.")
+
+Id = Annotated[str, typer.Argument(metavar="ID")]
+ForHour = Annotated[
+    bool,
+    typer.Option(
+        "--for-hour", help="Also let the agent repeat this for an hour, within the bounds that `approvals show` states."
+    ),
+]
+UNATTENDED = "`--yes` decides without asking, and is recorded as unattended."
+
+
+@app.command("list")
+def list_approvals(
+    every: Annotated[bool, typer.Option("--all", help="Decided and expired ones too, newest first.")] = False,
+    org: OrgName = None,
+    as_member: AsMember = None,
+    json: AsJson = False,
+) -> None:
+    """List the calls that wait for a decision."""
+    with at_desk(org, as_member, "look around") as desk:
+        shown = [_as_json(desk, record) for record in _records(desk, every=every)]
+    if json:
+        show_json(shown)
+        return
+    show_table(
+        ("ID", "STATUS", "WHAT", "EFFECT", "AGENT", "UNTIL"),
+        (
+            (one["id"], one["status"], one["summary"] or one["tool"], one["effect"], one["agent"], one["expires_at"])
+            for one in shown
+        ),
+        empty="There are no approvals." if every else "Nothing waits for a decision.",
+    )
+
+
+@app.command("show")
+def show_approval(approval: Id, org: OrgName = None, as_member: AsMember = None, json: AsJson = False) -> None:
+    """Show one held call whole, as the person who decides sees it."""
+    with at_desk(org, as_member, "look around") as desk:
+        record = _find(desk, approval)
+        text = whole_prompt(desk, record)
+        if json:
+            details = desk.installation.approvals.details(record)
+            shown = {**_as_json(desk, record), "arguments": details["arguments"], "prompt": text}
+            show_json({**shown, "decisions": list(record.decisions), "rules": list(record.rules)})
+            return
+        show_text(text)
+        show_fields(
+            {
+                "id": record.id,
+                "status": _status(record),
+                "needs": _needs(record),
+                "decided": [f"{made['decision']} by {made['by'] or 'nobody known'}" for made in record.decisions]
+                or None,
+                "until": _as_json(desk, record)["expires_at"],
+            }
+        )
+
+
+@app.command("approve")
+def approve(
+    approval: Id, yes: Yes = False, for_hour: ForHour = False, org: OrgName = None, as_member: AsMember = None
+) -> None:
+    """Let exactly this call run once. Asks on the terminal itself, after showing the whole call."""
+    from server.approval import Decision
+
+    _decide(approval, Decision.APPROVE_HOUR if for_hour else Decision.APPROVE, yes=yes, org=org, as_member=as_member)
+
+
+@app.command("deny")
+def deny(approval: Id, yes: Yes = False, org: OrgName = None, as_member: AsMember = None) -> None:
+    """Decide against this call, for good."""
+    from server.approval import Decision
+
+    _decide(approval, Decision.DENY, yes=yes, org=org, as_member=as_member)
+
+
+@app.command("watch")
+def watch(org: OrgName = None, as_member: AsMember = None) -> None:
+    """Wait at the terminal for held calls, and decide each with one key."""
+    from server.cli.watching import watch_approvals
+
+    with at_desk(org, as_member, "look around") as desk:
+        watch_approvals(desk)
+
+
+@grant_app.command("list")
+def list_grants(org: OrgName = None, as_member: AsMember = None, json: AsJson = False) -> None:
+    """List the grants that have not ended."""
+    with at_desk(org, as_member, "look around") as desk:
+        found = _grants(desk)
+    if json:
+        show_json(found)
+        return
+    show_table(
+        ("ID", "TOOL", "WITHIN", "AGENT", "LEFT", "DECIDED BY", "UNTIL"),
+        (
+            (
+                one["id"],
+                one["tool"],
+                ", ".join(f"{name} = {value}" for name, value in one["bounds"].items()),
+                one["agent"],
+                f"{one['uses_left']} of {one['uses']}",
+                one["decided_by"],
+                one["expires_at"],
+            )
+            for one in found
+        ),
+        empty="No grant is running.",
+    )
+
+
+@grant_app.command("revoke")
+def revoke_grant(grant: Id, org: OrgName = None, as_member: AsMember = None) -> None:
+    """End a grant at once."""
+    with at_desk(org, as_member, "look around") as desk:
+        if not any(one["id"] == grant for one in _grants(desk)):
+            desk.require("revoke any grant")
+        desk.installation.database.write_now(
+            lambda rows: desk.installation.approvals.revoke(rows, desk.org.id, grant, by=desk.by)
+        )
+    show_text(f"Ended {grant}.")
+
+
+def whole_prompt(desk: Desk, record: "Approval") -> str:
+    """What the person who decides has to read: the call as it was rendered when it was held."""
+    return desk.installation.approvals.prompt(record)
+
+
+def hour_terms(desk: Desk, record: "Approval") -> str | None:
+    """What an answer for an hour would cover, in a sentence; None where the tool offers none."""
+    from server.approval import GRANT_USES
+    from server.prompt import quote
+
+    details = desk.installation.approvals.details(record)
+    if not details["keeps"]:
+        return None
+    kept = " and ".join(f"{name} = {quote(details['arguments'].get(name))}" for name in details["keeps"])
+    return (
+        f"For an hour: this agent may repeat {record.tool} with {kept}, whatever its other arguments, "
+        f"up to {GRANT_USES} times."
+    )
+
+
+def settle(desk: Desk, record: "Approval", decision: "Decision", *, unattended: bool) -> "State":
+    """Take the person's decision. Raises ApprovalProblem; returns the state that it led to."""
+    return desk.installation.database.write_now(
+        lambda rows: desk.installation.approvals.decide(rows, record, decision, desk.actor, unattended=unattended)
+    )
+
+
+def pending(desk: Desk) -> "list[Approval]":
+    """The calls that wait and that this person may see, oldest first."""
+    return list(reversed(_records(desk, every=False)))
+
+
+def _decide(approval: str, decision: "Decision", *, yes: bool, org: str | None, as_member: str | None) -> None:
+    from server.approval import Decision, State
+
+    with at_desk(org, as_member, "look around") as desk:
+        record = _find(desk, approval)
+        if record.state is State.PENDING and not yes:
+            question = "Deny this call?" if decision is Decision.DENY else "Approve this call?"
+            terms = hour_terms(desk, record) if decision is Decision.APPROVE_HOUR else None
+            text = "\n\n".join(part for part in (whole_prompt(desk, record), terms, question) if part)
+            if not ask_yes(text, otherwise=UNATTENDED):
+                raise NotSure("Nothing was decided.")
+        state = settle(desk, record, decision, unattended=yes)
+    if state is State.PENDING:
+        show_text(f"Noted. {record.id} waits for {record.needed - len(record.decisions) - 1} more.")
+    elif state is State.DENIED:
+        show_text(f"Denied {record.id}. Nothing was sent.")
+    else:
+        show_text(f"Approved {record.id}.")
+        say("It runs once: at once where the agent's call is still held, otherwise when the agent makes it again.")
+
+
+def _records(desk: Desk, *, every: bool) -> "list[Approval]":
+    from server.approval import State
+
+    found = desk.installation.approvals.list(desk.org.id, state=None if every else State.PENDING)
+    return [record for record in found if _may_see(desk, record)]
+
+
+def _find(desk: Desk, approval: str) -> "Approval":
+    """One record as it is now; one that this person may not see is not found. Raises ApprovalProblem."""
+    from dataclasses import replace
+
+    from server.approval import ApprovalProblem, State
+    from server.clock import now_ms
+
+    record = desk.installation.approvals.find(desk.org.id, approval)
+    if record is None or not _may_see(desk, record):
+        raise ApprovalProblem(f"There is no approval {approval!r}. `keyleash approvals list --all` shows them.")
+    if record.state is State.PENDING and record.expires_at <= now_ms():
+        return replace(record, state=State.EXPIRED)
+    return record
+
+
+def _may_see(desk: Desk, record: "Approval") -> bool:
+    return record.member == desk.actor.member.id or desk.may("see every approval")
+
+
+def _grants(desk: Desk) -> list[dict[str, Any]]:
+    found = desk.installation.approvals.grants(desk.org.id)
+    if desk.may("see every approval"):
+        return found
+    agents = desk.installation.directory.agents(desk.org.id)
+    own = {agent.name for agent in agents if agent.member == desk.actor.member.id}
+    return [grant for grant in found if grant["agent"] in own]
+
+
+def _status(record: "Approval") -> str:
+    return record.state.value
+
+
+def _needs(record: "Approval") -> str:
+    from server.policy import Ruling
+
+    if record.ruling is Ruling.CONFIRM:
+        return "the member asked for, or an approver, admin or owner"
+    people = f"{record.needed} {'person' if record.needed == 1 else 'people'}"
+    circle = " and ".join(record.approvers) or "approver, admin or owner"
+    return f"{people} signed in ({circle}){', a second person' if record.second_person else ''}"
+
+
+def _as_json(desk: Desk, record: "Approval") -> dict[str, Any]:
+    from server.clock import iso
+
+    return {
+        "id": record.id,
+        "status": _status(record),
+        "tool": record.tool,
+        "agent": record.agent_name,
+        "connection": _connection(desk, record),
+        "effect": record.effect,
+        "ruling": record.ruling.value,
+        "needed": record.needed,
+        "decided": len(record.decisions),
+        "created_at": iso(record.created_at),
+        "expires_at": iso(record.expires_at),
+        "summary": _summary(desk, record),
+    }
+
+
+def _connection(desk: Desk, record: "Approval") -> str:
+    """The connection's name; its id where it has been removed since."""
+    found = desk.installation.database.read(
+        "SELECT name FROM connection WHERE org = ? AND id = ?", (record.org, record.connection)
+    )
+    return str(found[0][0]) if found else record.connection
+
+
+def _summary(desk: Desk, record: "Approval") -> str | None:
+    """The connector's one line; None while the vault is sealed, or where the record was altered."""
+    from vault import VaultError
+
+    try:
+        return str(desk.installation.approvals.details(record)["summary"])
+    except VaultError:
+        return None

@@ -1,0 +1,247 @@
+"""`keyleash audit …`: read, export and verify the record. Each of these is an entry of it too."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from server.cli.acting import AsJson, AsMember, Desk, OrgName, at_desk
+from server.cli.moments import moment
+from server.cli.output import progress, say, show_json, show_table, show_text, warn
+
+if TYPE_CHECKING:
+    from server.audit import Event, Filters, Head, Report
+
+app = typer.Typer(no_args_is_help=True, help="The record of everything that was asked, decided and done.")
+
+Since = Annotated[
+    str | None, typer.Option("--since", metavar="TIME", help="From then on: 2026-11-23, 2026-11-23T09:14Z, or 2d.")
+]
+Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before then.")]
+EventName = Annotated[str | None, typer.Option("--event", help="One event, such as call.attempt.")]
+AgentName = Annotated[str | None, typer.Option("--agent")]
+MemberName = Annotated[str | None, typer.Option("--member")]
+ConnectionName = Annotated[str | None, typer.Option("--connection")]
+ToolName = Annotated[str | None, typer.Option("--tool", help="The tool's name on the wire: CONNECTION_TOOL.")]
+Outcome = Annotated[str | None, typer.Option("--outcome", help="succeeded, failed, unknown, refused, denied or held.")]
+
+
+@app.command("list")
+def list_entries(
+    since: Since = None,
+    until: Until = None,
+    event: EventName = None,
+    agent: AgentName = None,
+    member: MemberName = None,
+    connection: ConnectionName = None,
+    tool: ToolName = None,
+    outcome: Outcome = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many at most; the newest.")] = 50,
+    org: OrgName = None,
+    as_member: AsMember = None,
+    json: AsJson = False,
+) -> None:
+    """List the newest entries, oldest of them first."""
+    from server.audit import Event, select
+
+    filters = _filters(since, until, event, agent, member, connection, tool, outcome)
+    with at_desk(org, as_member, "read the audit log") as desk:
+        filters["limit"] = limit
+        _record(desk, Event.AUDIT_LISTED, selection=dict(filters))
+        found = list(select(desk.installation.database, desk.org.id, newest_first=True, **filters))
+    found.reverse()
+    if json:
+        show_json([{**entry.body, "previous": entry.previous, "hash": entry.hash} for entry in found])
+        return
+    show_table(
+        ("#", "AT", "EVENT", "BY", "WHAT", "OUTCOME"),
+        (_row(entry.seq, entry.event, entry.body) for entry in found),
+        empty="No entry matches.",
+    )
+
+
+@app.command("export")
+def export(
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="Where to write; - is standard output.")
+    ],
+    format: Annotated[str, typer.Option("--format", help="jsonl (lossless, can be verified) or csv.")] = "jsonl",
+    since: Since = None,
+    until: Until = None,
+    event: EventName = None,
+    agent: AgentName = None,
+    member: MemberName = None,
+    connection: ConnectionName = None,
+    tool: ToolName = None,
+    outcome: Outcome = None,
+    org: OrgName = None,
+    as_member: AsMember = None,
+    json: AsJson = False,
+) -> None:
+    """Write the record to a file. Without filters, the JSONL form can be verified anywhere."""
+    from server.audit import FORMATS, Event, export_file, export_lines, head
+
+    if format not in FORMATS:
+        raise typer.BadParameter(f"there is no format {format!r}. There are {' and '.join(FORMATS)}.")
+    if json and output == "-":
+        raise typer.BadParameter("--json and --output - would both write to standard output.")
+    filters = _filters(since, until, event, agent, member, connection, tool, outcome)
+    with at_desk(org, as_member, "read the audit log") as desk:
+        _record(desk, Event.AUDIT_EXPORTED, format=format, selection=dict(filters))
+        database = desk.installation.database
+        if output == "-":
+            for line in export_lines(database, desk.org.id, format=format, **filters):
+                sys.stdout.write(line)
+            return
+        last = head(database, desk.org.id)
+        with progress("Exporting", last.seq if last else None) as done:
+            written = export_file(database, desk.org.id, Path(output), format=format, progress=done, **filters)
+    if json:
+        end = written.head._asdict() if written.head else None
+        show_json({"file": str(written.path), "format": format, "entries": written.entries, "head": end})
+        return
+    show_text(f"Wrote {written.entries} entries to {written.path}.")
+    if written.head is not None and not any(value is not None for value in filters.values()):
+        say(
+            f"Note this elsewhere, to find later whether the log was cut off or written anew: "
+            f"{written.head.seq}:{written.head.hash}"
+        )
+
+
+@app.command("verify")
+def verify(
+    export: Annotated[
+        Path | None, typer.Option("--export", metavar="FILE", help="Verify this JSONL export; needs nothing else.")
+    ] = None,
+    head: Annotated[
+        list[str] | None,
+        typer.Option("--head", metavar="SEQ:HASH", help="An end of the log that you noted elsewhere. Repeatable."),
+    ] = None,
+    org: OrgName = None,
+    as_member: AsMember = None,
+    json: AsJson = False,
+) -> None:
+    """Find what was changed in the record. Exit code: 0 intact, 1 altered, 3 cannot be verified."""
+    known = [_head(text) for text in head or ()]
+    if len({one.seq for one in known}) != len(set(known)):
+        raise typer.BadParameter("two heads have one number and different hashes: only one of them can be true.")
+    report = _verified_export(export, known, org) if export else _verified_database(known, org, as_member)
+    if json:
+        show_json(report.as_dict())
+    else:
+        _show(report)
+    raise typer.Exit(report.exit_code)
+
+
+def _verified_export(export: Path, known: "list[Head]", org: str | None) -> "Report":
+    """Offline: no home, no database, no key."""
+    from server.audit import verify_export
+
+    if org is not None and not org.startswith("org_"):
+        raise typer.BadParameter("an export knows its org by id only: give --org as org_…, or leave it out.")
+    with progress("Verifying", None) as done:
+        return verify_export(export, org=org, known=known, progress=done)
+
+
+def _verified_database(known: "list[Head]", org: str | None, as_member: str | None) -> "Report":
+    from server.audit import AuditError, Event, head, verify_database
+    from server.database import DatabaseProblem
+
+    with at_desk(org, as_member, "read the audit log") as desk:
+        database = desk.installation.database
+        last = None
+        try:
+            last = head(database, desk.org.id)
+        except AuditError as problem:
+            warn(str(problem))
+        with progress("Verifying", last.seq if last else None) as done:
+            report = verify_database(database, desk.org.id, known=known, progress=done)
+        try:
+            _record(
+                desk,
+                Event.AUDIT_VERIFIED,
+                outcome=report.status.value,
+                entries=report.entries,
+                first_bad=report.first_bad,
+            )
+        except (AuditError, DatabaseProblem) as problem:
+            warn(f"This verification could not be recorded: {problem}")
+    return report
+
+
+def _show(report: "Report") -> None:
+    from server.audit import Status
+
+    if report.status is Status.INTACT:
+        end = f", up to {report.head.seq}:{report.head.hash}" if report.head else ""
+        show_text(f"Intact: {report.entries} entries{end}.")
+    elif report.status is Status.ALTERED:
+        line = f" (line {report.line})" if report.line else ""
+        show_text(f"Altered. First bad entry: {report.first_bad}{line}. {report.problem}")
+        say(f"The {report.entries} entries before it are good.")
+    else:
+        show_text(f"Cannot be verified. {report.problem}")
+    for limit in report.cannot_exclude:
+        say(f"This does not exclude {limit}.")
+    if report.unknown:
+        first = ", ".join(map(str, report.unknown_at))
+        say(f"{report.unknown} calls have no outcome: cut off, or still running (entries {first}).")
+
+
+def _head(text: str) -> "Head":
+    import re
+
+    from server.audit import Head
+
+    match = re.fullmatch(r"([1-9][0-9]{0,17}):([0-9a-f]{64})", text)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is not SEQ:HASH, as `audit export` and `audit verify` print it.")
+    return Head(int(match[1]), match[2])
+
+
+def _filters(
+    since: str | None,
+    until: str | None,
+    event: str | None,
+    agent: str | None,
+    member: str | None,
+    connection: str | None,
+    tool: str | None,
+    outcome: str | None,
+) -> "Filters":
+    """What was given, and nothing else. Raises BadParameter."""
+    from server.audit import Event
+
+    if event is not None and event not in list(Event):
+        raise typer.BadParameter(f"there is no event {event!r}. Events are {', '.join(Event)}.")
+    given: dict[str, Any] = {
+        "since": None if since is None else moment(since),
+        "until": None if until is None else moment(until),
+        "event": event,
+        "agent": agent,
+        "member": member,
+        "connection": connection,
+        "tool": tool,
+        "outcome": outcome,
+    }
+    found: Filters = {}
+    found.update({name: value for name, value in given.items() if value is not None})  # pyright: ignore[reportCallIssue, reportArgumentType] - the names are those of Filters
+    return found
+
+
+def _record(desk: Desk, event: "Event", **fields: Any) -> None:
+    """Reading is on record before anything is read."""
+    from server.audit import append
+
+    desk.installation.database.write_now(
+        lambda rows: append(rows, desk.org.id, event, by=desk.by, known_by=desk.actor.known_by, **fields)
+    )
+
+
+def _row(seq: int, event: str, body: dict[str, Any]) -> tuple[object, ...]:
+    who = body.get("agent") or body.get("by") or body.get("approver")
+    what = next(
+        (body[name] for name in ("tool", "connection", "approval", "grant", "rule", "name") if name in body), ""
+    )
+    return (seq, body.get("at"), event, who, what, body.get("outcome") or body.get("decision") or "")

@@ -1,0 +1,1044 @@
+"""Put Keyleash into an MCP client's own configuration file, and take it out again, without losing a byte of the rest.
+
+The file is edited as text: whatever is not our entry keeps its order, indentation, comments, line endings and mode.
+A file that cannot be edited so is left untouched, and `ClientError.snippet` is what a person can paste instead.
+Before each change the old bytes go to `FILE.keyleash-backup-TIME`; `remove` puts those very bytes back when nothing
+else has changed since. Another program that writes between our last look at the file and the rename (microseconds)
+is the one race that remains: no client documents a lock that it honours.
+"""
+
+import contextlib
+import json
+import os
+import re
+import stat
+import tempfile
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, Literal, cast
+
+__all__ = [
+    "CLIENTS",
+    "Change",
+    "Client",
+    "ClientError",
+    "Entry",
+    "Installed",
+    "Remote",
+    "add",
+    "entry",
+    "installed",
+    "remote",
+    "remove",
+    "snippet",
+]
+
+Json = dict[str, Any]
+Action = Literal["added", "updated", "unchanged", "removed", "restored", "deleted", "absent"]
+
+
+class ClientError(Exception):
+    """Nothing was written. The message says why and what to do; `snippet` is the text to paste by hand, or empty."""
+
+    def __init__(self, message: str, snippet: str = "") -> None:
+        super().__init__(message)
+        self.snippet = snippet
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A server that the client starts itself, over stdio. Build it with `entry`."""
+
+    command: str
+    agent: str
+    home: str
+    org: str | None = None
+
+    @property
+    def args(self) -> list[str]:
+        return ["serve", "--agent", self.agent, *(["--org", self.org] if self.org else [])]
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A server that the client reaches over HTTP, with the token in an environment variable. Build it with `remote`."""
+
+    url: str
+    token_env: str
+
+
+@dataclass(frozen=True)
+class Installed:
+    """One of our entries as found in a client's file; `None` where the entry does not say."""
+
+    name: str
+    agent: str
+    org: str | None
+    home: str | None
+    command: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """What came of it. `backup` holds the bytes from before, readable by the owner only; `None` when none was needed.
+
+    `restored`: the bytes from before `add` are back, and the backup that held them is gone. `deleted`: `add` had made
+    the file, so it is gone too.
+    """
+
+    path: Path
+    name: str
+    action: Action
+    backup: Path | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where to look: `platform` as in `sys.platform`, `environ` as in `os.environ`."""
+
+    home: Path
+    platform: str
+    project: Path | None
+    environ: Mapping[str, str]
+
+    def variable(self, name: str, default: Path) -> Path:
+        return Path(self.environ[name]) if self.environ.get(name) else default
+
+    @property
+    def app_data(self) -> Path:
+        """The folder in which desktop applications keep their own folders."""
+        if self.platform == "darwin":
+            return self.home / "Library" / "Application Support"
+        if self.platform == "win32":
+            return self.variable("APPDATA", self.home / "AppData" / "Roaming")
+        return self.variable("XDG_CONFIG_HOME", self.home / ".config")
+
+
+@dataclass(frozen=True)
+class Client:
+    """An MCP client: where its file is, how it is written, and how an entry looks in it."""
+
+    id: str
+    title: str
+    syntax: Literal["json", "json with comments", "json with comments and trailing commas", "toml"]
+    table: str
+    """The key that holds the servers by name."""
+    user: Callable[[Place], Path]
+    """The person's own file."""
+    in_project: str | None
+    """The file relative to a project's folder, or `None` where the client has none."""
+    typed: bool
+    """Whether a stdio entry says `"type": "stdio"`."""
+    http: Callable[[Remote], Json] | None
+    """The whole document for a remote server, without its name filled in; `None` where the client takes OAuth only."""
+    expands: re.Pattern[str]
+    """What the client would replace inside a value."""
+    afterwards: str
+    """What a person does next."""
+
+    @property
+    def format(self) -> Literal["json", "toml"]:
+        return "toml" if self.syntax == "toml" else "json"
+
+    def config_path(
+        self, home: Path, platform: str, project: Path | None = None, *, environ: Mapping[str, str] | None = None
+    ) -> Path:
+        """The file to edit. Raises `ClientError` for a project file where the client has none."""
+        place = Place(home, platform, project, environ or {})
+        if project is None:
+            return self.user(place)
+        if self.in_project is None:
+            raise ClientError(f"{self.title} has no configuration per project. Leave the project out.")
+        return project / self.in_project
+
+
+def entry(command: str | Path, agent: str, keyleash_home: str | Path, org: str | None = None) -> Entry:
+    """An entry that starts `command serve --agent AGENT`.
+
+    Both paths must be absolute: clients start servers from folders, and with a PATH, that nobody can foresee.
+    Raises `ClientError` for a relative path, and for text that no configuration file can hold.
+    """
+    for label, path in (("the keyleash command", str(command)), ("KEYLEASH_HOME", str(keyleash_home))):
+        if not (PurePosixPath(path).is_absolute() or PureWindowsPath(path).is_absolute()):
+            raise ClientError(f"The path of {label} is not absolute: {path}. Give the whole path.")
+    for label, text in (("agent", agent), ("organisation", org)):
+        if text is not None and (not text or text.startswith("-")):
+            raise ClientError(f"{text!r} cannot name an {label} on a command line. Use a name that starts otherwise.")
+    for text in (str(command), agent, str(keyleash_home), org or ""):
+        if not text.isprintable():
+            raise ClientError(f"{text!r} has characters that a configuration file cannot hold. Use another name.")
+    return Entry(str(command), agent, str(keyleash_home), org)
+
+
+def remote(url: str, token_env: str) -> Remote:
+    """An entry for `keyleash serve --http`; `token_env` names the variable that holds the agent's token."""
+    if not re.fullmatch(r"https?://[!-~]+", url):
+        raise ClientError(f"{url!r} is not an http or https address.")
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", token_env):
+        raise ClientError(f"{token_env!r} is not the name of an environment variable. For instance: KEYLEASH_TOKEN.")
+    return Remote(url, token_env)
+
+
+def snippet(client: Client, wanted: Entry | Remote, *, name: str = "keyleash") -> str:
+    """A whole configuration file with nothing but this entry, to paste from. Ends with a newline."""
+    if isinstance(wanted, Entry):
+        document: Json = {client.table: {name: _stdio(client, wanted)}}
+    elif client.http is None:
+        raise ClientError(
+            f"{client.title} reaches remote servers by OAuth only, not with an agent's token. "
+            f"Let it start keyleash itself: leave --http out."
+        )
+    else:
+        document = client.http(wanted)
+        document[client.table] = {name: document[client.table]}
+    if client.format == "toml":
+        return _toml_block(client.table, name, document[client.table][name], "\n")
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def installed(client: Client, path: Path) -> tuple[Installed, ...]:
+    """Our entries in the file, in its order; none where there is no file. Raises `ClientError` if it is malformed."""
+    before = _read(client, _real(path))
+    return tuple(_ours(_servers(client, _load(client, path, _text(path, before)), path)))
+
+
+def add(client: Client, wanted: Entry, path: Path, *, now: datetime | None = None) -> Change:
+    """Merge the entry into the file, making file and folder where they are missing. Doing it twice changes nothing.
+
+    The same agent's entry is brought up to date in place, and what a person added to it stays. The entry is called
+    `keyleash`, or `keyleash-AGENT` where that name is taken. Raises `ClientError`, with nothing written.
+    """
+    paste = snippet(client, wanted)
+    if found := next((v for v in (wanted.command, wanted.home, wanted.agent) if client.expands.search(v)), None):
+        raise ClientError(f"{client.title} would replace the part after $ in {found}. Use a path without $.")
+
+    def plan(before: bytes | None) -> _Plan:
+        text = _text(path, before)
+        servers = _servers(client, _load(client, path, text), path)
+        name = _name(client, servers, wanted, path)
+        after = _with(client, text, path, name, wanted)
+        _prove(client, path, name, before=text, after=after, wanted=_stdio(client, wanted))
+        action: Action = "unchanged" if after == text else "updated" if name in servers else "added"
+        return _Plan(after.encode(), name, action)
+
+    try:
+        return _rewrite(client, path, plan, now)
+    except ClientError as problem:
+        raise ClientError(str(problem), problem.snippet or paste) from None
+
+
+def remove(
+    client: Client,
+    path: Path,
+    *,
+    agent: str,
+    keyleash_home: str | Path | None = None,
+    org: str | None = None,
+    now: datetime | None = None,
+) -> Change:
+    """Take the agent's entry out: the exact bytes from before `add` if nothing else changed since, else only the entry.
+
+    Raises `ClientError`, with nothing written.
+    """
+    home = str(keyleash_home) if keyleash_home is not None else None
+
+    def plan(before: bytes | None) -> _Plan:
+        text = _text(path, before)
+        ours = _ours(_servers(client, _load(client, path, text), path))
+        mine = [one for one in ours if _same(one, agent, home, org)]
+        if before is None or not mine:
+            return _Plan(before, "", "absent")
+        name = mine[0].name
+        if (undo := _undo(client, path, before, mine[0])) is not None:
+            return undo
+        after = _without(client, text, path, name)
+        _prove(client, path, name, before=text, after=after, wanted=None)
+        return _Plan(after.encode(), name, "removed")
+
+    return _rewrite(client, path, plan, now)
+
+
+# The file: read, back up, look again, replace.
+
+
+@dataclass(frozen=True)
+class _Plan:
+    after: bytes | None
+    name: str
+    action: Action
+    spent: Path | None = None
+    """The backup whose bytes are back in the file."""
+
+
+ATTEMPTS = 5
+"""How often a file that keeps changing under our hands is read again. Running clients do rewrite theirs."""
+
+
+class _ChangedError(Exception):
+    """The file is no longer what was read."""
+
+
+def _rewrite(client: Client, path: Path, plan: Callable[[bytes | None], _Plan], now: datetime | None) -> Change:
+    """Read, plan, write beside, look again, and only then replace: whole or not at all."""
+    target = _real(path)
+    try:
+        for _ in range(ATTEMPTS):
+            before = _read(client, target)
+            planned = plan(before)
+            if planned.after == before:
+                return Change(path, planned.name, planned.action)
+            with contextlib.suppress(_ChangedError), contextlib.ExitStack() as undo:
+                backup = _replace(client, path, target, before=before, planned=planned, now=now, undo=undo)
+                return Change(path, planned.name, planned.action, backup)
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise ClientError(f"{path} was not changed: {why}. Check the permissions of its folder.") from None
+    raise ClientError(f"{path} was not changed: another program keeps writing to it. Quit {client.title}, try again.")
+
+
+def _replace(
+    client: Client,
+    path: Path,
+    target: Path,
+    *,
+    before: bytes | None,
+    planned: _Plan,
+    now: datetime | None,
+    undo: contextlib.ExitStack,
+) -> Path | None:
+    """The backup made, if any. Raises `_ChangedError`; `undo` then leaves nothing behind."""
+    beside = backup = None
+    if before is None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    else:
+        _editable(target)
+    if planned.after is not None:
+        beside = _write_beside(target, planned.after, like=before is not None)
+        undo.callback(beside.unlink, missing_ok=True)
+    if before is not None and planned.action in ("added", "updated", "removed"):
+        backup = _back_up(path, before, now or datetime.now(UTC))
+        undo.callback(backup.unlink, missing_ok=True)
+    if _read(client, target) != before:
+        raise _ChangedError
+    if beside is None:
+        target.unlink()
+    else:
+        beside.replace(target)
+    undo.pop_all()
+    if planned.spent is not None:
+        planned.spent.unlink(missing_ok=True)
+    return backup
+
+
+def _real(path: Path) -> Path:
+    """The file behind a symbolic link, so that the link stays one."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # a loop: RuntimeError until Python 3.13
+        raise ClientError(f"{path} is a symbolic link that leads nowhere. Mend the link.") from None
+
+
+def _read(client: Client, target: Path) -> bytes | None:
+    """The bytes, or `None` where there is no file."""
+    try:
+        if not stat.S_ISREG(target.stat().st_mode):
+            raise ClientError(f"{target} is not a file. Move it away, or configure {client.title} by hand.")
+        return target.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ClientError(f"{target} cannot be read: {error.strerror}. Check the permissions.") from None
+
+
+def _editable(target: Path) -> None:
+    """Refuse what a rename over it would spoil, or what somebody has protected."""
+    status = target.stat()
+    if status.st_nlink > 1:
+        raise ClientError(f"{target} has a second name (a hard link), which an edit would cut. Edit it by hand.")
+    if not status.st_mode & 0o222 or not os.access(target, os.W_OK):
+        raise ClientError(f"{target} is read-only. Make it writable, or edit it by hand.")
+
+
+def _write_beside(target: Path, content: bytes, *, like: bool) -> Path:
+    """A finished file next to the target, with the target's mode and owner when it is `like` it, else 0600."""
+    handle, name = tempfile.mkstemp(prefix=".keyleash-", dir=target.parent)
+    beside = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if like:
+            status = target.stat()
+            if hasattr(os, "chown") and (status.st_uid, status.st_gid) != (os.geteuid(), beside.stat().st_gid):
+                os.chown(beside, status.st_uid, status.st_gid)
+            beside.chmod(stat.S_IMODE(status.st_mode))
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    return beside
+
+
+_BACKUP = ".keyleash-backup-"
+
+
+def _back_up(path: Path, content: bytes, now: datetime) -> Path:
+    """The old bytes under a new name that sorts by time; never over another backup. 0600: the file may hold secrets."""
+    stamp = f"{path.name}{_BACKUP}{now.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}"
+    for number in range(1, 1000):
+        backup = path.with_name(stamp if number == 1 else f"{stamp}-{number}")
+        try:
+            handle = os.open(backup, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            continue
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        return backup
+    raise ClientError(f"{path} has a thousand backups of this very moment. Delete the old {path.name}{_BACKUP}* files.")
+
+
+def _undo(client: Client, path: Path, current: bytes, mine: Installed) -> _Plan | None:
+    """What `add` found, if adding this entry to it gives exactly the current file: then nothing else has changed."""
+    wanted = Entry(mine.command, mine.agent, mine.home or "", mine.org)
+    backups = sorted((p for p in path.parent.iterdir() if p.name.startswith(path.name + _BACKUP)), reverse=True)
+    for backup in backups:
+        with contextlib.suppress(ClientError, OSError):
+            before = backup.read_bytes()
+            text = _text(backup, before)
+            fresh = mine.name not in _servers(client, _load(client, backup, text), backup)
+            if fresh and _with(client, text, backup, mine.name, wanted).encode() == current:
+                return _Plan(before, mine.name, "restored", spent=backup)
+    with contextlib.suppress(ClientError):
+        if not backups and _with(client, "", path, mine.name, wanted).encode() == current:
+            return _Plan(None, mine.name, "deleted")
+    return None
+
+
+# The document: what it says, and our entry put in or taken out.
+
+
+def _text(path: Path, content: bytes | None) -> str:
+    try:
+        return (content or b"").decode()
+    except UnicodeDecodeError:
+        raise ClientError(f"{path} is not UTF-8 text. Save it as UTF-8 and try again.") from None
+
+
+_BOM = "\ufeff"
+
+
+def _load(client: Client, path: Path, text: str) -> Json:
+    """The document as values; numbers stay as written, so that comparing two documents is exact."""
+    try:
+        if client.format == "toml":
+            return tomllib.loads(text.removeprefix(_BOM), parse_float=_as_written)
+        root = _parse(client, text)
+    except _MalformedError as error:
+        raise ClientError(f"{path}:{error.line}: {error.what}. Nothing was changed. {_MEND}") from None
+    except (ValueError, RecursionError) as error:
+        raise ClientError(f"{path} is not valid TOML: {error}. Nothing was changed. {_MEND}") from None
+    document = {} if root is None else _object(root.value)
+    if document is None:
+        raise ClientError(f"{path} does not hold a JSON object. Nothing was changed. {_MEND}")
+    return document
+
+
+def _object(value: object) -> Json | None:
+    return cast("Json", value) if isinstance(value, dict) else None
+
+
+def _as_written(number: str) -> tuple[str, str]:
+    return ("number", number)
+
+
+_MEND = "Mend the file and try again, or put the entry in by hand."
+
+
+def _servers(client: Client, document: Json, path: Path) -> Json:
+    servers = _object(document.get(client.table, {}))
+    if servers is None:
+        raise ClientError(f"{path}: {client.table} is not a table of servers. Nothing was changed. {_MEND}")
+    return servers
+
+
+def _ours(servers: Json) -> Iterator[Installed]:
+    for name, server in servers.items():
+        settings = _object(server) or {}
+        command, args, env = (settings.get(key) for key in ("command", "args", "env"))
+        if not isinstance(command, str) or not isinstance(args, list):
+            continue
+        words = [word for word in cast("list[object]", args) if isinstance(word, str)]
+        agent = _option(words, "--agent")
+        program = PureWindowsPath(command).name.lower()  # splits at both kinds of slash
+        if agent is None or "serve" not in words or not (program.startswith("keyleash") or "keyleash" in words):
+            continue
+        home = (_object(env) or {}).get("KEYLEASH_HOME")
+        yield Installed(name, agent, _option(words, "--org"), home if isinstance(home, str) else None, command)
+
+
+def _option(words: Sequence[str], option: str) -> str | None:
+    for index, word in enumerate(words):
+        if word == option and index + 1 < len(words):
+            return words[index + 1]
+        if word.startswith(f"{option}="):
+            return word.removeprefix(f"{option}=")
+    return None
+
+
+def _same(one: Installed, agent: str, home: str | None, org: str | None) -> bool:
+    """The same agent: an organisation or home that either side leaves open does not tell two apart."""
+    open_org = one.org is None or org is None or one.org == org
+    open_home = one.home is None or home is None or os.path.normpath(one.home) == os.path.normpath(home)
+    return one.agent == agent and open_org and open_home
+
+
+def _name(client: Client, servers: Json, wanted: Entry, path: Path) -> str:
+    for one in _ours(servers):
+        if _same(one, wanted.agent, wanted.home, wanted.org):
+            return one.name
+    names = ("keyleash", "keyleash-" + re.sub(r"[^A-Za-z0-9-]+", "-", wanted.agent))  # Codex and Gemini take no more
+    for name in names:
+        if name not in servers:
+            return name
+    raise ClientError(
+        f"{path} already has other servers called {' and '.join(names)}. Nothing was changed. Rename one of them."
+    )
+
+
+def _stdio(client: Client, wanted: Entry) -> Json:
+    kind = {"type": "stdio"} if client.typed else {}
+    return {**kind, "command": wanted.command, "args": wanted.args, "env": {"KEYLEASH_HOME": wanted.home}}
+
+
+def _with(client: Client, text: str, path: Path, name: str, wanted: Entry) -> str:
+    value = _stdio(client, wanted)
+    if client.format == "toml":
+        servers = _servers(client, _load(client, path, text), path)
+        if name not in servers:
+            return _toml_append(text, _toml_block(client.table, name, value, _newline(text)))
+        return _toml_merge(text, (client.table, name), value, servers[name], path)
+    root = _parse(client, text)
+    if root is None:
+        document = json.dumps({client.table: {name: value}}, indent=2, ensure_ascii=False) + "\n"
+        bare = not text.removeprefix(_BOM) or text.endswith("\n")
+        return text + ("" if bare else "\n") + document
+    return _json_put(text, root, (client.table, name), value, path)
+
+
+def _without(client: Client, text: str, path: Path, name: str) -> str:
+    if client.format == "toml":
+        return _toml_drop(text, (client.table, name))
+    root = _parse(client, text)
+    table = _member(root, client.table, path) if root is not None else None
+    mine = _member(table.node, name, path) if table is not None else None
+    return _json_drop(text, table.node, mine) if table is not None and mine is not None else text
+
+
+def _prove(client: Client, path: Path, name: str, *, before: str, after: str, wanted: Json | None) -> None:
+    """Refuse an edit that changed anything but our entry, or did not bring about what was wanted."""
+    old, new = _load(client, path, before), _load(client, path, after)
+    entries = [{**_servers(client, document, path)} for document in (old, new)]
+    entries[0].pop(name, None)
+    found = entries[1].pop(name, None)
+    right = found is None if wanted is None else _covers(_object(found) or {}, wanted)
+    if entries[0] != entries[1] or {**old, client.table: 0} != {**new, client.table: 0} or not right:
+        raise ClientError(f"{path} is written in a form that Keyleash cannot edit safely. Nothing was changed. {_MEND}")
+
+
+def _covers(found: Json, wanted: Json) -> bool:
+    for key, value in wanted.items():
+        part, there = _object(value), _object(found.get(key))
+        if not (_covers(there, part) if part is not None and there is not None else found.get(key) == value):
+            return False
+    return True
+
+
+def _newline(text: str) -> str:
+    first = text.find("\n")
+    return "\r\n" if first > 0 and text[first - 1] == "\r" else "\n"
+
+
+# JSON, with or without comments and trailing commas: parsed into positions, edited between them.
+
+
+class _MalformedError(ValueError):
+    def __init__(self, text: str, at: int, what: str) -> None:
+        super().__init__(what)
+        self.line = text.count("\n", 0, at) + 1
+        self.what = what
+
+
+@dataclass(frozen=True)
+class _Node:
+    start: int
+    end: int
+    value: object
+    members: tuple["_Member", ...] = ()
+
+
+@dataclass(frozen=True)
+class _Member:
+    key: str
+    start: int
+    node: _Node
+    comma: int | None
+    """Where the comma after it stands."""
+
+
+_BLANKS = " \t\r\n"
+_SPACE = re.compile(r"[ \t\r\n]+")
+_TABS = re.compile(r"[ \t]+")
+_COMMENT = re.compile(r"//[^\r\n]*|/\*.*?\*/", re.DOTALL)
+_STRING = re.compile(r'"[^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*"')
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+_WORDS: dict[str, object] = {"true": True, "false": False, "null": None}
+_WORD = re.compile("true|false|null")
+DEPTH = 200
+"""Levels of nesting beyond which a configuration file is taken for an accident."""
+
+
+def _parse(client: Client, text: str) -> _Node | None:
+    """The root value, or `None` where there is nothing but space and comments. Raises `_MalformedError`."""
+    reader = _Reader(text, comments="comments" in client.syntax, commas="commas" in client.syntax)
+    at = reader.skip(len(_BOM) if text.startswith(_BOM) else 0)
+    if at == len(text):
+        return None
+    root = reader.value(at)
+    if (rest := reader.skip(root.end)) != len(text):
+        raise _MalformedError(text, rest, "there is more after the end of the document")
+    return root
+
+
+@dataclass(frozen=True)
+class _Reader:
+    text: str
+    comments: bool
+    commas: bool
+
+    def skip(self, at: int) -> int:
+        while match := _SPACE.match(self.text, at) or _COMMENT.match(self.text, at):
+            if not self.comments and match[0].startswith("/"):
+                raise _MalformedError(self.text, at, "a comment, which this client's plain JSON does not allow")
+            at = match.end()
+        return at
+
+    def value(self, at: int, depth: int = 0) -> _Node:
+        if depth > DEPTH:
+            raise _MalformedError(self.text, at, "nested too deeply")
+        if self.text.startswith("{", at):
+            return self.object(at, depth)
+        if self.text.startswith("[", at):
+            return self.array(at, depth)
+        if match := _STRING.match(self.text, at):
+            return _Node(at, match.end(), self.string(match))
+        if match := _NUMBER.match(self.text, at):
+            return _Node(at, match.end(), ("number", match[0]))
+        if match := _WORD.match(self.text, at):
+            return _Node(at, match.end(), _WORDS[match[0]])
+        raise _MalformedError(self.text, at, "not valid JSON here")
+
+    def string(self, match: re.Match[str]) -> str:
+        try:
+            return json.loads(match[0])
+        except ValueError:
+            raise _MalformedError(self.text, match.start(), "a string with an escape that JSON does not have") from None
+
+    def object(self, start: int, depth: int) -> _Node:
+        members: list[_Member] = []
+        at = self.skip(start + 1)
+        while not self.text.startswith("}", at):
+            key = _STRING.match(self.text, at)
+            if key is None:
+                raise _MalformedError(self.text, at, "a name in double quotes was expected here")
+            colon = self.skip(key.end())
+            if not self.text.startswith(":", colon):
+                raise _MalformedError(self.text, colon, "a colon was expected here")
+            node = self.value(self.skip(colon + 1), depth + 1)
+            comma, at = self.comma(node.end, "}")
+            members.append(_Member(self.string(key), key.start(), node, comma))
+        return _Node(start, at + 1, {member.key: member.node.value for member in members}, tuple(members))
+
+    def array(self, start: int, depth: int) -> _Node:
+        values: list[object] = []
+        at = self.skip(start + 1)
+        while not self.text.startswith("]", at):
+            node = self.value(at, depth + 1)
+            values.append(node.value)
+            _, at = self.comma(node.end, "]")
+        return _Node(start, at + 1, values)
+
+    def comma(self, at: int, close: str) -> tuple[int | None, int]:
+        """Where the comma stands, if any, and where to go on: at the next value or at the closing bracket."""
+        after = self.skip(at)
+        if self.text.startswith(close, after):
+            return None, after
+        if not self.text.startswith(",", after):
+            raise _MalformedError(self.text, after, f"a comma or {close} was expected here")
+        going_on = self.skip(after + 1)
+        if self.text.startswith(close, going_on) and not self.commas:
+            raise _MalformedError(self.text, after, "a comma too many, which this client does not allow")
+        return after, going_on
+
+
+def _member(node: _Node, key: str, path: Path) -> _Member | None:
+    found = [member for member in node.members if member.key == key]
+    if len(found) > 1:
+        raise ClientError(f"{path} has {json.dumps(key)} twice. Nothing was changed. Delete one and try again.")
+    return found[0] if found else None
+
+
+def _json_put(text: str, root: _Node, keys: tuple[str, ...], value: object, path: Path) -> str:
+    """Set the value under the keys. Members of objects that are there stay, so a merge never drops any."""
+    node, member = root, None
+    for index, key in enumerate(keys):
+        member = _member(node, key, path)
+        if member is None:
+            nested: object = value
+            for missing in reversed(keys[index + 1 :]):
+                nested = {missing: nested}
+            return _json_insert(text, root, node, key, nested)
+        node = member.node
+    wanted = _object(value)
+    if wanted is None or _object(node.value) is None:
+        own_line = member is not None and _starts_line(text, member.start)
+        shown = _json_text(text, root, value, _indent(text, node.start) if own_line else None)
+        return text if node.value == value else text[: node.start] + shown + text[node.end :]
+    for key, item in wanted.items():
+        text = _json_put(text, root, (*keys, key), item, path)
+        root = _Reader(text, comments=True, commas=True).value(root.start)
+    return text
+
+
+def _json_insert(text: str, root: _Node, node: _Node, key: str, value: object) -> str:
+    """A new last member. A comment on the line of the member before it stays with that member."""
+    member = json.dumps(key, ensure_ascii=False) + _separators(text)[1]
+    inside = text[node.start + 1 : node.end - 1]
+    kept = node.start + 1 + len(inside.rstrip(_BLANKS))
+    whole = text[root.start : root.end] if root.members else "\n"
+    if "\n" not in (inside if node.members else whole):
+        item = member + _json_text(text, root, value)
+        if not node.members:
+            return text[:kept] + item + text[kept:]
+        last = node.members[-1]
+        end = last.node.end if last.comma is None else last.comma + 1
+        lead = _separators(text)[0] if last.comma is None else " "
+        return text[:end] + lead + item + ("" if last.comma is None else ",") + text[end:]
+    newline, outer = _newline(text), _indent(text, node.start)
+    indent = outer + _unit(text, root)
+    if node.members and _starts_line(text, node.members[0].start):
+        indent = _indent(text, node.members[0].start)
+    item = newline + indent + member + _json_text(text, root, value, indent)
+    if not node.members:
+        space = text[kept : node.end - 1]
+        return text[:kept] + item + (space if "\n" in space else newline + outer) + text[node.end - 1 :]
+    last = node.members[-1]
+    if last.comma is not None:
+        end = _line_end(text, last.comma + 1)
+        return text[:end] + item + "," + text[end:]
+    end = _line_end(text, last.node.end)
+    return text[: last.node.end] + "," + text[last.node.end : end] + item + text[end:]
+
+
+def _json_drop(text: str, table: _Node, mine: _Member) -> str:
+    """Without the member, its comma and the space before it; comments stay."""
+    members = table.members
+    position = members.index(mine)
+    start = len(text[: mine.start].rstrip(_BLANKS))
+    rest = text[mine.node.end if mine.comma is None else mine.comma + 1 :].lstrip(" \t")
+    if "\n" in text[start : mine.start] and not rest.startswith(("\n", "\r\n")):
+        start = mine.start  # a line comment may stand before: what follows must not run into it
+    if mine.comma is not None:
+        between = text[mine.node.end : mine.comma]
+        text = text[:start] + between + text[mine.comma + 1 :]
+    elif position > 0:
+        before = cast("int", members[position - 1].comma)
+        text = text[:before] + text[before + 1 : start] + text[mine.node.end :]
+    else:
+        text = text[:start] + text[mine.node.end :]
+    if len(members) == 1:
+        inside = _SPACE.match(text, table.start + 1)
+        end = inside.end() if inside else table.start + 1
+        if text.startswith("}", end):
+            return text[: table.start + 1] + text[end:]
+    return text
+
+
+def _json_text(text: str, root: _Node, value: object, indent: str | None = None) -> str:
+    """The value in the manner of the file: its indentation and line endings, or on one line inside such an object."""
+    if indent is None:
+        return json.dumps(value, ensure_ascii=False, separators=_separators(text))
+    lines = json.dumps(value, ensure_ascii=False, indent=_unit(text, root)).split("\n")
+    return (_newline(text) + indent).join(lines)
+
+
+def _separators(text: str) -> tuple[str, str]:
+    tight = "\n" not in text.strip() and re.search(r'":[^ ]', text) is not None
+    return (",", ":") if tight else (", ", ": ")
+
+
+def _unit(text: str, root: _Node) -> str:
+    if root.members and _starts_line(text, root.members[0].start):
+        return _indent(text, root.members[0].start) or "  "
+    return "  "
+
+
+def _line_start(text: str, at: int) -> int:
+    return text.rfind("\n", 0, at) + 1
+
+
+def _indent(text: str, at: int) -> str:
+    line = text[_line_start(text, at) : at].removeprefix(_BOM)
+    return line[: len(line) - len(line.lstrip(" \t"))]
+
+
+def _starts_line(text: str, at: int) -> bool:
+    return _line_start(text, at) > 0 and not text[_line_start(text, at) : at].strip(_BLANKS)
+
+
+def _line_end(text: str, at: int) -> int:
+    """Past the comments on the rest of the line, if nothing else follows on it."""
+    end = at
+    while match := _TABS.match(text, end) or _COMMENT.match(text, end):
+        end = match.end()
+    return end if text.startswith(("\n", "\r"), end) else at
+
+
+# TOML: tomllib reads it, these functions edit its lines.
+
+
+@dataclass(frozen=True)
+class _Statement:
+    path: tuple[str, ...]
+    start: int
+    value: int | None
+    """Where the value begins; `None` for a table header."""
+    end: int
+
+
+_TOML_TOKEN = re.compile(
+    r'"""(?:[^\\]|\\.)*?"""+|\'\'\'.*?\'\'\'+|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|#[^\n]*|[\[\]{}=\n]|[^"\'#\[\]{}=\n]+',
+    re.DOTALL,
+)
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def _toml_statements(text: str) -> list[_Statement]:
+    """Headers and assignments of a valid document, in order, each with its full path."""
+    found: list[_Statement] = []
+    table: tuple[str, ...] = ()
+    depth, start, value, end = 0, None, None, 0
+    for token in _TOML_TOKEN.finditer(text + "\n", len(_BOM) if text.startswith(_BOM) else 0):
+        word = token[0]
+        if word == "\n" and depth == 0:
+            if start is not None:
+                path = _toml_path(text[start:end] if value is None else text[start:value] + " 0")
+                table = path if value is None else table
+                begin = None if value is None else value + len(text[value:end]) - len(text[value:end].lstrip())
+                found.append(_Statement(path if value is None else (*table, *path), start, begin, end))
+            start = value = None
+        elif word.startswith("#") or not word.strip():
+            continue
+        else:
+            depth += (word in ("[", "{")) - (word in ("]", "}"))
+            if word == "=" and depth == 0 and value is None:
+                value = token.end()
+            start = token.start() + len(word) - len(word.lstrip()) if start is None else start
+            end = token.start() + len(word.rstrip())
+    return found
+
+
+def _toml_path(line: str) -> tuple[str, ...]:
+    path: list[str] = []
+    here: object = tomllib.loads(line)
+    while inner := _object(here):
+        key, here = next(iter(inner.items()))
+        path.append(key)
+    return tuple(path)
+
+
+def _toml_value(value: object) -> str:
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml_value(item) for item in cast("list[object]", value)) + "]"
+    if (table := _object(value)) is not None:
+        return "{ " + ", ".join(f"{_toml_key(key)} = {_toml_value(item)}" for key, item in table.items()) + " }"
+    raise ClientError(f"The entry holds {value!r}, which is not text. Nothing was changed. {_MEND}")
+
+
+def _toml_key(key: str) -> str:
+    return key if _BARE.fullmatch(key) else _toml_value(key)
+
+
+def _toml_block(table: str, name: str, value: Json, newline: str) -> str:
+    lines = [
+        f"[{table}.{_toml_key(name)}]",
+        *(f"{_toml_key(key)} = {_toml_value(item)}" for key, item in value.items()),
+    ]
+    return "".join(line + newline for line in lines)
+
+
+def _toml_append(text: str, block: str) -> str:
+    newline = _newline(text)
+    if not text.removeprefix(_BOM):
+        return text + block
+    return text + ("" if text.endswith("\n") else newline) + newline + block
+
+
+def _toml_merge(text: str, path: tuple[str, ...], wanted: Json, there: Json, file: Path) -> str:
+    """Set each wanted key of a table that is there; its other keys stay."""
+    for key, value in wanted.items():
+        if there.get(key) == value:
+            continue
+        full, part, old = (*path, key), _object(value), _object(there.get(key))
+        statements = _toml_statements(text)
+        exact = next((one for one in statements if one.path == full and one.value is not None), None)
+        header = next((one for one in statements if one.path == path and one.value is None), None)
+        if exact is not None:
+            merged = value if part is None or old is None else {**old, **part}
+            text = text[: exact.value] + _toml_value(merged) + text[exact.end :]
+        elif part is not None and old is not None:
+            text = _toml_merge(text, full, part, old, file)
+        elif header is not None:
+            end = _toml_line_end(text, header.end)
+            text = text[:end] + _newline(text) + _toml_key(key) + " = " + _toml_value(value) + text[end:]
+        else:
+            raise ClientError(f"{file} writes this entry in a form that Keyleash does not edit. {_MEND}")
+    return text
+
+
+def _toml_line_end(text: str, at: int) -> int:
+    end = text.find("\n", at)
+    return len(text) if end < 0 else end - (text[end - 1] == "\r")
+
+
+def _toml_drop(text: str, path: tuple[str, ...]) -> str:
+    """Without the lines of the table and its sub-tables; comments on lines of their own stay."""
+    for statement in reversed(_toml_statements(text)):
+        if statement.path[: len(path)] != path:
+            continue
+        start = _line_start(text, statement.start)
+        if text[:start].endswith(("\n\n", "\n\r\n")) and statement.value is None:
+            start = _line_start(text, start - 1)
+        end = text.find("\n", statement.end)
+        text = text[: start + (len(_BOM) if start == 0 and text.startswith(_BOM) else 0)] + (
+            text[end + 1 :] if end >= 0 else ""
+        )
+    return text
+
+
+# The clients, as documented in November 2026 on the page beside each and in the issues named; VS Code's and Gemini's
+# pages were read at the vendor, the others as quoted by third parties. None has been tried with the client itself.
+
+
+def _claude_desktop(place: Place) -> Path:
+    """The file that the app really reads: one installed as an MSIX package sees its own copy of %APPDATA% only.
+
+    github.com/anthropics/claude-code/issues/26073; the package's suffix is a hash of the publisher.
+    """
+    packages = place.variable("LOCALAPPDATA", place.home / "AppData" / "Local") / "Packages"
+    if place.platform == "win32":
+        inside = [found / "LocalCache" / "Roaming" / "Claude" for found in sorted(packages.glob("Claude_*"))]
+        real = [folder for folder in inside if folder.is_dir()]
+        if len(real) > 1:
+            raise ClientError(f"Two Claude Desktop packages are installed: {real[0]} and {real[1]}. Remove one.")
+        if real:
+            return real[0] / "claude_desktop_config.json"
+    return place.app_data / "Claude" / "claude_desktop_config.json"
+
+
+def _bearer(reference: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {reference}"}
+
+
+def _vscode_http(it: Remote) -> Json:
+    """The token is asked for once and kept by VS Code: `${env:…}` in headers is not replaced (vscode issue 336232)."""
+    ask = {"type": "promptString", "id": "keyleash-token", "description": "Keyleash agent token", "password": True}
+    server = {"type": "http", "url": it.url, "headers": _bearer("${input:keyleash-token}")}
+    return {"inputs": [ask], "servers": server}
+
+
+_BRACES = re.compile(r"\$\{")
+
+CLIENTS: dict[str, Client] = {
+    client.id: client
+    for client in (
+        Client(  # https://code.claude.com/docs/en/mcp
+            id="claude-code",
+            title="Claude Code",
+            syntax="json",
+            table="mcpServers",
+            user=lambda place: place.variable("CLAUDE_CONFIG_DIR", place.home) / ".claude.json",
+            in_project=".mcp.json",
+            typed=True,
+            http=lambda it: {"mcpServers": {"type": "http", "url": it.url, "headers": _bearer(f"${{{it.token_env}}}")}},
+            expands=_BRACES,
+            afterwards="Start a new Claude Code session; /mcp shows the server.",
+        ),
+        Client(  # https://playwright.dev/mcp/clients/claude-desktop; on Linux there are unofficial builds only
+            id="claude-desktop",
+            title="Claude Desktop",
+            syntax="json",
+            table="mcpServers",
+            user=_claude_desktop,
+            in_project=None,
+            typed=False,
+            http=None,
+            expands=_BRACES,
+            afterwards="Quit Claude Desktop completely (closing its window is not enough) and start it again.",
+        ),
+        Client(  # https://cursor.com/docs/mcp
+            id="cursor",
+            title="Cursor",
+            syntax="json with comments and trailing commas",
+            table="mcpServers",
+            user=lambda place: place.home / ".cursor" / "mcp.json",
+            in_project=".cursor/mcp.json",
+            typed=True,
+            http=lambda it: {"mcpServers": {"url": it.url, "headers": _bearer(f"${{env:{it.token_env}}}")}},
+            expands=_BRACES,
+            afterwards="Restart Cursor; its MCP settings show the server.",
+        ),
+        Client(  # https://code.visualstudio.com/docs/agents/reference/mcp-configuration
+            id="vscode",
+            title="VS Code",
+            syntax="json with comments and trailing commas",
+            table="servers",
+            user=lambda place: place.app_data / "Code" / "User" / "mcp.json",
+            in_project=".vscode/mcp.json",
+            typed=True,
+            http=_vscode_http,
+            expands=_BRACES,
+            afterwards="Run `MCP: List Servers` in VS Code, choose keyleash and start it.",
+        ),
+        Client(  # https://developers.openai.com/codex/mcp
+            id="codex",
+            title="Codex",
+            syntax="toml",
+            table="mcp_servers",
+            user=lambda place: place.variable("CODEX_HOME", place.home / ".codex") / "config.toml",
+            in_project=".codex/config.toml",
+            typed=False,
+            http=lambda it: {"mcp_servers": {"url": it.url, "bearer_token_env_var": it.token_env}},
+            expands=re.compile(r"(?!)"),
+            afterwards="Start a new Codex session; /mcp shows the server.",
+        ),
+        Client(  # https://geminicli.com/docs/tools/mcp-server
+            id="gemini",
+            title="Gemini CLI",
+            syntax="json with comments",
+            table="mcpServers",
+            user=lambda place: place.variable("GEMINI_CLI_HOME", place.home) / ".gemini" / "settings.json",
+            in_project=".gemini/settings.json",
+            typed=False,
+            http=lambda it: {"mcpServers": {"httpUrl": it.url, "headers": _bearer(f"${{{it.token_env}}}")}},
+            expands=re.compile(r"\$(\w|\{)"),
+            afterwards="Restart Gemini CLI; /mcp shows the server.",
+        ),
+    )
+}

@@ -1,0 +1,430 @@
+"""`keyleash connect`, `connection …` and `connector …`: accounts, their credentials, and what can be connected."""
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from server.cli.acting import AsJson, AsMember, Desk, OrgName, Yes, at_desk, require_open
+from server.cli.output import say, show_fields, show_json, show_table, show_text, warn
+from server.cli.terminal import require_yes
+
+if TYPE_CHECKING:
+    from connectors.catalogue import Catalogue
+    from connectors.definition import Connector, Tool
+    from server.connections import Connection, Plan
+
+connection_app = typer.Typer(no_args_is_help=True, help="The org's connected accounts.")
+connector_app = typer.Typer(no_args_is_help=True, help="What can be connected.")
+
+Kind = Annotated[str | None, typer.Option("--kind", help="Which kind of credential; `connector show` lists them.")]
+BaseUrl = Annotated[
+    str | None,
+    typer.Option("--base-url", metavar="URL", help="Send calls here instead of the connector's own address."),
+]
+Private = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-private",
+        metavar="CIDR",
+        help="Let this connection reach these addresses that are not public, such as 127.0.0.1/32. Repeatable.",
+    ),
+]
+NoVerify = Annotated[bool, typer.Option("--no-verify", help="Store the credential without trying it.")]
+FromStdin = Annotated[
+    bool,
+    typer.Option(
+        "--secret-stdin",
+        help="Read the credential from standard input. Several fields: one JSON object, or one line for each.",
+    ),
+]
+FromReference = Annotated[
+    str | None,
+    typer.Option(
+        "--secret-from",
+        metavar="REF",
+        help="env:NAME, file:PATH or cmd:COMMAND (run without a shell). It is read once, now, and its value is copied "
+        "into the vault: a later change there is not seen.",
+    ),
+]
+Extra = Annotated[list[str] | None, typer.Argument(hidden=True)]
+
+
+def connect(
+    connector: Annotated[str, typer.Argument(help="What to connect; `keyleash connector list` shows them.")],
+    extra: Extra = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="The connection's name; the connector's by default.")
+    ] = None,
+    kind: Kind = None,
+    base_url: BaseUrl = None,
+    allow_private: Private = None,
+    no_verify: NoVerify = False,
+    secret_stdin: FromStdin = False,
+    secret_from: FromReference = None,
+    org: OrgName = None,
+    as_member: AsMember = None,
+    json: AsJson = False,
+) -> None:
+    """Connect an account: its secret is asked for without being shown, tried, and sealed in the vault."""
+    from server.connections import connections_of, plan, store
+
+    _refuse_extra(extra)
+    with at_desk(org, as_member, "connect accounts") as desk:
+        _require_able(desk, allow_private, secret_from)
+        planned = plan(
+            desk.installation.catalogue,
+            connections_of(desk.installation.database, desk.org.id),
+            connector=connector,
+            name=name,
+            kind=kind,
+            base_url=base_url,
+            private=allow_private or (),
+        )
+        planned, fields, account = _obtain(
+            desk, planned, stdin=secret_stdin, reference=secret_from, fixed=kind is not None, verify=not no_verify
+        )
+        made = desk.installation.database.write_now(
+            lambda rows: store(
+                rows,
+                desk.installation.vault,
+                desk.org.id,
+                planned,
+                fields=fields,
+                account=account,
+                verified=not no_verify,
+                by=desk.by,
+            )
+        )
+        if json:
+            show_json(_as_json(made))
+            return
+        known = f" ({account})" if account else ""
+        tried = "" if not no_verify else " The credential was not tried."
+        show_text(f"Connected {planned.connector.title} as {made.name}{known}.{tried}")
+
+
+@connection_app.command("list")
+def list_connections(org: OrgName = None, as_member: AsMember = None, json: AsJson = False) -> None:
+    """List the org's connections."""
+    from server.connections import connections_of
+
+    with at_desk(org, as_member, "look around") as desk:
+        found = connections_of(desk.installation.database, desk.org.id)
+        if json:
+            show_json([_as_json(connection) for connection in found])
+            return
+        show_table(
+            ("NAME", "CONNECTOR", "ACCOUNT", "ADDRESS", "PRIVATE", "KEY", "VERIFIED"),
+            (
+                (c.name, c.connector, c.account, c.base_url, ", ".join(c.private), c.ownership, _moment(c.verified_at))
+                for c in found
+            ),
+            empty="Nothing is connected yet. `keyleash connect CONNECTOR` connects an account.",
+        )
+
+
+@connection_app.command("show")
+def show_connection(
+    name: Annotated[str, typer.Argument()], org: OrgName = None, as_member: AsMember = None, json: AsJson = False
+) -> None:
+    """Show one connection. Its secret cannot be shown to anybody."""
+    from server.connections import connection_named
+
+    with at_desk(org, as_member, "look around") as desk:
+        found = connection_named(desk.installation.database, desk.org.id, name)
+        if json:
+            show_json(_as_json(found))
+        else:
+            show_fields(_as_json(found))
+
+
+@connection_app.command("test")
+def test_connection(
+    name: Annotated[str, typer.Argument()], org: OrgName = None, as_member: AsMember = None, json: AsJson = False
+) -> None:
+    """Try a connection's credential with the connector's harmless verify call."""
+    from connectors.errors import ConnectorError
+    from server.connections import connection_named, open_credential, tested
+
+    with at_desk(org, as_member, "connect accounts") as desk:
+        require_open(desk.installation)
+        connection = connection_named(desk.installation.database, desk.org.id, name)
+        connector = desk.installation.catalogue.connector(connection.connector)
+        secret = desk.installation.database.snapshot(
+            lambda rows: open_credential(rows, desk.installation.vault, connection)
+        )
+        account, problem = None, None
+        try:
+            account = _verify(connection, connector, secret)
+        except ConnectorError as error:
+            problem = str(error)
+        finally:
+            secret.wipe()
+        desk.installation.database.write_now(
+            lambda rows: tested(rows, connection, account=account, problem=problem, by=desk.by)
+        )
+    if json:
+        show_json({"name": connection.name, "ok": problem is None, "account": account, "message": problem})
+    elif problem is None:
+        show_text(f"{connection.name} works{f' ({account})' if account else ''}.")
+    else:
+        warn(problem)
+    raise typer.Exit(0 if problem is None else 1)
+
+
+@connection_app.command("rotate")
+def rotate_connection(
+    name: Annotated[str, typer.Argument()],
+    extra: Extra = None,
+    kind: Kind = None,
+    base_url: BaseUrl = None,
+    allow_private: Private = None,
+    no_verify: NoVerify = False,
+    secret_stdin: FromStdin = False,
+    secret_from: FromReference = None,
+    org: OrgName = None,
+    as_member: AsMember = None,
+    json: AsJson = False,
+) -> None:
+    """Give a connection a new secret; tools, rules and clients stay as they are.
+
+    A connection is pointed elsewhere here too, because that takes the secret again. With --base-url, only the
+    addresses that --allow-private names now are let in; without both, everything stays.
+    """
+    from server.connections import connection_named, replan, rotate
+
+    _refuse_extra(extra)
+    with at_desk(org, as_member, "connect accounts") as desk:
+        _require_able(desk, allow_private, secret_from)
+        connection = connection_named(desk.installation.database, desk.org.id, name)
+        connector = desk.installation.catalogue.connector(connection.connector)
+        planned = replan(connection, connector, kind=kind, base_url=base_url, private=allow_private)
+        planned, fields, account = _obtain(
+            desk, planned, stdin=secret_stdin, reference=secret_from, fixed=kind is not None, verify=not no_verify
+        )
+        made = desk.installation.database.write_now(
+            lambda rows: rotate(
+                rows,
+                desk.installation.vault,
+                connection,
+                planned,
+                fields=fields,
+                account=account,
+                verified=not no_verify,
+                by=desk.by,
+            )
+        )
+        if json:
+            show_json(_as_json(made))
+            return
+        show_text(
+            f"{made.name} has a new secret (version {made.credential_version}). Approvals and grants that were given "
+            "for the one before can no longer be used."
+        )
+
+
+@connection_app.command("remove")
+def remove_connection(
+    name: Annotated[str, typer.Argument()], yes: Yes = False, org: OrgName = None, as_member: AsMember = None
+) -> None:
+    """Remove a connection with its secret. Its approvals and grants end."""
+    from server.connections import connection_named, remove
+
+    with at_desk(org, as_member, "connect accounts") as desk:
+        connection = connection_named(desk.installation.database, desk.org.id, name)
+        require_yes(f"Remove {connection.name} ({connection.connector}) and its secret?", yes=yes)
+        desk.installation.database.write_now(lambda rows: remove(rows, desk.installation.vault, connection, by=desk.by))
+        show_text(f"Removed {connection.name}.")
+
+
+@connector_app.command("list")
+def list_connectors(json: AsJson = False) -> None:
+    """List what can be connected."""
+    catalogue = _catalogue()
+    for problem in catalogue.problems:
+        warn(f"left out: {problem}")
+    found = sorted(catalogue.connectors.values(), key=lambda connector: connector.id)
+    if json:
+        show_json([{"id": c.id, "title": c.title, "tools": len(c.tools), "file": c.file} for c in found])
+        return
+    show_table(
+        ("ID", "TITLE", "TOOLS", "FILE"),
+        ((c.id, c.title, len(c.tools), c.file) for c in found),
+        empty="There are no connectors. Install Keyleash again.",
+    )
+
+
+@connector_app.command("show")
+def show_connector(connector: Annotated[str, typer.Argument()], json: AsJson = False) -> None:
+    """Show a connector: how it signs in, and its tools with their effects and arguments."""
+    found = _catalogue().connector(connector)
+    if json:
+        show_json(_connector_as_json(found))
+        return
+    show_fields({"id": found.id, "title": found.title, "address": found.base_url, "file": found.file})
+    show_table(
+        ("CREDENTIAL", "FIELDS", "HOW TO GET IT"),
+        ((kind.id, ", ".join(field.name for field in kind.fields), kind.help) for kind in found.credentials),
+        empty="It needs no credential.",
+    )
+    show_table(
+        ("TOOL", "EFFECT", "ARGUMENTS (* REQUIRED)", "TITLE"),
+        ((tool.name, tool.effect.value, _arguments(tool), tool.title) for tool in found.tools.values()),
+        empty="It has no tools.",
+    )
+    for deprecation in found.deprecations:
+        warn(f"{deprecation.date}: {deprecation.what} {deprecation.see}".rstrip())
+
+
+@connector_app.command("check")
+def check_connector(file: Annotated[Path, typer.Argument(metavar="FILE")], json: AsJson = False) -> None:
+    """Check a connector file, and say by line what is wrong with it."""
+    from connectors.errors import DefinitionError
+    from connectors.loading import load
+
+    try:
+        found = load(file)
+    except DefinitionError as problem:
+        if not json:
+            raise
+        show_json({"ok": False, "file": problem.file, "line": problem.line, "message": str(problem)})
+        raise typer.Exit(1) from None
+    if json:
+        show_json({"ok": True, "file": str(file), "id": found.id, "tools": len(found.tools)})
+    else:
+        show_text(f"{file} is a sound connector file: {found.title}, {len(found.tools)} tools.")
+
+
+def _catalogue() -> "Catalogue":
+    """Every connector, whether or not there is an installation."""
+    from connectors.catalogue import Catalogue, shipped_folder
+    from server.settings import read_settings
+
+    return Catalogue.load(shipped_folder(), read_settings().connectors)
+
+
+def _refuse_extra(extra: list[str] | None) -> None:
+    if extra:
+        from server.cli.arguments import REFUSED
+
+        # What was given is not repeated: it may be the secret.
+        raise typer.BadParameter(f"there is an argument too many. If it is a secret: {REFUSED}")
+
+
+def _require_able(desk: Desk, private: list[str] | None, reference: str | None) -> None:
+    if private:
+        desk.require_operator("letting a connection reach addresses that are not public")
+    if reference is not None:
+        desk.require_operator("reading a secret from this host")
+    require_open(desk.installation)
+
+
+def _obtain(
+    desk: Desk, planned: "Plan", *, stdin: bool, reference: str | None, fixed: bool, verify: bool
+) -> tuple["Plan", dict[str, str], str | None]:
+    """The credential, of the right form and (unless told otherwise) tried; and the account that it opens.
+
+    Unless its kind is `fixed`, the plan comes back with the kind that it looks like. Raises ConnectionProblem;
+    nothing has been stored then.
+    """
+    from dataclasses import replace
+
+    from connectors.auth import recognise
+    from connectors.errors import ConnectorError
+    from server.cli.credential import read_fields
+    from server.connections import ConnectionProblem, Given, check_fields
+
+    fields = read_fields(planned.kind, stdin=stdin, reference=reference, home=desk.installation.settings.home)
+    if not fixed:
+        others = [kind for kind in planned.connector.credentials if kind != planned.kind]
+        planned = replace(planned, kind=recognise([planned.kind, *others], fields) or planned.kind)
+    for warning in check_fields(planned.kind, fields):
+        warn(warning)
+    if not verify:
+        return planned, fields, None
+    say(f"Trying it with {planned.connector.title} at {planned.base_url} …")
+    try:
+        return planned, fields, _verify(planned, planned.connector, Given(fields))
+    except ConnectorError as error:
+        raise ConnectionProblem(f"{error} Nothing was stored. `--no-verify` stores it untried.") from None
+
+
+def _verify(planned: "Plan | Connection", connector: "Connector", secret: Any) -> str | None:
+    from connectors.egress import Egress
+    from server.connections import verify
+
+    async def once() -> str | None:
+        async with Egress() as egress:
+            return await verify(egress, planned, connector, secret)
+
+    return asyncio.run(once())
+
+
+def _as_json(connection: "Connection") -> dict[str, Any]:
+    return {
+        "name": connection.name,
+        "id": connection.id,
+        "connector": connection.connector,
+        "account": connection.account,
+        "ownership": connection.ownership,
+        "base_url": connection.base_url,
+        "private": list(connection.private),
+        "kind": connection.kind,
+        "credential_version": connection.credential_version,
+        "verified_at": _moment(connection.verified_at),
+        "created_by": connection.created_by,
+        "created_at": _moment(connection.created_at),
+    }
+
+
+def _connector_as_json(connector: "Connector") -> dict[str, Any]:
+    return {
+        "id": connector.id,
+        "title": connector.title,
+        "base_url": connector.base_url,
+        "file": connector.file,
+        "credentials": [
+            {
+                "id": kind.id,
+                "label": kind.label,
+                "help": kind.help,
+                "fields": [{"name": field.name, "label": field.label, "secret": field.secret} for field in kind.fields],
+            }
+            for kind in connector.credentials
+        ],
+        "tools": [
+            {
+                "name": tool.name,
+                "title": tool.title,
+                "effect": tool.effect.value,
+                "call": f"{tool.method} {tool.path}",
+                "description": tool.description,
+                "input_schema": _unfrozen(tool.input_schema),
+            }
+            for tool in connector.tools.values()
+        ],
+        "deprecations": [{"date": d.date, "what": d.what, "see": d.see} for d in connector.deprecations],
+    }
+
+
+def _arguments(tool: "Tool") -> str:
+    return ", ".join(f"{argument.name}{'*' if argument.required else ''}" for argument in tool.arguments)
+
+
+def _unfrozen(value: Any) -> Any:
+    """Read-only mappings and tuples of a schema, as JSON takes them."""
+    from collections.abc import Mapping
+
+    if isinstance(value, Mapping):
+        return {key: _unfrozen(item) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, list | tuple):
+        return [_unfrozen(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+    return value
+
+
+def _moment(at: int | None) -> str | None:
+    from server.clock import iso
+
+    return None if at is None else iso(at)

@@ -1,0 +1,363 @@
+"""`keyleash doctor`: look at everything that an installation stands on, and say how to mend what is wrong.
+
+It changes nothing. Every check is a function in `CHECKS`; one that cannot be carried out never hides the others.
+"""
+
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from server.cli.acting import AsJson
+from server.cli.output import console_on, plain, show_json
+
+if TYPE_CHECKING:
+    from connectors.catalogue import Offer
+    from server.app import Installation
+    from server.connections import Connection
+    from server.identity import Agent
+    from server.policy import Rule
+    from server.settings import Settings
+
+SOON = timedelta(days=90)
+PACKAGES = ("server", "connectors", "vault")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found: `status` is ok, warn or fail; `message` says what to do where it is not ok."""
+
+    check: str
+    status: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Patient:
+    """What is examined. `installation` is None where it cannot be opened."""
+
+    settings: "Settings"
+    installation: "Installation | None"
+
+
+def doctor(json: AsJson = False) -> None:
+    """Examine this installation and say how to mend what is wrong. Exit code 1 if anything is."""
+    findings = examine()
+    if json:
+        show_json([{"check": one.check, "status": one.status, "message": one.message} for one in findings])
+    else:
+        _print(findings)
+    raise typer.Exit(1 if any(one.status == "fail" for one in findings) else 0)
+
+
+def examine() -> list[Finding]:
+    """Every check's findings, in the order of CHECKS."""
+    import logging
+
+    from server.app import open_installation
+    from server.database import DatabaseProblem
+    from server.settings import read_settings
+
+    settings = read_settings()
+    logging.getLogger("keyleash").setLevel(logging.CRITICAL)  # what it would say is found below
+    try:
+        patient = Patient(settings, open_installation(settings))
+    except DatabaseProblem as problem:
+        patient = Patient(settings, None)
+        unopened = [Finding("database", "fail", str(problem))]
+    else:
+        unopened = []
+    try:
+        return [*unopened, *(finding for check in CHECKS for finding in _carried_out(check, patient))]
+    finally:
+        if patient.installation is not None:
+            patient.installation.close()
+
+
+def _carried_out(check: Callable[[Patient], Iterator[Finding]], patient: Patient) -> list[Finding]:
+    name = check.__name__.replace("_", " ")
+    try:
+        found = list(check(patient))
+    except Exception as error:
+        return [Finding(name, "fail", f"This could not be checked ({type(error).__name__}).")]
+    return found
+
+
+def schema(patient: Patient) -> Iterator[Finding]:
+    if patient.installation is not None:
+        from server.database import SCHEMA
+
+        yield Finding("schema", "ok", f"The database is at schema {SCHEMA}, which is this release's.")
+
+
+def files(patient: Patient) -> Iterator[Finding]:
+    """Everything that Keyleash keeps is for its own user alone."""
+    home = patient.settings.home
+    if not home.is_dir():
+        yield Finding("files", "fail", f"There is no folder {home}. Run `keyleash init`, or set KEYLEASH_HOME.")
+        return
+    if sys.platform == "win32":
+        return
+    open_home = bool(home.stat().st_mode & 0o077)
+    clean = True
+    for path in _kept(home):
+        status = path.lstat()
+        if status.st_uid != os.geteuid():
+            clean = False
+            yield Finding("files", "fail", f"{path} belongs to another user. Run Keyleash as its owner.")
+        elif status.st_mode & 0o077:
+            clean = False
+            mode = "700" if stat.S_ISDIR(status.st_mode) else "600"
+            # In a closed folder a wider mode opens nothing by itself; keys must be tight all the same.
+            grave = open_home or "keys" in path.parts[-2:]
+            mend = f"{path} can be read or written by others: chmod {mode} {path}"
+            yield Finding("files", "fail" if grave else "warn", mend)
+    if clean:
+        yield Finding("files", "ok", f"{home} is for this user alone.")
+
+
+def _kept(home: Path) -> Iterator[Path]:
+    """The folders that hold secrets or the record, and the files right in them."""
+    yield home
+    for folder in (home / "data", home / "keys", home / "backups"):
+        if folder.is_dir():
+            yield folder
+            yield from (path for path in sorted(folder.iterdir()) if path.is_file())
+
+
+def root_key(patient: Patient) -> Iterator[Finding]:
+    if patient.installation is None:
+        return
+    vault = patient.installation.vault
+    status = patient.installation.database.snapshot(vault.status)
+    if vault.sealed is not None:
+        yield Finding("root key", "fail", f"The vault is sealed: {vault.sealed}")
+    else:
+        yield Finding("root key", "ok", f"The root key ({status.provider}, {status.location}) opens the vault.")
+
+
+def keychain(patient: Patient) -> Iterator[Finding]:
+    """Whether there is an OS keychain that could hold the root key."""
+    from vault import RootKeyProblem, root_key_spec
+
+    provider = "file"
+    if patient.installation is not None:
+        provider = patient.installation.database.snapshot(patient.installation.vault.status).provider
+    try:
+        root_key_spec("keychain", patient.settings.home).load()
+    except RootKeyProblem as problem:
+        found = "has no root key named" in str(problem)
+        if provider == "keychain":
+            yield Finding("keychain", "fail", str(problem))
+        elif found:
+            yield Finding("keychain", "ok", "There is an OS keychain; the root key is in a file instead.")
+        else:
+            yield Finding(
+                "keychain", "ok", "There is no OS keychain here, and none is needed: the root key is in a file."
+            )
+    else:
+        yield Finding("keychain", "ok", "The OS keychain answers.")
+
+
+def connectors(patient: Patient) -> Iterator[Finding]:
+    """Files that cannot be read, and what their vendors have announced."""
+    from connectors.catalogue import Catalogue, shipped_folder
+
+    catalogue = Catalogue.load(shipped_folder(), patient.settings.connectors)
+    for problem in catalogue.problems:
+        yield Finding("connectors", "fail", f"A connector file is left out: {problem}")
+    if not catalogue.problems:
+        yield Finding("connectors", "ok", f"All {len(catalogue.connectors)} connector files can be read.")
+    used = {connection.connector for _, connection in _connections(patient)}
+    for connector in (found for name, found in sorted(catalogue.connectors.items()) if name in used):
+        for deprecation in connector.deprecations:
+            yield from _announced(connector.title, deprecation.date, deprecation.what, deprecation.see)
+
+
+def _announced(title: str, date: str, what: str, see: str) -> Iterator[Finding]:
+    """A deprecation that is near or past."""
+    day = datetime.fromisoformat(date if len(date) > 7 else f"{date}-01").replace(tzinfo=UTC)
+    now = datetime.now(UTC)
+    if day <= now + SOON:
+        when = f"since {date}" if day <= now else f"from {date} on"
+        yield Finding("deprecations", "warn", f"{title}, {when}: {what} {see}".rstrip())
+
+
+def credentials(patient: Patient) -> Iterator[Finding]:
+    """Every stored secret opens for what it was sealed for. Nothing is sent."""
+    from server.connections import open_credential
+    from vault import VaultError
+
+    installation = patient.installation
+    if installation is None or installation.vault.sealed is not None:
+        return
+    total = 0
+    for org, connection in _connections(patient):
+        total += 1
+        if connection.connector not in installation.catalogue.connectors:
+            yield Finding(
+                "connections",
+                "fail",
+                f"{org}: {connection.name} needs the connector {connection.connector}, which cannot be read.",
+            )
+        try:
+            installation.database.snapshot(
+                lambda rows, one=connection: open_credential(rows, installation.vault, one)
+            ).wipe()
+        except VaultError:
+            yield Finding(
+                "credentials",
+                "fail",
+                f"{org}: the secret of {connection.name} cannot be opened. "
+                f"Give it again: keyleash connection rotate {connection.name} --org {org}",
+            )
+    yield Finding("credentials", "ok", f"{total} connections were looked at.")
+
+
+def agents(patient: Patient) -> Iterator[Finding]:
+    """Agents that can do nothing, and orgs that are frozen."""
+    from server.clock import now_ms
+    from server.policy import load_preset
+    from server.rules import rules_of
+
+    if patient.installation is None:
+        return
+    directory = patient.installation.directory
+    for org in directory.orgs():
+        rules, preset = rules_of(patient.installation.database, org.id), load_preset(org.preset)
+        offer = patient.installation.catalogue.offer(
+            {c.name: c.connector for name, c in _connections(patient) if name == org.name}
+        )
+        if org.frozen_at is not None:
+            yield Finding(
+                "agents", "warn", f"{org.name} is frozen: no agent may call. keyleash unfreeze --org {org.name}"
+            )
+        for agent in directory.agents(org.id):
+            if agent.expires_at is not None and agent.expires_at <= now_ms():
+                yield Finding("agents", "warn", f"{org.name}: the agent {agent.name} has expired.")
+            elif agent.member is not None and agent.member_name is None:
+                yield Finding("agents", "warn", f"{org.name}: {agent.name} acts for a member who was removed.")
+            elif agent.member is None and not _reaches_anything(agent, offer, rules, preset):
+                yield Finding(
+                    "agents",
+                    "warn",
+                    f"{org.name}: no rule lets the standalone agent {agent.name} call anything. For instance: "
+                    f"keyleash policy add --who agent:{agent.name} --tools 'stripe.*' --effects read --then allow",
+                )
+    yield Finding("agents", "ok", "The agents of every org were looked at.")
+
+
+def _reaches_anything(agent: "Agent", offer: "Offer", rules: Sequence["Rule"], preset: Sequence["Rule"]) -> bool:
+    from server.policy import Ruling, Subject, possible
+
+    subject = Subject(agent.id, None, standalone=True)
+    if not offer.tools:  # nothing is connected yet: a rule about it will do
+        return any(rule.then is not Ruling.DENY and str(rule.who) in subject.marks() for rule in rules)
+    return any(possible(subject, one.connection, one.tool.name, one.tool.effect, rules, preset) for one in offer.tools)
+
+
+def packages(patient: Patient) -> Iterator[Finding]:
+    """No other distribution brings a package of one of our names: whichever came last would win."""
+    from importlib.metadata import packages_distributions
+
+    owners = packages_distributions()
+    clean = True
+    for name in PACKAGES:
+        others = sorted({owner for owner in owners.get(name, []) if owner.lower() != "keyleash"})
+        if others:
+            clean = False
+            yield Finding(
+                "packages",
+                "fail",
+                f"{', '.join(others)} also installs a package called {name!r}. Install Keyleash by itself, for "
+                "instance with `uv tool install` or `pipx install`.",
+            )
+    if clean:
+        yield Finding("packages", "ok", "No other distribution owns server, connectors or vault.")
+
+
+def clients(patient: Patient) -> Iterator[Finding]:
+    """MCP clients whose entry starts a command that is not there, or another installation's."""
+    from server.cli.clients import CLIENTS, ClientError, installed
+
+    known = 0
+    for client in CLIENTS.values():
+        try:
+            path = client.config_path(Path.home(), sys.platform, None, environ=os.environ)
+            entries = installed(client, path)
+        except ClientError as problem:
+            yield Finding("clients", "warn", str(problem))
+            continue
+        for entry in entries:
+            known += 1
+            command = Path(entry.command)
+            if not (command.is_file() and os.access(command, os.X_OK)):
+                yield Finding(
+                    "clients",
+                    "fail",
+                    f"{client.title} ({path}) starts {command}, which is not there. "
+                    f"Run: keyleash client add {client.id} --agent {entry.agent}",
+                )
+            elif _agent_is_missing(patient, entry.agent, entry.home, entry.org):
+                yield Finding(
+                    "clients",
+                    "warn",
+                    f"{client.title} ({path}) serves the agent {entry.agent}, which there is not. "
+                    f"Run: keyleash client add {client.id} --agent {entry.agent}",
+                )
+    yield Finding("clients", "ok", f"{known} entries of Keyleash were found in MCP clients' settings.")
+
+
+def _agent_is_missing(patient: Patient, agent: str, home: str | None, org: str | None) -> bool:
+    if patient.installation is None or home is None or Path(home) != patient.settings.home:
+        return False
+    directory = patient.installation.directory
+    return not any(
+        one.name == agent
+        for each in directory.orgs()
+        if org in (None, each.name, each.id)
+        for one in directory.agents(each.id)
+    )
+
+
+CHECKS: tuple[Callable[[Patient], Iterator[Finding]], ...] = (
+    files,
+    schema,
+    root_key,
+    keychain,
+    connectors,
+    credentials,
+    agents,
+    packages,
+    clients,
+)
+
+
+def _connections(patient: Patient) -> Iterator[tuple[str, "Connection"]]:
+    from server.connections import connections_of
+
+    if patient.installation is not None:
+        for org in patient.installation.directory.orgs():
+            for connection in connections_of(patient.installation.database, org.id):
+                yield org.name, connection
+
+
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+def _print(findings: list[Finding]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for _ in range(3):
+        table.add_column(overflow="fold")
+    for one in findings:
+        table.add_row(Text(one.status, style=f"bold {_COLOURS[one.status]}"), one.check, Text(plain(one.message)))
+    console_on(sys.stdout).print(table)

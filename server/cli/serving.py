@@ -1,0 +1,91 @@
+"""`keyleash serve`: over stdio for one client, or over HTTP for many."""
+
+import asyncio
+import io
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from server.stdio import first_answer
+
+
+def serve_over_stdio(*, agent: str | None, org: str | None) -> int:
+    """Serve the client at the other end of standard input and output; returns the exit code."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        release = version("keyleash")
+    except PackageNotFoundError:
+        release = "0"
+    first_answer(release)
+    stdin, stdout = _private_streams()
+    return _guarded(lambda: _stdio(agent, org, stdin, stdout))
+
+
+def serve_over_http(bind: str) -> int:
+    """Serve agents over HTTP until stopped; returns the exit code."""
+    return _guarded(lambda: _http(bind))
+
+
+def _private_streams() -> tuple[io.TextIOWrapper, io.TextIOWrapper]:
+    """Keep standard output for the protocol alone: what anything else prints goes to standard error."""
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    stdin = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="replace")
+    stdout = io.TextIOWrapper(os.fdopen(kept, "wb"), encoding="utf-8")
+    return stdin, stdout
+
+
+def _stdio(agent: str | None, org: str | None, stdin: io.TextIOWrapper, stdout: io.TextIOWrapper) -> None:
+    from server.app import open_installation, quiet_logs, serve_stdio
+    from server.identity import IdentityProblem
+    from server.settings import read_settings
+
+    settings = read_settings()
+    quiet_logs(settings.log_level)
+    installation = open_installation(settings)
+    found = installation.directory.org(org)
+    agents = installation.directory.agents(found.id)
+    if agent is None:
+        names = ", ".join(each.name for each in agents) or "none yet; `keyleash agent create NAME` makes one"
+        raise IdentityProblem(f"Which agent is this client? Add `--agent NAME`. There are: {names}.")
+    chosen = installation.directory.agent(found.id, agent)
+    _run(serve_stdio(installation, org=found.id, agent=chosen.id, stdin=stdin, stdout=stdout))
+
+
+def _http(bind: str) -> None:
+    from server.app import open_installation, quiet_logs, serve_http
+    from server.http import parse_bind
+    from server.settings import read_settings
+
+    settings = read_settings()
+    quiet_logs(settings.log_level)
+    host, port = parse_bind(bind)
+    installation = open_installation(settings)
+    if installation.vault.sealed is not None:
+        print(f"keyleash: sealed, no tools are offered: {installation.vault.sealed}", file=sys.stderr)  # noqa: T201
+    _run(serve_http(installation, host=host, port=port))
+
+
+def _run(coroutine: Coroutine[Any, Any, None]) -> None:
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(coroutine)
+    else:
+        uvloop.run(coroutine)
+
+
+def _guarded(serve: Callable[[], None]) -> int:
+    """Run, and turn what is a person's to mend into one line on standard error."""
+    from server.cli.problems import PROBLEMS
+
+    try:
+        serve()
+    except KeyboardInterrupt:
+        return 0
+    except PROBLEMS as problem:
+        print(f"keyleash: {problem}", file=sys.stderr)  # noqa: T201 - standard output belongs to the protocol
+        return 1
+    return 0

@@ -1,0 +1,483 @@
+"""An org's connected accounts: made, listed, tested and removed here; a call sees them as one unchanging Workspace."""
+
+import ipaddress
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from connectors.answer import interpret_verify
+from connectors.auth import Revealing, attaching, check
+from connectors.catalogue import Catalogue, Offer
+from connectors.definition import Connector, CredentialKind
+from connectors.errors import Unsendable
+from connectors.request import base, prepare_verify
+from server.audit import Event, append
+from server.clock import now_ms
+from server.database import Database, Rows
+from server.identity import Caller, new_id, touch
+from server.policy import Rule, load_preset, parse_rule
+from vault import Secret, Vault
+
+if TYPE_CHECKING:
+    from connectors.egress import Egress  # at run time it would load the HTTP library
+
+log = logging.getLogger("keyleash")
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
+
+
+class ConnectionProblem(Exception):
+    """A connection cannot be made, found or changed; the message says how to mend it."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """An org's connected account. `base_url`, `private` and `scheme` are what its sealed credential is bound to."""
+
+    org: str
+    id: str
+    name: str
+    connector: str
+    ownership: str
+    base_url: str
+    private: tuple[str, ...]
+    kind: str
+    scheme: str
+    credential_version: int
+    account: str | None
+    verified_at: int | None
+    created_by: str
+    created_at: int
+    networks: tuple[Network, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "networks", tuple(ipaddress.ip_network(text) for text in self.private))
+
+    @property
+    def origin(self) -> str:
+        """Where the secret may go, as bound into the sealed credential: it opens for nowhere else."""
+        return bound_origin(self.base_url, self.private)
+
+
+def bound_origin(base_url: str, private: Sequence[str]) -> str:
+    """One text for a base URL and the private addresses allowed to it."""
+    return json.dumps([base_url, sorted(private)])
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """What an org has at one revision: connections, the tools on offer, rules and preset. Never changes."""
+
+    revision: int
+    connections: Mapping[str, Connection]
+    offer: Offer
+    rules: tuple[Rule, ...]
+    preset: tuple[Rule, ...]
+
+
+class Workspaces:
+    """The current Workspace of each org, read again whenever its revision has moved."""
+
+    def __init__(self, database: Database, catalogue: Catalogue) -> None:
+        self._database = database
+        self._catalogue = catalogue
+        self._kept: dict[str, Workspace] = {}
+
+    def of(self, caller: Caller) -> Workspace:
+        """The workspace of the caller's org. `caller.revision` was read with the caller, so it is never stale."""
+        kept = self._kept.get(caller.org)
+        if kept is not None and kept.revision == caller.revision:
+            return kept
+        workspace = self._read(caller.org)
+        self._kept[caller.org] = workspace
+        return workspace
+
+    def _read(self, org: str) -> Workspace:
+        def read(rows: Rows) -> tuple[Any, list[Any], list[Any]]:
+            head = rows.execute("SELECT revision, preset FROM org WHERE id = ?", (org,)).fetchone()
+            connections = rows.execute(f"SELECT {_COLUMNS} FROM connection WHERE org = ? ORDER BY name", (org,))
+            rules = rows.execute("SELECT id, body FROM rule WHERE org = ? ORDER BY created_at, id", (org,))
+            return head, connections.fetchall(), rules.fetchall()
+
+        (revision, preset), connection_rows, rule_rows = self._database.snapshot(read)
+        connections = {row[2]: _connection(row) for row in connection_rows}
+        usable: dict[str, str] = {}
+        for connection in connections.values():
+            if connection.connector in self._catalogue.connectors:
+                usable[connection.name] = connection.connector
+            else:
+                log.warning("connection %s has no usable connector %s", connection.name, connection.connector)
+        return Workspace(
+            revision=revision,
+            connections=MappingProxyType(connections),
+            offer=self._catalogue.offer(usable),
+            rules=tuple(parse_rule({"id": rule, **json.loads(body)}) for rule, body in rule_rows),
+            preset=load_preset(preset),
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A connection about to be made: everything but the secret has been checked."""
+
+    connector: Connector
+    kind: CredentialKind
+    name: str
+    base_url: str
+    private: tuple[str, ...]
+
+
+def plan(
+    catalogue: Catalogue,
+    existing: Sequence[Connection],
+    *,
+    connector: str,
+    name: str | None,
+    kind: str | None,
+    base_url: str | None,
+    private: Sequence[str],
+) -> Plan:
+    """Check what can be checked before a secret is asked for. Raises ConnectionProblem."""
+    definition = catalogue.connectors.get(connector)
+    if definition is None:
+        known = ", ".join(sorted(catalogue.connectors))
+        raise ConnectionProblem(f"There is no connector {connector!r}. There are {known}.")
+    name = name or connector
+    if not _NAME.fullmatch(name):
+        raise ConnectionProblem(
+            f"{name!r} cannot name a connection: use up to 31 of a-z, 0-9 and underscore, beginning with a letter."
+        )
+    if any(connection.name == name for connection in existing):
+        raise ConnectionProblem(
+            f"There is already a connection {name!r}. Remove it first, or give this one a name with `--name`."
+        )
+    clash = catalogue.collision({c.name: c.connector for c in existing}, name, connector)
+    if clash:
+        raise ConnectionProblem(f"{clash} Choose another name with `--name`.")
+    return Plan(
+        connector=definition,
+        kind=_kind(definition, kind),
+        name=name,
+        base_url=_base_url(base_url or definition.base_url),
+        private=tuple(str(_network(text)) for text in private),
+    )
+
+
+def _kind(definition: Connector, wanted: str | None) -> CredentialKind:
+    for kind in definition.credentials:
+        if wanted in (None, kind.id):
+            return kind
+    kinds = ", ".join(kind.id for kind in definition.credentials)
+    raise ConnectionProblem(f"{definition.title} has no credential kind {wanted!r}. It has {kinds}.")
+
+
+def _base_url(text: str) -> str:
+    try:
+        return base(text).url
+    except Unsendable as error:
+        raise ConnectionProblem(str(error)) from None
+
+
+def _network(text: str) -> Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        raise ConnectionProblem(
+            f"{text!r} is not a range of addresses. Write one like 10.1.2.0/24 or 127.0.0.1/32."
+        ) from None
+
+
+def check_fields(kind: CredentialKind, fields: Mapping[str, str]) -> list[str]:
+    """Refuse a credential of the wrong shape; returns warnings for the person. Never quotes what was given."""
+    warnings = list(check(kind, fields))
+    for wanted in kind.fields:
+        if wanted.secret and len(fields[wanted.name]) < SHORTEST_SECRET:
+            raise ConnectionProblem(
+                f"{wanted.label} is shorter than {SHORTEST_SECRET} characters: that is not a whole key. {kind.help}"
+            )
+    return warnings
+
+
+SHORTEST_SECRET = 8
+"""A shorter secret could not be scrubbed from answers without tearing holes into ordinary words."""
+
+
+class Given(Revealing):
+    """A credential that a person has just given and that is not stored yet."""
+
+    __slots__ = ("_reveal",)
+
+    def __init__(self, fields: Mapping[str, str]) -> None:
+        self._reveal = dict(fields).__getitem__
+
+    def reveal(self, field: str) -> str:
+        """The value of one field; KeyError without one."""
+        return self._reveal(field)
+
+    def __repr__(self) -> str:
+        return "<a credential>"
+
+
+async def verify(egress: "Egress", planned: Plan | Connection, connector: Connector, secret: Revealing) -> str | None:
+    """Make the connector's verify call; returns the account it names. Raises ConnectorError."""
+    kind = planned.kind if isinstance(planned, Plan) else connector.kind(planned.kind)
+    private = tuple(ipaddress.ip_network(text) for text in planned.private)
+    request = prepare_verify(connector, base_url=planned.base_url)
+    reply = await egress.send(
+        request,
+        attach=attaching(kind, secret),
+        private=private,
+    )
+    return interpret_verify(connector, reply)
+
+
+def store(
+    rows: Rows,
+    vault: Vault,
+    org: str,
+    planned: Plan,
+    *,
+    fields: Mapping[str, str],
+    account: str | None,
+    verified: bool,
+    by: str,
+) -> Connection:
+    """Seal the credential and write the connection, in one transaction with its entry."""
+    connection_id = new_id("con")
+    version = vault.put(
+        rows,
+        org=org,
+        connection=connection_id,
+        fields=fields,
+        origin=bound_origin(planned.base_url, planned.private),
+        scheme=planned.kind.scheme,
+    )
+    now = now_ms()
+    connection = Connection(
+        org=org,
+        id=connection_id,
+        name=planned.name,
+        connector=planned.connector.id,
+        ownership="own",
+        base_url=planned.base_url,
+        private=planned.private,
+        kind=planned.kind.id,
+        scheme=planned.kind.scheme,
+        credential_version=version,
+        account=account,
+        verified_at=now if verified else None,
+        created_by=by,
+        created_at=now,
+    )
+    rows.execute(
+        f"INSERT INTO connection ({_COLUMNS}) VALUES ({', '.join('?' * 14)})",
+        (
+            org,
+            connection.id,
+            connection.name,
+            connection.connector,
+            connection.ownership,
+            connection.base_url,
+            json.dumps(connection.private),
+            connection.kind,
+            connection.scheme,
+            version,
+            account,
+            connection.verified_at,
+            by,
+            now,
+        ),
+    )
+    touch(rows, org)
+    append(
+        rows,
+        org,
+        Event.CONNECTION_CREATED,
+        connection=connection.name,
+        connector=connection.connector,
+        base_url=connection.base_url,
+        private=list(connection.private),
+        kind=connection.kind,
+        account=account,
+        ownership="own",
+        verified=verified,
+        by=by,
+    )
+    return connection
+
+
+def replan(
+    connection: Connection,
+    connector: Connector,
+    *,
+    kind: str | None,
+    base_url: str | None,
+    private: Sequence[str] | None,
+) -> Plan:
+    """What a connection is to become when its secret is given again. Raises ConnectionProblem.
+
+    What is None stays; only a new `base_url` also drops the private addresses that are not named with it.
+    """
+    kept = () if base_url is not None else connection.private
+    return Plan(
+        connector=connector,
+        kind=_kind(connector, kind or connection.kind),
+        name=connection.name,
+        base_url=_base_url(base_url or connection.base_url),
+        private=tuple(str(_network(text)) for text in (kept if private is None else private)),
+    )
+
+
+def rotate(
+    rows: Rows,
+    vault: Vault,
+    connection: Connection,
+    planned: Plan,
+    *,
+    fields: Mapping[str, str],
+    account: str | None,
+    verified: bool,
+    by: str,
+) -> Connection:
+    """Seal a new version of the credential, and point the connection where `planned` says, with its entry.
+
+    Approvals and grants name the version that they were given for, so the earlier ones can no longer be used.
+    Raises ConnectionProblem where somebody else has changed the connection meanwhile.
+    """
+    org = connection.org
+    version = vault.put(
+        rows,
+        org=org,
+        connection=connection.id,
+        fields=fields,
+        origin=bound_origin(planned.base_url, planned.private),
+        scheme=planned.kind.scheme,
+    )
+    changed = replace(
+        connection,
+        base_url=planned.base_url,
+        private=planned.private,
+        kind=planned.kind.id,
+        scheme=planned.kind.scheme,
+        credential_version=version,
+        account=account,
+        verified_at=now_ms() if verified else None,
+    )
+    moved = rows.execute(
+        "UPDATE connection SET base_url = ?, private = ?, kind = ?, scheme = ?, credential_version = ?, account = ?, "
+        "verified_at = ? WHERE org = ? AND id = ? AND credential_version = ?",
+        (
+            changed.base_url,
+            json.dumps(changed.private),
+            changed.kind,
+            changed.scheme,
+            version,
+            account,
+            changed.verified_at,
+            org,
+            connection.id,
+            connection.credential_version,
+        ),
+    )
+    if moved.rowcount != 1:
+        raise ConnectionProblem(f"{connection.name} was changed or removed meanwhile. Look at it, then try again.")
+    touch(rows, org)
+    append(
+        rows,
+        org,
+        Event.CONNECTION_ROTATED,
+        connection=changed.name,
+        connector=changed.connector,
+        base_url=changed.base_url,
+        private=list(changed.private),
+        kind=changed.kind,
+        account=account,
+        credential_version=version,
+        verified=verified,
+        by=by,
+    )
+    return changed
+
+
+def tested(rows: Rows, connection: Connection, *, account: str | None, problem: str | None, by: str) -> None:
+    """Write down what trying a connection has shown; what works is marked as verified, for the account it names."""
+    org = connection.org
+    if problem is None:
+        rows.execute(
+            "UPDATE connection SET verified_at = ?, account = ? WHERE org = ? AND id = ? AND credential_version = ?",
+            (now_ms(), account, org, connection.id, connection.credential_version),
+        )
+        touch(rows, org)
+    append(
+        rows,
+        org,
+        Event.CONNECTION_TESTED,
+        connection=connection.name,
+        account=account,
+        credential_version=connection.credential_version,
+        outcome="failed" if problem else "succeeded",
+        reason=problem,
+        by=by,
+    )
+
+
+def remove(rows: Rows, vault: Vault, connection: Connection, *, by: str) -> None:
+    """Remove a connection with its credential; its approvals and grants end with it."""
+    org, now = connection.org, now_ms()
+    vault.remove(rows, org=org, connection=connection.id)
+    rows.execute("DELETE FROM connection WHERE org = ? AND id = ?", (org, connection.id))
+    rows.execute(
+        "UPDATE approval SET state = 'cancelled', changed_at = ? WHERE org = ? AND connection = ? "
+        "AND state IN ('pending', 'approved')",
+        (now, org, connection.id),
+    )
+    rows.execute(
+        "UPDATE call_grant SET revoked_at = ? WHERE org = ? AND connection = ? AND revoked_at IS NULL",
+        (now, org, connection.id),
+    )
+    touch(rows, org)
+    append(rows, org, Event.CONNECTION_REMOVED, connection=connection.name, by=by)
+
+
+def connections_of(database: Database, org: str) -> list[Connection]:
+    """The connections of an org, by name."""
+    return [
+        _connection(row)
+        for row in database.read(f"SELECT {_COLUMNS} FROM connection WHERE org = ? ORDER BY name", (org,))
+    ]
+
+
+def connection_named(database: Database, org: str, name: str) -> Connection:
+    """One connection of an org. Raises ConnectionProblem."""
+    for connection in connections_of(database, org):
+        if connection.name == name:
+            return connection
+    raise ConnectionProblem(f"There is no connection {name!r}. `keyleash connection list` shows them.")
+
+
+def open_credential(database: Rows, vault: Vault, connection: Connection) -> Secret:
+    """The secret of a connection, for the length of one call."""
+    return vault.open(
+        database,
+        org=connection.org,
+        connection=connection.id,
+        version=connection.credential_version,
+        origin=connection.origin,
+        scheme=connection.scheme,
+    )
+
+
+_COLUMNS = (
+    "org, id, name, connector, ownership, base_url, private, kind, scheme, credential_version, account, verified_at, "
+    "created_by, created_at"
+)
+
+
+def _connection(row: Sequence[Any]) -> Connection:
+    org, identifier, name, connector, ownership, base_url, private, *rest = row
+    return Connection(org, identifier, name, connector, ownership, base_url, tuple(json.loads(private)), *rest)  # pyright: ignore[reportCallIssue] - the columns are the fields, in order; a test reads one back

@@ -1,0 +1,255 @@
+"""Rows that are durable when you are told so, in an SQLite file that several processes share.
+
+Writes are grouped: each waits for its own rows, and all that arrive while the disk is busy share the next commit.
+"""
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+SCHEMA = "0001"
+"""The migration this code was written for; a test holds it to the newest one in `migrations/versions`."""
+
+_BUSY_MS = 10_000
+_BATCH = 256
+
+
+class Rows(Protocol):
+    """What a room sees of a transaction; rows come back as tuples."""
+
+    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Any: ...
+
+
+class DatabaseProblem(Exception):
+    """The database cannot be used; the message says what to do."""
+
+
+class Database:
+    """An SQLite database in WAL mode. `synchronous=FULL`: what is committed survives a power cut."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._local = threading.local()
+        self._writer: sqlite3.Connection | None = None
+        self._queue: list[tuple[Callable[[Rows], Any], asyncio.Future[Any]]] = []
+        self._flushing: asyncio.Task[None] | None = None
+        self._opened: list[sqlite3.Connection] = []
+
+    def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run one query at once, outside any transaction. Raises DatabaseProblem."""
+        try:
+            return self._reader().execute(sql, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise _problem(self.path, error) from None
+
+    def snapshot(self, read: Callable[[Rows], T]) -> T:
+        """Run several queries over one unchanging state."""
+        reader = self._reader()
+        reader.execute("BEGIN")
+        try:
+            return read(reader)
+        finally:
+            reader.execute("ROLLBACK")
+
+    async def write(self, change: Callable[[Rows], T]) -> T:
+        """Run `change` in a transaction; returns once its rows are durable.
+
+        `change` may run beside others in one commit, inside a savepoint of its own: what it raises undoes only its own
+        rows and is raised here. A commit that fails undoes all and raises DatabaseProblem in each.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+        self._queue.append((change, done))
+        if self._flushing is None:
+            self._flushing = loop.create_task(self._flush())
+        return await asyncio.shield(done)
+
+    def write_now(self, change: Callable[[Rows], T]) -> T:
+        """Like `write`, for code without an event loop: one transaction of its own."""
+        connection = self._connect()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                result = change(connection)
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+            return result
+        except sqlite3.Error as error:
+            raise _problem(self.path, error) from None
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        """Close every connection of this process."""
+        for connection in self._opened:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+        self._opened.clear()
+        self._writer = None
+        self._local = threading.local()
+
+    def _apply(self, writer: sqlite3.Connection, change: Callable[[Rows], Any]) -> tuple[Any, Exception | None]:
+        """Run one change in a savepoint; a database error of its own stays its own."""
+        writer.execute("SAVEPOINT one")
+        try:
+            result = change(writer)
+        except Exception as error:
+            if not writer.in_transaction:  # the disk is full, or gone: SQLite has undone the whole batch
+                raise
+            writer.execute("ROLLBACK TO one")
+            writer.execute("RELEASE one")
+            return None, _problem(self.path, error) if isinstance(error, sqlite3.Error) else error
+        writer.execute("RELEASE one")
+        return result, None
+
+    def _reader(self) -> sqlite3.Connection:
+        reader: sqlite3.Connection | None = getattr(self._local, "reader", None)
+        if reader is None:
+            reader = self._local.reader = self._connect()
+            reader.execute("PRAGMA query_only=ON")
+            self._opened.append(reader)
+        return reader
+
+    def _connect(self) -> sqlite3.Connection:
+        if not self.path.exists():
+            raise DatabaseProblem(f"There is no database at {self.path}. Run `keyleash init` first.")
+        try:
+            connection = sqlite3.connect(
+                self.path, isolation_level=None, check_same_thread=False, cached_statements=256
+            )
+            connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("PRAGMA foreign_keys=ON")
+            connection.execute("PRAGMA secure_delete=ON")
+            connection.execute("PRAGMA temp_store=MEMORY")
+        except sqlite3.Error as error:
+            raise _problem(self.path, error) from None
+        return connection
+
+    async def _flush(self) -> None:
+        """Commit what is queued, batch after batch, until nothing is.
+
+        Statements run on the loop's thread: each would otherwise fight it for the interpreter lock. Only waiting for
+        another process's lock, and the commit's flush to disk, happen on a thread.
+        """
+        try:
+            while self._queue:
+                batch, self._queue = self._queue[:_BATCH], self._queue[_BATCH:]
+                try:
+                    await self._commit(batch)
+                except Exception as error:
+                    problem = _problem(self.path, error) if isinstance(error, sqlite3.Error) else error
+                    for _, done in batch:
+                        if not done.done():
+                            done.set_exception(problem)
+        finally:
+            self._flushing = None
+
+    async def _commit(self, batch: list[tuple[Callable[[Rows], Any], asyncio.Future[Any]]]) -> None:
+        writer = self._writer
+        if writer is None:
+            writer = self._writer = self._connect()
+            self._opened.append(writer)
+        await _begin(writer)
+        outcomes: list[tuple[asyncio.Future[Any], Any, Exception | None]] = []
+        try:
+            for change, done in batch:
+                outcomes.append((done, *self._apply(writer, change)))
+            await asyncio.to_thread(writer.execute, "COMMIT")
+        except BaseException:
+            if writer.in_transaction:
+                writer.execute("ROLLBACK")
+            raise
+        for done, result, error in outcomes:
+            if done.done():
+                continue
+            if error is None:
+                done.set_result(result)
+            else:
+                done.set_exception(error)
+
+
+async def _begin(writer: sqlite3.Connection) -> None:
+    writer.execute("PRAGMA busy_timeout=0")
+    try:
+        writer.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError:
+        writer.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+        await asyncio.to_thread(writer.execute, "BEGIN IMMEDIATE")
+
+
+def _problem(path: Path, error: BaseException) -> DatabaseProblem:
+    text = str(error)
+    if "no such table" in text:
+        return DatabaseProblem(f"{path} holds no Keyleash tables. Run `keyleash init`, or `keyleash upgrade`.")
+    if "locked" in text:
+        return DatabaseProblem(f"{path} is locked by another process. Try again when that has ended.")
+    if "readonly" in text:
+        return DatabaseProblem(f"{path} cannot be written. Check its owner and its mode.")
+    if "full" in text:
+        return DatabaseProblem(f"The disk that holds {path} is full. Free some space.")
+    return DatabaseProblem(f"{path}: {text}.")
+
+
+def schema_of(database: Database) -> str | None:
+    """The migration that the database stands at, or None where it has no tables yet."""
+    try:
+        rows = database.read("SELECT version_num FROM alembic_version")
+    except DatabaseProblem:
+        return None
+    return str(rows[0][0]) if rows else None
+
+
+def require_schema(database: Database) -> None:
+    """Refuse a database that this release does not know."""
+    found = schema_of(database)
+    if found == SCHEMA:
+        return
+    if found is None:
+        raise DatabaseProblem(f"There is no usable database at {database.path}. Run `keyleash init` first.")
+    if found < SCHEMA:
+        raise DatabaseProblem(
+            f"The database is at schema {found}, this release needs {SCHEMA}. "
+            "Run `keyleash upgrade` (it makes a backup)."
+        )
+    raise DatabaseProblem(
+        f"The database is at schema {found}, which is newer than this release knows ({SCHEMA}). "
+        "Install the newer release of Keyleash, or restore the backup that `keyleash upgrade` made."
+    )
+
+
+def migrate(path: Path) -> None:
+    """Bring the database at `path` to this release's schema, creating it where there is none."""
+    from alembic import command
+    from alembic.config import Config
+
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not path.exists():
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.attributes["path"] = path
+    command.upgrade(config, "head")
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+
+
+def backup(source: Path, target: Path) -> None:
+    """Write a consistent copy of the database, 0600, while others may be using it."""
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    with (
+        contextlib.closing(sqlite3.connect(source)) as origin,
+        contextlib.closing(sqlite3.connect(target)) as copy,
+    ):
+        origin.backup(copy)

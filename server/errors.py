@@ -1,0 +1,137 @@
+"""What can stand between a call and its result. Every message here is written for the model that reads it.
+
+None names a command, a rule's text or a secret: what would change the leash is for people, on other paths.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+class CallRefused(Exception):
+    """The call does not run. `reason` is for the record, the message for the model."""
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class NoSuchTool(CallRefused):
+    """The caller has no tool of that name; hidden ones look the same."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Unknown tool: {name}", reason="unknown tool")
+
+
+class BadArguments(CallRefused):
+    """The arguments do not fit the tool; the message says how to mend them."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason="invalid arguments")
+
+
+class Refused(CallRefused):
+    """A rule, or the absence of one, forbids the call."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            "Your organisation's rules do not allow this call. Nothing was sent. "
+            "Do not try another way to the same end; tell the person you work for.",
+            reason=reason,
+        )
+
+
+class Denied(CallRefused):
+    """A person decided against exactly this call."""
+
+    def __init__(self, approval: str) -> None:
+        super().__init__(
+            f"A person decided against this call (approval {approval}). Nothing was sent. "
+            "Do not repeat it; ask the person you work for what they would rather have.",
+            reason="denied by a person",
+        )
+        self.approval = approval
+
+
+class NoLongerValid(CallRefused):
+    """An approval that can no longer be used: expired, cancelled, stale, or not this call's."""
+
+    def __init__(self, approval: str, why: str) -> None:
+        super().__init__(f"Approval {approval} cannot be used: {why}. Nothing was sent.", reason=f"approval: {why}")
+        self.approval = approval
+
+
+class OutcomeUnknown(CallRefused):
+    """An approved call was sent and what came of it is not known. It is never sent again by itself."""
+
+    def __init__(self, approval: str) -> None:
+        super().__init__(
+            f"This call (approval {approval}) may have been sent, and what came of it is not known. It will not be "
+            "sent again. Look at the account with a reading tool, and tell the person you work for.",
+            reason="outcome unknown",
+        )
+        self.approval = approval
+
+
+class ApprovalRequired(CallRefused):
+    """The call is held: a person has yet to decide, outside this client."""
+
+    def __init__(self, approval: str, expires_at: str) -> None:
+        super().__init__(
+            f"This call needs a person's approval, and has been put to them outside this conversation (approval "
+            f"{approval}, until {expires_at}). Nothing was sent. Go on with other work, or tell the person you work "
+            "for that you wait; once they have decided, repeat exactly this call. Do not try another way to the same "
+            "end.",
+            reason="approval required",
+        )
+        self.approval = approval
+        self.expires_at = expires_at
+
+
+class Unrecorded(CallRefused):
+    """The record could not be written, so nothing was sent, or the result is withheld."""
+
+    def __init__(self, *, sent: bool) -> None:
+        super().__init__(
+            "The call may have been carried out, but its outcome could not be recorded, so its result is withheld. "
+            "Tell the person you work for; do not repeat the call."
+            if sent
+            else "The call could not be recorded, so nothing was sent. Try again later.",
+            reason="not recorded",
+        )
+
+
+class VaultSealed(CallRefused):
+    """The server has no root key, so no credential can be opened."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"Keyleash is sealed: {why} Nothing was sent.", reason="sealed")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a person is asked: `choices` maps each answer to what it means."""
+
+    approval: str
+    text: str
+    choices: dict[str, str]
+
+
+class AskFirst(Exception):
+    """Not a failure: the client must put the question to its person and repeat the call with the answer."""
+
+    def __init__(self, question: Question) -> None:
+        super().__init__("a person must be asked first")
+        self.question = question
+
+
+def structured(error: CallRefused) -> dict[str, Any] | None:
+    """What a client may read by program from a refusal: the approval's id, status and expiry, where there is one."""
+    if isinstance(error, ApprovalRequired):
+        return {"approval": {"id": error.approval, "status": "pending", "expires_at": error.expires_at}}
+    if isinstance(error, Denied):
+        return {"approval": {"id": error.approval, "status": "denied"}}
+    if isinstance(error, OutcomeUnknown):
+        return {"approval": {"id": error.approval, "status": "unknown"}}
+    if isinstance(error, NoLongerValid):
+        return {"approval": {"id": error.approval, "status": "invalid"}}
+    return None

@@ -1,0 +1,128 @@
+"""The HTTP door: who knocks is known before anything else happens, and a strange Host or Origin gets nowhere."""
+
+import ipaddress
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from typing import Any, Protocol
+
+from server.identity import Caller, Frozen
+
+log = logging.getLogger("keyleash")
+
+AGENT_PATH = "/agent/mcp"
+"""Where agents with a static token connect. It carries no OAuth discovery: some clients would then drop their token."""
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class BindProblem(Exception):
+    """The server cannot listen there; the message says how to mend it."""
+
+
+class Face(Protocol):
+    """What serves an authenticated request: `protocol.HttpFace`."""
+
+    def run(self) -> AbstractAsyncContextManager[None]: ...
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
+class Door:
+    """An ASGI application: `/agent/mcp` for agents, `/health` for whoever watches, nothing else."""
+
+    def __init__(self, face: Face, by_token: Callable[[str], Caller | None], *, caller_key: str) -> None:
+        self._face = face
+        self._by_token = by_token
+        self._caller_key = caller_key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection event."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["type"] != "http":
+            raise RuntimeError("only HTTP is served here")
+        elif scope["path"] == AGENT_PATH:
+            await self._agent(scope, receive, send)
+        elif scope["path"] == "/health":
+            await _answer(send, 200, {"status": "ok"})
+        else:
+            await _answer(send, 404, {"error": "not_found", "error_description": f"Agents connect at {AGENT_PATH}."})
+
+    async def _agent(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            caller = self._by_token(_bearer(scope))
+        except Frozen as frozen:
+            await _answer(send, 403, {"error": "frozen", "error_description": str(frozen)})
+            return
+        if caller is None:
+            description = "Send a valid agent token as `Authorization: Bearer …`."
+            await _answer(send, 401, {"error": "invalid_token", "error_description": description}, challenge=True)
+            return
+        scope[self._caller_key] = replace(caller, transport="http")
+        # The token has done its work: nothing behind this door can log or echo it.
+        scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"authorization"]
+        await self._face(scope, receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        async with self._face.run():
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def _bearer(scope: Scope) -> str:
+    given = [value for name, value in scope["headers"] if name == b"authorization"]
+    if len(given) != 1:
+        return ""
+    scheme, _, token = given[0].decode("latin-1").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+async def _answer(send: Send, status: int, content: dict[str, str], *, challenge: bool = False) -> None:
+    body = json.dumps(content).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if challenge:
+        headers.append((b"www-authenticate", b'Bearer error="invalid_token"'))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def parse_bind(text: str) -> tuple[str, int]:
+    """`127.0.0.1:8700`, `[::1]:8700` or `localhost:8700` as host and port. Raises BindProblem."""
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise BindProblem(f"{text!r} is not HOST:PORT. Write for instance 127.0.0.1:8700.")
+    return host, int(port)
+
+
+def allowed(host: str, configured: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """The Host and Origin headers that a bind to `host` accepts.
+
+    Loopback needs no configuration. Raises BindProblem for any other bind without allowed hosts.
+    """
+    if configured:
+        hosts = [name for each in configured for name in (each, f"{each}:*")]
+        return hosts, [f"{scheme}://{name}" for scheme in ("https", "http") for name in hosts]
+    if not _loopback(host):
+        raise BindProblem(
+            f"{host} can be reached from other machines. Say under which names, so that others are refused: "
+            "KEYLEASH_ALLOWED_HOSTS=keyleash.example.com"
+        )
+    names = ["127.0.0.1", "localhost", "[::1]"]
+    hosts = [name for each in names for name in (each, f"{each}:*")]
+    return hosts, [f"http://{name}" for name in hosts]
+
+
+def _loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

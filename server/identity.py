@@ -1,0 +1,429 @@
+"""Know who is calling: a token or a name becomes a Caller, or nothing at all.
+
+Everything asked here is asked of the database again at every call, so that a revocation acts on the next one.
+"""
+
+import getpass
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from server.audit import Event, append
+from server.clock import now_ms
+from server.database import Database, Rows
+
+ROLES = ("owner", "admin", "approver", "auditor", "member")
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
+_TOKEN = re.compile(r"kla_([a-z0-9]{16})_([A-Za-z0-9_-]{43})")
+
+
+class IdentityProblem(Exception):
+    """Something about orgs, members or agents cannot be done; the message says how to mend it."""
+
+
+@dataclass(frozen=True)
+class Narrowing:
+    """What an agent may reach at most: globs over `connection.tool`, and effects. Empty means no narrowing."""
+
+    tools: tuple[str, ...] = ()
+    effects: tuple[str, ...] = ()
+
+    def admits(self, connection: str, tool: str, effect: str) -> bool:
+        """Whether the leash is long enough for this tool at all; rules come after."""
+        if self.effects and effect not in self.effects:
+            return False
+        return not self.tools or any(fnmatchcase(f"{connection}.{tool}", glob) for glob in self.tools)
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who is calling now: org, agent, and the member it acts for (None: a standalone agent).
+
+    `token_mark` changes when the agent's token does; it is no part of the token.
+    """
+
+    org: str
+    org_name: str
+    preset: str
+    revision: int
+    agent: str
+    agent_name: str
+    member: str | None
+    member_name: str | None
+    roles: tuple[str, ...]
+    groups: tuple[str, ...]
+    narrowing: Narrowing = field(default_factory=Narrowing)
+    token_mark: str = ""
+    client: str = ""
+    client_version: str = ""
+    transport: str = ""
+
+    @property
+    def standalone(self) -> bool:
+        """Whether nobody stands behind this agent."""
+        return self.member is None
+
+
+@dataclass(frozen=True)
+class Org:
+    """A tenant, as administrators see it."""
+
+    id: str
+    name: str
+    preset: str
+    frozen_at: int | None
+    created_at: int
+
+
+@dataclass(frozen=True)
+class Member:
+    """A person in an org."""
+
+    id: str
+    org: str
+    name: str
+    os_user: str | None
+    roles: tuple[str, ...]
+    groups: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Agent:
+    """An MCP client's identity, without its token."""
+
+    id: str
+    org: str
+    name: str
+    member: str | None
+    member_name: str | None
+    narrowing: Narrowing
+    expires_at: int | None
+    created_at: int
+
+
+@dataclass(frozen=True)
+class Actor:
+    """A person at the command line, and how they were known.
+
+    `known_by` is `os user`, or `operator's word` where `--as` was given: that one never counts toward `approve`.
+    """
+
+    member: Member
+    known_by: str
+
+    @property
+    def signed_in(self) -> bool:
+        """Whether this person's decision counts where an approver is required."""
+        return self.known_by == "os user"
+
+
+_CALLER = """
+SELECT o.id, o.name, o.preset, o.revision, o.frozen_at, a.id, a.name, a.expires_at, a.narrowing,
+       a.token_hash, a.member, m.id, m.name, m.roles, m.groups
+FROM agent a JOIN org o ON o.id = a.org LEFT JOIN member m ON m.org = a.org AND m.id = a.member
+WHERE a.org = ? AND """
+
+
+class Frozen(Exception):
+    """The org's agents are stopped. The message is for the model."""
+
+
+class Directory:
+    """The orgs, members and agents of one installation."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # -- who is calling
+
+    def by_token(self, token: str) -> Caller | None:
+        """The caller that holds `token`; None for anything else, without saying why. Raises Frozen."""
+        match = _TOKEN.fullmatch(token)
+        if match is None:
+            return None
+        return self._caller("a.token_hash = ?", f"org_{match[1]}", token_hash(token))
+
+    def by_agent(self, org: str, agent: str) -> Caller | None:
+        """The caller that the agent id stands for, asked again. Raises Frozen."""
+        return self._caller("a.id = ?", org, agent)
+
+    def _caller(self, where: str, org: str, value: str) -> Caller | None:
+        rows = self._database.read(_CALLER + where, (org, value))
+        if not rows:
+            return None
+        (org_id, org_name, preset, revision, frozen, agent, agent_name, expires, narrowing, mark, acts_for, *member) = (
+            rows[0]
+        )
+        member_id, member_name, roles, groups = member
+        if expires is not None and expires <= now_ms():
+            return None
+        if acts_for is not None and member_id is None:
+            return None  # its member was removed; it must not fall back to being standalone
+        if frozen is not None:
+            raise Frozen(f"All agents of {org_name} are stopped until a person lifts the freeze.")
+        return Caller(
+            org=org_id,
+            org_name=org_name,
+            preset=preset,
+            revision=revision,
+            agent=agent,
+            agent_name=agent_name,
+            member=member_id,
+            member_name=member_name,
+            roles=tuple(json.loads(roles)) if roles else (),
+            groups=tuple(json.loads(groups)) if groups else (),
+            narrowing=_narrowing(narrowing),
+            token_mark=mark[:16],
+        )
+
+    # -- orgs
+
+    def orgs(self) -> list[Org]:
+        """Every org, by name."""
+        rows = self._database.read("SELECT id, name, preset, frozen_at, created_at FROM org ORDER BY name")
+        return [Org(*row) for row in rows]
+
+    def org(self, name: str | None) -> Org:
+        """The org called `name`, or the only one there is."""
+        orgs = self.orgs()
+        if not orgs:
+            raise IdentityProblem("There is no org yet. Run `keyleash init --org NAME`.")
+        if name is None:
+            if len(orgs) == 1:
+                return orgs[0]
+            raise IdentityProblem(f"Which org? Add `--org NAME`; there are {', '.join(o.name for o in orgs)}.")
+        for org in orgs:
+            if name in (org.name, org.id):
+                return org
+        raise IdentityProblem(f"There is no org called {name!r}. `keyleash org list` shows them.")
+
+    # -- members
+
+    def members(self, org: str) -> list[Member]:
+        """The people of an org, by name."""
+        rows = self._database.read(
+            "SELECT id, org, name, os_user, roles, groups FROM member WHERE org = ? ORDER BY name", (org,)
+        )
+        return [
+            Member(member, org_id, name, os_user, tuple(json.loads(roles)), tuple(json.loads(groups)))
+            for member, org_id, name, os_user, roles, groups in rows
+        ]
+
+    def member(self, org: str, name: str) -> Member:
+        """One person, by name or id."""
+        for member in self.members(org):
+            if name in (member.name, member.id):
+                return member
+        raise IdentityProblem(f"There is no member called {name!r}. `keyleash member list` shows them.")
+
+    def actor(self, org: str, *, as_member: str | None = None) -> Actor:
+        """The person at this terminal: the member mapped to the operating-system user, or the one `--as` names."""
+        if as_member is not None:
+            return Actor(self.member(org, as_member), "operator's word")
+        user = system_user()
+        for member in self.members(org):
+            if member.os_user == user:
+                return Actor(member, "os user")
+        raise IdentityProblem(
+            f"No member of this org is mapped to the system user {user!r}. "
+            f"Run `keyleash member create NAME --os-user {user}`, or act for one with `--as NAME`."
+        )
+
+    # -- agents
+
+    def agents(self, org: str) -> list[Agent]:
+        """The agents of an org, by name."""
+        rows = self._database.read(
+            "SELECT a.id, a.org, a.name, a.member, m.name, a.narrowing, a.expires_at, a.created_at FROM agent a "
+            "LEFT JOIN member m ON m.org = a.org AND m.id = a.member WHERE a.org = ? ORDER BY a.name",
+            (org,),
+        )
+        return [
+            Agent(agent, org_id, name, acts_for, member, _narrowing(narrowing), expires, created)
+            for agent, org_id, name, acts_for, member, narrowing, expires, created in rows
+        ]
+
+    def agent(self, org: str, name: str) -> Agent:
+        """One agent, by name or id."""
+        for agent in self.agents(org):
+            if name in (agent.name, agent.id):
+                return agent
+        raise IdentityProblem(f"There is no agent called {name!r}. `keyleash agent list` shows them.")
+
+
+# -- changes; each runs inside the caller's transaction and writes its own entry
+
+
+def create_org(rows: Rows, *, name: str, preset: str, by: str) -> str:
+    """Create an org and return its id."""
+    _check_name("org", name)
+    if rows.execute("SELECT 1 FROM org WHERE name = ?", (name,)).fetchone():
+        raise IdentityProblem(f"There is already an org called {name!r}. Choose another name.")
+    org = f"org_{_random(16)}"
+    rows.execute(
+        "INSERT INTO org (id, name, preset, revision, frozen_at, created_at) VALUES (?, ?, ?, 1, NULL, ?)",
+        (org, name, preset, now_ms()),
+    )
+    append(rows, org, Event.ORG_CREATED, name=name, preset=preset, by=by)
+    return org
+
+
+def create_member(
+    rows: Rows, org: str, *, name: str, roles: Sequence[str], os_user: str | None, by: str, groups: Sequence[str] = ()
+) -> str:
+    """Add a person to an org and return their id."""
+    _check_name("member", name)
+    unknown = [role for role in roles if role not in ROLES]
+    if unknown:
+        raise IdentityProblem(f"There is no role {unknown[0]!r}. Roles are {', '.join(ROLES)}.")
+    if rows.execute("SELECT 1 FROM member WHERE org = ? AND name = ?", (org, name)).fetchone():
+        raise IdentityProblem(f"There is already a member called {name!r}.")
+    taken = rows.execute("SELECT name FROM member WHERE org = ? AND os_user = ?", (org, os_user)).fetchone()
+    if taken:
+        raise IdentityProblem(f"The system user {os_user!r} is already the member {taken[0]!r}.")
+    member = f"mem_{_random(16)}"
+    rows.execute(
+        "INSERT INTO member (org, id, name, os_user, roles, groups, created_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (org, member, name, os_user, json.dumps(list(roles)), json.dumps(list(groups)), now_ms()),
+    )
+    append(rows, org, Event.MEMBER_CREATED, member=name, roles=list(roles), os_user=os_user, by=by)
+    return member
+
+
+def remove_member(rows: Rows, org: str, member: Member, *, by: str) -> None:
+    """Take a person out of an org. Agents that act for them stop at their next call."""
+    if "owner" in member.roles:
+        owners = rows.execute("SELECT COUNT(*) FROM member WHERE org = ? AND roles LIKE '%owner%'", (org,)).fetchone()
+        if owners[0] < 2:
+            raise IdentityProblem(f"{member.name} is the only owner of this org. Create another owner first.")
+    rows.execute("DELETE FROM member WHERE org = ? AND id = ?", (org, member.id))
+    append(rows, org, Event.MEMBER_REMOVED, member=member.name, by=by)
+
+
+def create_agent(
+    rows: Rows,
+    org: str,
+    *,
+    name: str,
+    member: Member | None,
+    by: str,
+    narrowing: Narrowing | None = None,
+    expires_at: int | None = None,
+) -> str:
+    """Create an agent and return its token, which is not kept: only its hash is."""
+    _check_name("agent", name)
+    if rows.execute("SELECT 1 FROM agent WHERE org = ? AND name = ?", (org, name)).fetchone():
+        raise IdentityProblem(f"There is already an agent called {name!r}. Remove it first, or choose another name.")
+    token = _new_token(org)
+    narrowing = narrowing or Narrowing()
+    rows.execute(
+        "INSERT INTO agent (org, id, name, member, token_hash, narrowing, expires_at, created_by, created_at) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            org,
+            f"agt_{_random(16)}",
+            name,
+            member.id if member else None,
+            token_hash(token),
+            json.dumps({"tools": narrowing.tools, "effects": narrowing.effects}),
+            expires_at,
+            by,
+            now_ms(),
+        ),
+    )
+    append(
+        rows,
+        org,
+        Event.AGENT_CREATED,
+        agent=name,
+        acts_for=member.name if member else None,
+        tools=list(narrowing.tools),
+        effects=list(narrowing.effects),
+        by=by,
+    )
+    return token
+
+
+def rotate_agent(rows: Rows, org: str, agent: Agent, *, by: str) -> str:
+    """Give an agent a new token and return it; the old one stops at once."""
+    token = _new_token(org)
+    rows.execute("UPDATE agent SET token_hash = ? WHERE org = ? AND id = ?", (token_hash(token), org, agent.id))
+    append(rows, org, Event.AGENT_ROTATED, agent=agent.name, by=by)
+    return token
+
+
+def remove_agent(rows: Rows, org: str, agent: Agent, *, by: str) -> None:
+    """Remove an agent: its token stops at once, its pending approvals are cancelled and its grants end."""
+    rows.execute("DELETE FROM agent WHERE org = ? AND id = ?", (org, agent.id))
+    now = now_ms()
+    rows.execute(
+        "UPDATE approval SET state = 'cancelled', changed_at = ? WHERE org = ? AND agent = ? "
+        "AND state IN ('pending', 'approved')",
+        (now, org, agent.id),
+    )
+    rows.execute(
+        "UPDATE call_grant SET revoked_at = ? WHERE org = ? AND agent = ? AND revoked_at IS NULL", (now, org, agent.id)
+    )
+    append(rows, org, Event.AGENT_REMOVED, agent=agent.name, by=by)
+
+
+def set_frozen(rows: Rows, org: str, *, frozen: bool, by: str) -> None:
+    """Stop all agents of an org at their next call, or let them go on."""
+    rows.execute("UPDATE org SET frozen_at = ? WHERE id = ?", (now_ms() if frozen else None, org))
+    append(rows, org, Event.ORG_FROZEN if frozen else Event.ORG_UNFROZEN, by=by)
+
+
+def touch(rows: Rows, org: str) -> None:
+    """Say that the org's connections, rules or preset have changed: cached views are made anew."""
+    rows.execute("UPDATE org SET revision = revision + 1 WHERE id = ?", (org,))
+
+
+def system_user() -> str:
+    """The operating system's name for whoever runs this process; no environment variable can change it."""
+    try:
+        import pwd
+    except ImportError:  # Windows
+        return getpass.getuser()
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # a container whose user has no name
+        return f"uid-{os.geteuid()}"
+
+
+def new_id(prefix: str) -> str:
+    """A random identifier, such as `apr_4k2m…`; 80 bits."""
+    return f"{prefix}_{_random(16)}"
+
+
+def token_hash(token: str) -> str:
+    """SHA-256 of a token. Tokens carry 256 random bits, so a slow hash would add nothing."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _new_token(org: str) -> str:
+    return f"kla_{org.removeprefix('org_')}_{secrets.token_urlsafe(32)}"
+
+
+_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
+
+
+def _random(length: int) -> str:
+    return "".join(_ALPHABET[byte & 31] for byte in secrets.token_bytes(length))
+
+
+def _check_name(what: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise IdentityProblem(
+            f"{name!r} cannot name {'an' if what[0] in 'aeiou' else 'a'} {what}: "
+            "use up to 63 of a-z, 0-9, dot, dash and underscore, beginning with a letter or digit."
+        )
+
+
+def _narrowing(text: str) -> Narrowing:
+    stored = json.loads(text)
+    return Narrowing(tuple(stored["tools"]), tuple(stored["effects"]))

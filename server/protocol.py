@@ -1,0 +1,504 @@
+"""The MCP face: tools in, people asked, results out, in both protocol eras; nothing that was not meant leaves.
+
+The only module of the server that knows the protocol. It holds no rule and no secret: `server.call` does the work.
+"""
+
+import base64
+import binascii
+import contextlib
+import json
+import logging
+import secrets
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any, TextIO, TypeVar, cast
+
+import anyio
+import mcp_types as t
+from mcp.server import Server, ServerRequestContext
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
+from mcp.server.caching import CacheHint
+from mcp.server.lowlevel.server import NotificationOptions
+from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
+from mcp.server.stdio import stdio_server
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, ToolsListChanged
+from mcp.server.transport_security import TransportSecuritySettings
+from mcp.shared.exceptions import MCPError
+from mcp.shared.message import SessionMessage
+from mcp_types.methods import serialize_server_result
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+
+from connectors.catalogue import Offered
+from connectors.definition import Effect
+from server.approval import STATE_TTL_S, Decision
+from server.call import Parts, call, subject
+from server.database import DatabaseProblem
+from server.errors import AskFirst, CallRefused, NoSuchTool, Question, structured
+from server.identity import Caller, Frozen
+from server.policy import possible
+from server.stdio import INSTRUCTIONS
+
+log = logging.getLogger("keyleash")
+
+NAME = "keyleash"
+PAGE = 100
+LIST_TTL_MS = 30_000
+MODERN = MODERN_PROTOCOL_VERSIONS[0]
+
+Context = ServerRequestContext[Any, Any]
+Identify = Callable[[Context], Caller]
+P = TypeVar("P")
+R = TypeVar("R")
+
+
+def build(parts: Parts, identify: Identify, *, version: str, state_keys: list[bytes]) -> Server[Any]:
+    """Make the server. `identify` names the caller of a request, or raises Frozen or MCPError.
+
+    `state_keys` seal the pointers that clients carry; replicas share them. 32 bytes each, the first one seals.
+    """
+
+    async def list_tools(ctx: Context, params: t.PaginatedRequestParams | None) -> t.ListToolsResult:
+        try:
+            caller = identify(ctx)
+        except (Frozen, CallRefused):
+            return t.ListToolsResult(tools=[])
+        offered = tools_for(parts, caller)
+        start = _after(offered, params.cursor if params else None)
+        page = offered[start : start + PAGE]
+        more = start + PAGE < len(offered)
+        return t.ListToolsResult(
+            tools=[tool for tool in map(_described, page) if tool is not None],
+            next_cursor=_cursor(page[-1].name) if more else None,
+        )
+
+    async def call_tool(ctx: Context, params: t.CallToolRequestParams) -> t.CallToolResult | t.InputRequiredResult:
+        try:
+            caller = _with_client(identify(ctx), ctx)
+            person = _person(ctx, params)
+            outcome = await call(parts, caller, params.name, params.arguments or {}, person, pointer=person.pointer)
+        except AskFirst as ask:
+            return _input_required(ask.question)
+        except NoSuchTool as refusal:
+            raise MCPError(t.INVALID_PARAMS, str(refusal)) from None
+        except CallRefused as refusal:
+            return _result(str(refusal), structured(refusal), ok=False)
+        except Frozen as frozen:
+            return _result(str(frozen), None, ok=False)
+        return _result(outcome.text, outcome.structured, ok=outcome.ok)
+
+    async def listen(ctx: Context, params: t.SubscriptionsListenRequestParams) -> t.SubscriptionsListenResult:
+        return await _listen(parts, identify(ctx), ctx, params)
+
+    sealed = parts.vault.sealed
+    server: Server[Any] = Server(
+        NAME,
+        version=version,
+        title="Keyleash",
+        instructions=INSTRUCTIONS if sealed is None else f"Keyleash is sealed and offers no tools: {sealed}",
+        cache_hints={"tools/list": CacheHint(ttl_ms=LIST_TTL_MS, scope="private")},
+        get_tool_input_schema=lambda _name: None,
+        on_list_tools=masked(list_tools),
+        on_call_tool=masked(call_tool),
+        on_subscriptions_listen=masked(listen),
+    )
+    security = RequestStateSecurity(
+        keys=state_keys, ttl=STATE_TTL_S, bind_principal=lambda ctx: _principal(identify, ctx)
+    )
+    server.middleware.append(RequestStateBoundary(security, default_audience=NAME))
+    return server
+
+
+def masked(
+    handler: Callable[[Context, P], Awaitable[R]],
+) -> Callable[[Context, P], Awaitable[R]]:
+    """Let no exception's text out: the client gets a number, the log the same number and the exception's kind."""
+
+    async def run(ctx: Context, params: P) -> R:
+        try:
+            return await handler(ctx, params)
+        except MCPError:
+            raise
+        except Exception as error:
+            number = secrets.token_hex(4)
+            log.error("internal error %s in %s: %s", number, ctx.method, type(error).__name__)
+            raise MCPError(t.INTERNAL_ERROR, f"Internal error {number}: the operator finds it in the log.") from None
+
+    return run
+
+
+# -- tools
+
+
+def tools_for(parts: Parts, caller: Caller) -> list[Offered]:
+    """The tools that some arguments could let this caller use, by name; none while the vault is sealed."""
+    if parts.vault.sealed is not None:
+        return []
+    workspace = parts.workspaces.of(caller)
+    who = subject(caller)
+    return [
+        offered
+        for offered in workspace.offer.tools
+        if caller.narrowing.admits(offered.connection, offered.tool.name, offered.tool.effect.value)
+        and possible(who, offered.connection, offered.tool.name, offered.tool.effect, workspace.rules, workspace.preset)
+    ]
+
+
+def _described(offered: Offered) -> t.Tool | None:
+    """One tool for the list; None, and a line in the log, for one that would break the list for everyone."""
+    tool = offered.tool
+    schema = dict(tool.input_schema)
+    if schema.get("type") != "object":
+        log.error("tool %s is left out of the list: its schema is no object", offered.name)
+        return None
+    try:
+        return t.Tool(
+            name=offered.name,
+            title=tool.title,
+            description=f"{tool.description}\n\nActs on {offered.connector.title}, connection `{offered.connection}`.",
+            input_schema=schema,
+            annotations=t.ToolAnnotations(
+                read_only_hint=tool.effect in (Effect.READ, Effect.SENSITIVE),
+                destructive_hint=tool.effect in (Effect.SPEND, Effect.DESTROY, Effect.GRANT),
+                idempotent_hint=tool.method in ("GET", "HEAD", "PUT", "DELETE"),
+                open_world_hint=True,
+            ),
+        )
+    except ValueError:
+        log.error("tool %s is left out of the list: it cannot be described", offered.name)
+        return None
+
+
+def _cursor(name: str) -> str:
+    return base64.urlsafe_b64encode(name.encode()).decode()
+
+
+def _after(offered: list[Offered], cursor: str | None) -> int:
+    if cursor is None:
+        return 0
+    try:
+        last = base64.urlsafe_b64decode(cursor.encode()).decode()
+    except (binascii.Error, ValueError):
+        raise MCPError(t.INVALID_PARAMS, "Invalid cursor; list again from the start.") from None
+    return sum(1 for each in offered if each.name <= last)
+
+
+# -- changes
+
+LISTENERS_PER_ORG = 64
+CHANGES_S = 1.0
+_listening: Counter[str] = Counter()
+
+
+async def _listen(
+    parts: Parts, caller: Caller, ctx: Context, params: t.SubscriptionsListenRequestParams
+) -> t.SubscriptionsListenResult:
+    """One stream of changes, from a bus of its own: what changes in another org cannot reach it.
+
+    It ends when the agent is removed or frozen, or its token rotated.
+    """
+    if _listening[caller.org] >= LISTENERS_PER_ORG:
+        raise MCPError(t.INTERNAL_ERROR, "Too many streams of changes are open; close one first.")
+    bus = InMemorySubscriptionBus()
+    handler = ListenHandler(bus, max_subscriptions=1)
+
+    async def forward() -> None:
+        async for _ in changes(parts, caller):
+            await bus.publish(ToolsListChanged())
+        handler.close()
+
+    _listening[caller.org] += 1
+    result = t.SubscriptionsListenResult()
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(forward)
+            result = await handler(ctx, params)
+            group.cancel_scope.cancel()
+    finally:
+        _listening[caller.org] -= 1
+    return result
+
+
+async def changes(parts: Parts, caller: Caller) -> AsyncIterator[None]:
+    """Yields whenever the caller's tools may have changed, within a second or so; ends when it may no longer ask."""
+    revision = caller.revision
+    while True:
+        await anyio.sleep(CHANGES_S)
+        try:
+            now = parts.directory.by_agent(caller.org, caller.agent)
+        except Frozen:
+            return
+        except DatabaseProblem:
+            continue  # it may be back at the next look; calls say so themselves meanwhile
+        if now is None or now.token_mark != caller.token_mark:
+            return
+        if now.revision != revision:
+            revision = now.revision
+            yield
+
+
+# -- people
+
+
+@dataclass(frozen=True)
+class _Nobody:
+    """A client that cannot ask its person."""
+
+    can_be_asked: bool = False
+    answers_later: bool = False
+    pointer: str | None = None
+
+    async def ask(self, question: Question) -> Decision | None:
+        raise AssertionError(f"nobody can be asked about {question.approval}")
+
+
+@dataclass(frozen=True)
+class _Handshake:
+    """A client that is asked by `elicitation/create`, in the middle of the call."""
+
+    ctx: Context
+    can_be_asked: bool = True
+    answers_later: bool = False
+    pointer: str | None = None
+
+    async def ask(self, question: Question) -> Decision | None:
+        try:
+            answer = await self.ctx.session.elicit_form(
+                question.text, _form(question), related_request_id=self.ctx.request_id
+            )
+        except MCPError:
+            return None  # it said that it can ask, and then could not: the same as declining
+        return _decision(answer, question)
+
+
+@dataclass(frozen=True)
+class _Modern:
+    """A client that is asked by an InputRequiredResult, and repeats the call with the answer."""
+
+    pointer: str | None
+    answer: Any
+    can_be_asked: bool = True
+    answers_later: bool = True
+
+    async def ask(self, question: Question) -> Decision | None:
+        if self.answer is None or self.pointer != question.approval:
+            raise AskFirst(question)
+        return _decision(self.answer, question)
+
+
+def _person(ctx: Context, params: t.CallToolRequestParams) -> _Nobody | _Handshake | _Modern:
+    modern = ctx.protocol_version >= MODERN
+    pointer = _pointer(params.request_state) if modern and params.request_state else None
+    declared = ctx.session.client_capabilities
+    elicitation = declared.elicitation if declared else None
+    takes_forms = elicitation is not None and (elicitation.form is not None or elicitation.url is None)
+    if not takes_forms:
+        return _Nobody(pointer=pointer)
+    if modern:
+        return _Modern(pointer, (params.input_responses or {}).get(ANSWER))
+    return _Handshake(ctx) if ctx.session.can_send_request else _Nobody()
+
+
+ANSWER = "approval"
+
+
+def _form(question: Question) -> dict[str, Any]:
+    explained = "; ".join(f"{choice}: {meaning}" for choice, meaning in question.choices.items())
+    return {
+        "type": "object",
+        "properties": {
+            "decision": {
+                "type": "string",
+                "title": "Your decision",
+                "description": explained,
+                "enum": list(question.choices),
+            }
+        },
+        "required": ["decision"],
+    }
+
+
+def _input_required(question: Question) -> t.InputRequiredResult:
+    form = t.ElicitRequestFormParams(message=question.text, requested_schema=_form(question))
+    return t.InputRequiredResult(
+        input_requests={ANSWER: t.ElicitRequest(params=form)},
+        request_state=json.dumps({"approval": question.approval}),
+    )
+
+
+def _decision(answer: Any, question: Question) -> Decision | None:
+    """Only `accept` with exactly one offered decision decides; everything else is as if nobody was asked."""
+    if not isinstance(answer, t.ElicitResult) or answer.action != "accept":
+        return None
+    content = answer.content or {}
+    chosen = content.get("decision")
+    if set(content) != {"decision"} or not isinstance(chosen, str) or chosen not in question.choices:
+        return None
+    return Decision(chosen)
+
+
+def _pointer(state: str) -> str | None:
+    """The approval that a client's state points to. The boundary has verified that the state is one of ours."""
+    try:
+        found = json.loads(state)["approval"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) else None
+
+
+def _principal(identify: Identify, ctx: Context) -> str:
+    caller = identify(ctx)
+    return json.dumps([caller.org, caller.agent, caller.member, caller.token_mark])
+
+
+def _with_client(caller: Caller, ctx: Context) -> Caller:
+    client = ctx.session.client_params
+    if client is None:
+        return caller
+    info = client.client_info
+    return replace(caller, client=_printable(info.name), client_version=_printable(info.version))
+
+
+def _printable(text: str) -> str:
+    return "".join(char for char in text if char.isprintable())[:100]
+
+
+def _result(text: str, content: dict[str, Any] | None, *, ok: bool) -> t.CallToolResult:
+    return t.CallToolResult(
+        content=[t.TextContent(type="text", text=text)], structured_content=content, is_error=not ok
+    )
+
+
+# -- stdio
+
+
+async def run_stdio(
+    server: Server[Any], parts: Parts, identify: Callable[[Any], Caller], *, stdin: TextIO, stdout: TextIO
+) -> None:
+    """Serve one client over standard streams until it hangs up.
+
+    `server/discover` is answered without fixing the era: clients probe, give up, and then send `initialize` on the
+    same pipe, so it is the first other request that decides.
+    """
+    streams = stdio_server(stdin=anyio.wrap_file(stdin), stdout=anyio.wrap_file(stdout))
+    async with streams as (read, write):
+        send, undecided = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+
+        modern = True  # until a client says `initialize`
+
+        async def pump() -> None:
+            nonlocal modern
+            deciding = True
+            async with send:
+                async for item in read:
+                    if deciding and _is_probe(item):
+                        probe = cast("t.JSONRPCRequest", cast("SessionMessage", item).message)
+                        reply = t.JSONRPCResponse(jsonrpc="2.0", id=probe.id, result=discovery(server))
+                        await write.send(SessionMessage(reply))
+                        continue
+                    if deciding and _is_request(item):
+                        deciding = False
+                        modern = cast("t.JSONRPCRequest", cast("SessionMessage", item).message).method != "initialize"
+                    await send.send(item)
+
+        async def tell_of_changes() -> None:
+            """Handshake clients get a notification on this one pipe; modern ones open a stream for it."""
+            try:
+                caller = identify(None)
+            except Exception:
+                return
+            async for _ in changes(parts, caller):
+                if not modern:
+                    note = t.JSONRPCNotification(jsonrpc="2.0", method="notifications/tools/list_changed")
+                    await write.send(SessionMessage(note))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(pump)
+            group.start_soon(tell_of_changes)
+            options = server.create_initialization_options(NotificationOptions(tools_changed=True))
+            await server.run(undecided, write, options)
+            group.cancel_scope.cancel()
+
+
+def discovery(server: Server[Any]) -> dict[str, Any]:
+    """The result of `server/discover`, as the SDK would give it."""
+    result = t.DiscoverResult(
+        supported_versions=list(MODERN_PROTOCOL_VERSIONS),
+        capabilities=server.get_capabilities(protocol_version=MODERN_PROTOCOL_VERSIONS[-1]),
+        instructions=server.instructions,
+        ttl_ms=0,
+        cache_scope="private",
+    )
+    wire = serialize_server_result(
+        "server/discover",
+        MODERN_PROTOCOL_VERSIONS[-1],
+        result.model_dump(by_alias=True, mode="json", exclude_none=True),
+    )
+    return {**wire, "_meta": {"io.modelcontextprotocol/serverInfo": server.server_info_stamp}}
+
+
+def _is_request(item: SessionMessage | Exception) -> bool:
+    return isinstance(item, SessionMessage) and isinstance(item.message, t.JSONRPCRequest)
+
+
+def _is_probe(item: SessionMessage | Exception) -> bool:
+    if not isinstance(item, SessionMessage) or not isinstance(item.message, t.JSONRPCRequest):
+        return False
+    request = item.message
+    meta: dict[str, Any] = (request.params or {}).get("_meta") or {}
+    version = meta.get("io.modelcontextprotocol/protocolVersion")
+    return request.method == "server/discover" and version in MODERN_PROTOCOL_VERSIONS
+
+
+# -- HTTP
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+_VERSION_HEADER = b"mcp-protocol-version"
+CALLER = "keyleash.caller"
+"""Where the HTTP application leaves the caller it has authenticated, in the ASGI scope."""
+
+
+class HttpFace:
+    """Streamable HTTP: JSON for modern clients, SSE for those of the handshake, which could not be asked otherwise."""
+
+    def __init__(self, server: Server[Any], *, hosts: list[str], origins: list[str]) -> None:
+        security = TransportSecuritySettings(
+            enable_dns_rebinding_protection=True, allowed_hosts=hosts, allowed_origins=origins
+        )
+        self._modern = StreamableHTTPSessionManager(server, json_response=True, security_settings=security)
+        self._handshake = StreamableHTTPSessionManager(server, json_response=False, security_settings=security)
+
+    @contextlib.asynccontextmanager
+    async def run(self) -> AsyncGenerator[None]:
+        """Both managers, for as long as the application lives."""
+        async with self._modern.run(), self._handshake.run():
+            yield
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request of an authenticated caller, who stands in `scope[CALLER]`."""
+        caller: Caller = scope[CALLER]
+        scope["user"] = AuthenticatedUser(
+            AccessToken(
+                token="",
+                client_id=caller.agent,
+                scopes=[],
+                subject=caller.member,
+                claims={"iss": caller.org},
+            )
+        )
+        version = next((value for name, value in scope["headers"] if name == _VERSION_HEADER), b"")
+        manager = self._modern if version.decode("latin-1") in MODERN_PROTOCOL_VERSIONS else self._handshake
+        await manager.handle_request(scope, receive, send)  # pyright: ignore[reportArgumentType] - ASGI's own types
+
+
+def caller_of_request(ctx: Context) -> Caller:
+    """The caller whom the HTTP application has authenticated for this very request."""
+    if ctx.request is None:
+        raise MCPError(t.INVALID_REQUEST, "This request came without a caller.")
+    caller: Caller = ctx.request.scope[CALLER]
+    return caller

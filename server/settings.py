@@ -1,0 +1,67 @@
+"""What the operator sets, from the environment; every name begins with KEYLEASH_."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class SettingsProblem(Exception):
+    """A setting makes no sense; the message names it and says how to mend it."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one process. `home` holds everything that Keyleash keeps."""
+
+    home: Path
+    hold_seconds: float = 45.0
+    allowed_hosts: tuple[str, ...] = ()
+    log_level: str = "WARNING"
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file."""
+        return self.home / "data" / "keyleash.db"
+
+    @property
+    def connectors(self) -> Path:
+        """The folder of the operator's own connector files."""
+        return self.home / "data" / "connectors"
+
+    @property
+    def backups(self) -> Path:
+        """Where `upgrade` puts its copy."""
+        return self.home / "backups"
+
+
+def read_settings() -> Settings:
+    """Read the environment. Raises SettingsProblem."""
+    hold = os.environ.get("KEYLEASH_HOLD_SECONDS", "45")
+    try:
+        hold_seconds = float(hold)
+    except ValueError:
+        hold_seconds = -1
+    if not 0 <= hold_seconds <= 50:
+        raise SettingsProblem(
+            f"KEYLEASH_HOLD_SECONDS is {hold!r}: give seconds from 0 to 50. Many clients give up on a call at 60."
+        )
+    level = os.environ.get("KEYLEASH_LOG", "WARNING").upper()
+    if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise SettingsProblem(f"KEYLEASH_LOG is {level!r}: give debug, info, warning or error.")
+    hosts = os.environ.get("KEYLEASH_ALLOWED_HOSTS", "")
+    return Settings(
+        home=home(),
+        hold_seconds=hold_seconds,
+        allowed_hosts=tuple(host.strip() for host in hosts.split(",") if host.strip()),
+        log_level=level,
+    )
+
+
+def home() -> Path:
+    """KEYLEASH_HOME, or the platform's folder for an application's data."""
+    given = os.environ.get("KEYLEASH_HOME")
+    if given:
+        return Path(given).expanduser().absolute()
+    import click
+
+    return Path(click.get_app_dir("keyleash")).absolute()

@@ -1,0 +1,175 @@
+"""Every table of the server, keyed by org; imported by migrations, tests and nothing that serves calls.
+
+Times are integer milliseconds since the epoch. JSON stands in TEXT columns. The vault declares its own tables.
+"""
+
+from typing import Any, ClassVar
+
+from sqlalchemy import BigInteger, Column, Index, LargeBinary, UniqueConstraint, text
+from sqlmodel import Field, SQLModel
+
+
+def _ms(*, nullable: bool = False) -> Column[int]:
+    return Column(BigInteger, nullable=nullable)
+
+
+class Org(SQLModel, table=True):
+    """A tenant. `revision` moves with every change of its connections, rules or preset."""
+
+    __tablename__: ClassVar[Any] = "org"
+    id: str = Field(primary_key=True)
+    name: str = Field(unique=True)
+    preset: str
+    revision: int
+    frozen_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
+    created_at: int = Field(sa_column=_ms())
+
+
+class Member(SQLModel, table=True):
+    """A person in an org. `os_user` is how the command line knows them."""
+
+    __tablename__: ClassVar[Any] = "member"
+    __table_args__ = (UniqueConstraint("org", "name"), UniqueConstraint("org", "os_user"))
+    org: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    name: str
+    os_user: str | None
+    roles: str
+    groups: str
+    created_at: int = Field(sa_column=_ms())
+
+
+class Agent(SQLModel, table=True):
+    """An MCP client's identity. Its token is kept as a hash; `member` is empty for a standalone agent."""
+
+    __tablename__: ClassVar[Any] = "agent"
+    __table_args__ = (UniqueConstraint("org", "name"), UniqueConstraint("org", "token_hash"))
+    org: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    name: str
+    member: str | None
+    token_hash: str
+    narrowing: str
+    expires_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
+    created_by: str
+    created_at: int = Field(sa_column=_ms())
+
+
+class Connection(SQLModel, table=True):
+    """An org's connected account. `base_url`, `private` and `scheme` are bound to the sealed credential."""
+
+    __tablename__: ClassVar[Any] = "connection"
+    __table_args__ = (UniqueConstraint("org", "name"),)
+    org: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    name: str
+    connector: str
+    ownership: str
+    base_url: str
+    private: str
+    kind: str
+    scheme: str
+    credential_version: int
+    account: str | None
+    verified_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
+    created_by: str
+    created_at: int = Field(sa_column=_ms())
+
+
+class Rule(SQLModel, table=True):
+    """One rule of an org, as policy.dump_rule writes it."""
+
+    __tablename__: ClassVar[Any] = "rule"
+    org: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    body: str
+    created_by: str
+    created_at: int = Field(sa_column=_ms())
+
+
+class Approval(SQLModel, table=True):
+    """One held call: the record that decides. Call, prompt and outcome are sealed under the org key."""
+
+    __tablename__: ClassVar[Any] = "approval"
+    __table_args__ = (
+        Index("approval_call", "org", "agent", "call_hash"),
+        Index("approval_state", "org", "state"),
+        Index(
+            "approval_one_pending",
+            "org",
+            "agent",
+            "call_hash",
+            unique=True,
+            sqlite_where=text("state = 'pending'"),
+            postgresql_where=text("state = 'pending'"),
+        ),
+    )
+    org: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    state: str
+    agent: str
+    agent_name: str
+    member: str | None
+    connection: str
+    credential_version: int
+    tool: str
+    definition: str
+    effect: str
+    call_hash: str
+    sealed_call: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    sealed_prompt: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    sealed_outcome: bytes | None = Field(default=None, sa_column=Column(LargeBinary, nullable=True))
+    ruling: str
+    needed: int
+    approvers: str
+    second_person: bool
+    rules: str
+    decisions: str
+    whole: bool
+    declined_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
+    created_at: int = Field(sa_column=_ms())
+    expires_at: int = Field(sa_column=_ms())
+    changed_at: int = Field(sa_column=_ms())
+
+
+class Grant(SQLModel, table=True):
+    """A decision that covers more than one call, within the bounds that its prompt stated."""
+
+    __tablename__: ClassVar[Any] = "call_grant"
+    __table_args__ = (Index("grant_call", "org", "agent", "tool"),)
+    org: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    agent: str
+    agent_name: str
+    connection: str
+    credential_version: int
+    tool: str
+    definition: str
+    ruling: str
+    bounds_hash: str
+    sealed_bounds: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    uses: int
+    uses_left: int
+    approval: str
+    decided_by: str
+    channel: str
+    created_at: int = Field(sa_column=_ms())
+    expires_at: int = Field(sa_column=_ms())
+    revoked_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
+
+
+class AuditEntry(SQLModel, table=True):
+    """The append-only record, chained per org. Triggers of the migration refuse UPDATE and DELETE."""
+
+    __tablename__: ClassVar[Any] = "audit_entry"
+    org: str = Field(primary_key=True)
+    seq: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    at: int = Field(sa_column=_ms())
+    event: str
+    body: str
+    previous: str
+    hash: str
+    agent: str | None
+    connection: str | None
+    tool: str | None
+    outcome: str | None

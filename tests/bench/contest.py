@@ -1,0 +1,270 @@
+"""Keyleash, the yardstick and the floor under the same load, in turns, so that a noisy machine is unfair to all alike.
+
+Every part is a process of its own; all of them are gone when this returns, however it ends.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from server.http import AGENT_PATH
+from tests.bench.load import Job, Tally
+from tests.bench.wire import HOST, KEY
+from tests.installed import make
+
+ROOT = Path(__file__).parents[2]
+START_S = 30.0
+CONSOLE_SCRIPT = "from server.cli import main; main()"
+AGENT = "bench"
+
+
+class BenchProblem(Exception):
+    """The benchmark cannot be run here, or a server did not do its work; the message says which."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure: `rounds` windows of `seconds` for each server, number of callers, and kind of upstream."""
+
+    callers: tuple[int, ...] = (1, 50)
+    upstreams: tuple[str, ...] = ("http", "https")
+    rounds: int = 4
+    seconds: float = 1.0
+    warm_s: float = 0.3
+    starts: int = 4
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server under test."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    port: int
+    path: str
+    token: str = "-"
+
+    @property
+    def memory(self) -> int:
+        """Resident bytes, now."""
+        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """The tallies of one server, of one number of callers, in the order of the rounds."""
+
+    tallies: list[Tally] = field(default_factory=list)
+
+    @property
+    def cpu_us(self) -> list[float]:
+        """Microseconds of CPU per call, round by round."""
+        return [tally.cpu_s / tally.calls * 1e6 for tally in self.tallies]
+
+    def latency_ms(self, share: float) -> float:
+        """The latency that this share of all calls stayed under."""
+        every = sorted(seconds for tally in self.tallies for seconds in tally.latencies)
+        return every[min(len(every) - 1, int(len(every) * share))] * 1e3
+
+    def figures(self) -> dict[str, float]:
+        return {
+            "cpu_us_per_call": round(statistics.median(self.cpu_us), 1),
+            "calls_per_second": round(statistics.median(t.calls / t.seconds for t in self.tallies), 1),
+            "p50_ms": round(self.latency_ms(0.5), 3),
+            "p99_ms": round(self.latency_ms(0.99), 3),
+            "calls": sum(tally.calls for tally in self.tallies),
+        }
+
+
+def contest(plan: Plan, folder: Path) -> list[dict[str, Any]]:
+    """One result for each kind of upstream and number of callers. Raises BenchProblem."""
+    results: list[dict[str, Any]] = []
+    with contextlib.ExitStack() as stack:
+        load = stack.enter_context(process("tests.bench.load"))
+        certificate = folder / "upstream.pem"
+        write_certificate(certificate)
+        for scheme in plan.upstreams:
+            with contextlib.ExitStack() as round_stack:
+                servers = start_servers(round_stack, folder, scheme, certificate)
+                for callers in plan.callers:
+                    results.append(race(load, servers, plan, scheme, callers))
+    return results
+
+
+def race(
+    load: subprocess.Popen[bytes], servers: list[Server], plan: Plan, scheme: str, callers: int
+) -> dict[str, Any]:
+    """Round after round, each beginning with another server."""
+    seen = {server.name: Rounds() for server in servers}
+    answers: dict[str, Any] = {}
+    for turn in range(plan.rounds):
+        first = turn % len(servers)
+        for server in (*servers[first:], *servers[:first]):
+            job = Job(server.port, server.path, server.token, server.process.pid, callers, plan.warm_s, plan.seconds)
+            tally = one_job(load, job)
+            if tally.problem or not tally.calls:
+                raise BenchProblem(f"{server.name}: {tally.problem or 'no call was answered in the time given'}")
+            seen[server.name].tallies.append(tally)
+            answers[server.name] = json.loads(tally.answer)["result"]["structuredContent"]
+    if any(answer != answers["floor"] for answer in answers.values()):
+        raise BenchProblem(f"the servers gave different results, so they did not do the same work: {answers}")
+    leashed = seen["keyleash"]
+    return {
+        "upstream": scheme,
+        "callers": callers,
+        "servers": {s.name: {**seen[s.name].figures(), "memory_bytes": s.memory} for s in servers},
+        "keyleash_to": {name: ratios(leashed, seen[name]) for name in seen if name != "keyleash"},
+    }
+
+
+def ratios(ours: Rounds, theirs: Rounds) -> dict[str, float]:
+    """Ours to theirs. The CPU of each round is compared with that of the same round; the median of these is given."""
+    cpu = [mine / other for mine, other in zip(ours.cpu_us, theirs.cpu_us, strict=True)]
+    return {
+        "cpu": round(statistics.median(cpu), 3),
+        "cpu_lowest": round(min(cpu), 3),
+        "cpu_highest": round(max(cpu), 3),
+        "p50": round(ours.latency_ms(0.5) / theirs.latency_ms(0.5), 3),
+        "p99": round(ours.latency_ms(0.99) / theirs.latency_ms(0.99), 3),
+    }
+
+
+def one_job(load: subprocess.Popen[bytes], job: Job) -> Tally:
+    assert load.stdin is not None and load.stdout is not None
+    load.stdin.write(json.dumps(asdict(job)).encode() + b"\n")
+    load.stdin.flush()
+    line = load.stdout.readline()
+    if not line:
+        raise BenchProblem("the load generator has ended")
+    return Tally(**json.loads(line))
+
+
+# -- processes
+
+
+def start_servers(stack: contextlib.ExitStack, folder: Path, scheme: str, certificate: Path) -> list[Server]:
+    """An upstream and the three servers that call it; they trust its certificate."""
+    upstream = stack.enter_context(
+        process("tests.bench.upstream", *([str(certificate)] if scheme == "https" else []))
+    )
+    assert upstream.stdout is not None
+    base = f"{scheme}://{HOST}:{int(upstream.stdout.readline())}"
+    trust = {"SSL_CERT_FILE": str(certificate)}
+    home = folder / scheme
+    token = install(home, base)
+    servers: list[Server] = []
+
+    def start(name: str, path: str, *command: str, token: str = "-", **environment: str) -> None:
+        running = stack.enter_context(started(*command, **trust, **environment))
+        servers.append(Server(name, running, int(command[-1].rpartition(":")[2]), path, token))
+
+    where = f"{HOST}:{free_port()}"
+    start(
+        "keyleash", AGENT_PATH, "-c", CONSOLE_SCRIPT, "serve", "--http", where, token=token, KEYLEASH_HOME=str(home)
+    )
+    for name, client in (("yardstick", "httpx2"), ("floor", "egress")):
+        start(name, "/mcp", "-m", "tests.bench.bare", client, base, str(free_port()), STRIPE_KEY=KEY)
+    for server in servers:
+        wait_for(server)
+    return servers
+
+
+def install(home: Path, base: str) -> str:
+    """An installation with one org, a connection to the upstream, rules and an agent, whose token is returned."""
+    place = make(home, org="acme")
+    try:
+        place.connect(base, secret=KEY)
+        place.rule(who="everyone", effects=["destroy"], then="deny")
+        place.rule(who="everyone", tools=["stripe.create_refund"], then="approve")
+        place.rule(who="everyone", tools=["stripe.list_*", "stripe.get_*"], then="allow")
+        return place.agent(AGENT)
+    finally:
+        place.installation.close()
+
+
+@contextlib.contextmanager
+def started(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A Python process of this checkout, with its standard streams at our end; it is stopped on leaving."""
+    running = subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with running:
+        try:
+            yield running
+        finally:
+            running.terminate()
+
+
+def process(module: str, *arguments: str) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+    """One of the benchmark's own parts."""
+    return started("-m", module, *arguments)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind((HOST, 0))
+        return int(found.getsockname()[1])
+
+
+def wait_for(server: Server) -> None:
+    """Until the server takes connections."""
+    deadline = time.monotonic() + START_S
+    while True:
+        try:
+            socket.create_connection((HOST, server.port), timeout=1).close()
+        except OSError:
+            if server.process.poll() is not None or time.monotonic() > deadline:
+                raise BenchProblem(f"{server.name} did not start; what it says is above") from None
+            time.sleep(0.02)
+        else:
+            return
+
+
+def write_certificate(path: Path) -> None:
+    """A certificate for 127.0.0.1 that vouches for itself, and its key, in one file."""
+    import datetime
+    import ipaddress
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, HOST)])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(HOST))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
+
+
+def scratch() -> contextlib.AbstractContextManager[str]:
+    """A folder that goes when the benchmark does."""
+    return tempfile.TemporaryDirectory(prefix="keyleash-bench-")

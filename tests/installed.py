@@ -1,0 +1,143 @@
+"""An installation in a temporary folder, made by the same functions that the command line calls."""
+
+import contextlib
+import os
+import sqlite3
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from server.app import Installation, open_installation
+from server.clock import now_ms
+from server.connections import Connection, plan, store
+from server.database import Database, migrate
+from server.identity import Actor, Caller, Member, create_agent, create_member, create_org
+from server.rules import add
+from server.settings import Settings
+from vault import Vault, root_key_spec
+
+SECRET = "rk_test_canary_8Jq2vXw0Zr5TnYb7LdKe"
+
+
+@dataclass
+class Place:
+    """One org, its owner, and ways to add to it."""
+
+    installation: Installation
+    org: str
+    owner: Member
+    tokens: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def home(self) -> Path:
+        return self.installation.settings.home
+
+    def agent(self, name: str = "reconciler", *, standalone: bool = False) -> str:
+        """Create an agent and return its token."""
+        self.tokens[name] = self.installation.database.write_now(
+            lambda rows: create_agent(
+                rows, self.org, name=name, member=None if standalone else self.owner, by=self.owner.name
+            )
+        )
+        return self.tokens[name]
+
+    def caller(self, name: str = "reconciler") -> Caller:
+        agent = self.installation.directory.agent(self.org, name)
+        caller = self.installation.directory.by_agent(self.org, agent.id)
+        assert caller is not None
+        return caller
+
+    def member(self, name: str, roles: Sequence[str] = ("member",), os_user: str | None = None) -> Member:
+        self.installation.database.write_now(
+            lambda rows: create_member(rows, self.org, name=name, roles=roles, os_user=os_user, by="test")
+        )
+        return self.installation.directory.member(self.org, name)
+
+    def connect(
+        self, base_url: str, *, connector: str = "stripe", name: str | None = None, secret: str = SECRET
+    ) -> Connection:
+        planned = plan(
+            self.installation.catalogue,
+            [],
+            connector=connector,
+            name=name,
+            kind=None,
+            base_url=base_url,
+            private=("127.0.0.1/32",),
+        )
+        return self.installation.database.write_now(
+            lambda rows: store(
+                rows,
+                self.installation.vault,
+                self.org,
+                planned,
+                fields={"secret": secret},
+                account="acct_test",
+                verified=False,
+                by=self.owner.name,
+            )
+        )
+
+    def rule(self, **body: Any) -> str:
+        return self.installation.database.write_now(lambda rows: add(rows, self.org, body, by="test")).id
+
+    def actor(self, member: Member | None = None) -> Actor:
+        return Actor(member or self.owner, "os user")
+
+    def events(self, *names: str) -> list[dict[str, Any]]:
+        """Bodies of this org's entries, oldest first, of the named events (all where none is named)."""
+        from server.audit import select
+
+        found = [dict(entry.body) for entry in select(self.installation.database, self.org)]
+        return [body for body in found if not names or body["event"] in names]
+
+
+def make(home: Path, *, hold_seconds: float = 0.0, org: str = "acme", preset: str = "default") -> Place:
+    """Create an installation with one org and its owner, and open it."""
+    settings = Settings(home=home, hold_seconds=hold_seconds)
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    settings.database.parent.mkdir(mode=0o700)
+    settings.database.touch(mode=0o600)
+    settings.database.write_bytes(_empty_database())
+    database = Database(settings.database)
+    vault = Vault(root_key_spec("file", home).create())
+    database.write_now(vault.install)
+    database.close()
+    installation = open_installation(settings)
+    return add_org(installation, org, preset)
+
+
+@lru_cache
+def _empty_database() -> bytes:
+    """A database as the migrations leave it; running them for every test would take most of the tests' time."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "empty.db"
+        migrate(path)
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return path.read_bytes()
+
+
+def add_org(installation: Installation, name: str, preset: str = "default") -> Place:
+    def create(rows: Any) -> str:
+        org = create_org(rows, name=name, preset=preset, by="test")
+        installation.vault.create_org_key(rows, org)
+        create_member(rows, org, name="alice", roles=("owner",), os_user="alice", by="test")
+        return org
+
+    org = installation.database.write_now(create)
+    return Place(installation, org, installation.directory.member(org, "alice"))
+
+
+def files_holding(folder: Path, needle: bytes) -> list[Path]:
+    """Every file below `folder` that holds these bytes."""
+    found = []
+    for root, _, names in os.walk(folder):
+        found += [Path(root) / name for name in names if needle in (Path(root) / name).read_bytes()]
+    return found
+
+
+__all__ = ["SECRET", "Place", "add_org", "files_holding", "make", "now_ms"]

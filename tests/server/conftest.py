@@ -1,0 +1,49 @@
+"""Fixtures for the server's rooms: a real installation in a temporary folder, and a fake upstream on loopback."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from server.identity import system_user
+from tests.commandline import CommandLine
+from tests.installed import SECRET, Place, make
+from tests.upstream import Upstream
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    with Upstream(SECRET) as running:
+        yield running
+
+
+@pytest.fixture
+def place(tmp_path: Path, upstream: Upstream) -> Iterator[Place]:
+    """An org with its owner, a connected Stripe-like account, and the agent `reconciler` who acts for the owner."""
+    made = make(tmp_path / "home")
+    made.connect(upstream.url)
+    made.agent()
+    yield made
+    made.installation.close()
+
+
+@pytest.fixture
+def keyleash(tmp_path: Path) -> CommandLine:
+    """The command line of a person who has no installation yet."""
+    person = tmp_path / "person"
+    person.mkdir()
+    return CommandLine(tmp_path / "home", person)
+
+
+@pytest.fixture
+def owner(place: Place, keyleash: CommandLine) -> CommandLine:
+    """The command line of the owner of `place`, who is the system user that runs the tests."""
+    place.installation.database.write_now(
+        lambda rows: rows.execute("UPDATE member SET os_user = ? WHERE name = 'alice'", (system_user(),))
+    )
+    return keyleash

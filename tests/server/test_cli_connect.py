@@ -1,0 +1,401 @@
+"""Accounts are connected without their secret ever being an argument, printed, or stored in the open."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from server.cli import credential
+from server.cli.arguments import holds_a_key
+from server.cli.credential import parse_fields, resolve
+from server.connections import ConnectionProblem, connection_named
+from tests.commandline import CommandLine, Ran, everything, with_environment
+from tests.installed import SECRET, Place, files_holding
+from tests.upstream import Answer, Upstream
+
+CANARY = "rk_test_canary_nobody_may_read_this_51"
+LOCAL = ("--allow-private", "127.0.0.1/32")
+
+
+def connect(line: CommandLine, upstream: Upstream, *more: str, secret: str = CANARY) -> Ran:
+    given = (*more,) if "--secret-from" in more else ("--secret-stdin", *more)
+    return line(
+        "connect", "stripe", "--name", "stripe_two", "--base-url", upstream.url, *LOCAL, *given, stdin=f"{secret}\n".encode()
+    )
+
+
+def test_a_connected_account_is_tried_listed_and_usable(owner: CommandLine, upstream: Upstream, place: Place) -> None:
+    upstream.secret = CANARY
+    upstream.answer = lambda request: Answer({"livemode": False, "available": []})
+    ran = connect(owner, upstream, "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["name"] == "stripe_two"
+    assert ran.json["account"] == "test mode"
+    assert [request.target for request in upstream.requests] == ["/v1/balance"]
+    shown = {one["name"]: one for one in owner("connection", "list", "--json").json}
+    assert shown["stripe_two"]["private"] == ["127.0.0.1/32"]
+    assert shown["stripe_two"]["verified_at"] is not None
+    entry = place.events("connection.created")[-1]
+    assert (entry["base_url"], entry["private"], entry["by"]) == (upstream.url, ["127.0.0.1/32"], "alice")
+
+
+def test_the_secret_is_nowhere_after_any_way_of_giving_it(
+    owner: CommandLine, upstream: Upstream, tmp_path: Path
+) -> None:
+    upstream.secret = None
+    upstream.answer = lambda request: Answer({"echo": request.headers["authorization"], "livemode": True})
+    file = tmp_path / "secret.txt"
+    file.write_text(f"{CANARY}\n")
+    holder = with_environment(owner, {"STRIPE_CANARY": CANARY})
+    ways = [
+        ("--secret-stdin",),
+        ("--secret-from", "env:STRIPE_CANARY"),
+        ("--secret-from", f"file:{file}"),
+        ("--secret-from", f"cmd:cat {file}"),
+    ]
+    runs = []
+    for number, way in enumerate(ways):
+        target = ("connect", "stripe", "--name", f"way_{number}", "--base-url", upstream.url, *LOCAL)
+        runs.append(holder(*target, *way, stdin=f"{CANARY}\n".encode()))
+        runs.append(holder("connection", "rotate", f"way_{number}", *way, stdin=f"{CANARY}\n".encode()))
+        runs.append(holder("connection", "show", f"way_{number}", "--json"))
+        runs.append(holder("connection", "test", f"way_{number}"))
+    assert [ran.code for ran in runs] == [0] * len(runs), everything(*runs)
+    runs.append(holder("audit", "export", "--output", str(tmp_path / "log.jsonl")))
+    runs.append(holder("audit", "export", "--format", "csv", "--output", str(tmp_path / "log.csv")))
+    file.unlink()
+    assert CANARY not in everything(*runs)
+    assert files_holding(tmp_path, CANARY.encode()) == []
+    assert all(request.headers["authorization"] == f"Bearer {CANARY}" for request in upstream.requests)
+
+
+def test_what_goes_wrong_on_the_way_shows_the_secret_no_more(owner: CommandLine, upstream: Upstream) -> None:
+    upstream.answer = lambda request: Answer({"error": {"message": f"no {CANARY}"}}, status=401)
+    loud = with_environment(owner, {"KEYLEASH_LOG": "debug"})
+    runs = [
+        connect(loud, upstream, secret=CANARY),
+        connect(loud, upstream, secret=f"{CANARY}\nsecond line"),
+        connect(loud, upstream, secret=f"{CANARY} with spaces\x07"),
+        connect(loud, upstream, "--kind", CANARY),
+        connect(loud, upstream, CANARY),
+        connect(loud, upstream, f"--name={CANARY}"),
+        loud("connect", CANARY),
+        loud("connect", "stripe", "--secret-from", CANARY),
+        loud("connect", "stripe", "--secret", CANARY),
+    ]
+    assert [ran.code for ran in runs] == [1, 1, 1, 2, 2, 2, 2, 2, 2]
+    assert CANARY not in everything(*runs)
+    assert "Traceback" not in everything(*runs)
+    assert [one["name"] for one in owner("connection", "list", "--json").json] == ["stripe"]
+
+
+def test_the_secret_is_in_no_argument_of_a_running_command(owner: CommandLine, upstream: Upstream) -> None:
+    """A command that was given its secret on standard input is looked at from outside while it waits for an answer."""
+    seen: list[bytes] = []
+
+    def answer(_request: object) -> Answer:
+        for process in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                seen.append(process.read_bytes())
+            except OSError:
+                continue
+        return Answer({"livemode": False})
+
+    if not Path("/proc/self/cmdline").exists():
+        pytest.skip("there is no /proc here")
+    upstream.secret, upstream.answer = CANARY, answer
+    ran = owner.alone(
+        "connect", "stripe", "--name", "two", "--base-url", upstream.url, *LOCAL, "--secret-stdin", stdin=CANARY.encode()
+    )
+    assert ran.code == 0, ran.err
+    assert any(b"connect" in line for line in seen)
+    assert not any(CANARY.encode() in line for line in seen)
+
+
+@pytest.mark.parametrize("status", [401, 403, 500])
+def test_a_verification_that_fails_stores_nothing(
+    owner: CommandLine, upstream: Upstream, place: Place, status: int
+) -> None:
+    upstream.secret = None
+    upstream.answer = lambda request: Answer({"error": {"message": "no"}}, status=status)
+    ran = connect(owner, upstream)
+    assert (ran.code, ran.out) == (1, "")
+    assert "Nothing was stored." in ran.err
+    assert [one["name"] for one in owner("connection", "list", "--json").json] == ["stripe"]
+    assert place.installation.database.read("SELECT COUNT(*) FROM vault_credential") == [(1,)]
+
+
+def test_an_unreachable_account_is_not_stored_unless_untried(owner: CommandLine) -> None:
+    there = ("connect", "stripe", "--name", "gone", "--base-url", "http://127.0.0.1:9", *LOCAL, "--secret-stdin")
+    assert owner(*there, stdin=CANARY.encode()).code == 1
+    ran = owner(*there, "--no-verify", stdin=CANARY.encode())
+    assert ran.code == 0
+    assert "not tried" in ran.out
+
+
+def test_without_permission_a_private_address_is_not_reached(owner: CommandLine, upstream: Upstream) -> None:
+    ran = owner(
+        "connect", "stripe", "--name", "two", "--base-url", upstream.url, "--secret-stdin", stdin=CANARY.encode()
+    )
+    assert ran.code == 1
+    assert upstream.requests == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("connect", "nosuch"), "There is no connector"),
+        (("connect", "stripe"), "already a connection 'stripe'"),
+        (("connect", "stripe", "--name", "Bad-Name"), "cannot name a connection"),
+        (("connect", "stripe", "--name", "two", "--kind", "oauth"), "no credential kind"),
+        (("connect", "stripe", "--name", "two", "--base-url", "ftp://x"), "base URL"),
+        (("connect", "stripe", "--name", "two", "--allow-private", "here"), "not a range of addresses"),
+        (("connection", "rotate", "nosuch"), "There is no connection"),
+    ],
+)
+def test_what_can_be_refused_is_refused_before_the_secret_is_asked_for(
+    owner: CommandLine, arguments: tuple[str, ...], says: str
+) -> None:
+    # Nothing is piped in and nothing asked: whatever is refused here was refused before.
+    ran = owner(*arguments, "--secret-from", "cmd:this-command-does-not-exist")
+    assert ran.code == 1
+    assert says in ran.err
+
+
+def test_without_a_terminal_the_options_are_named(owner: CommandLine) -> None:
+    ran = owner.alone("connect", "stripe", "--name", "two", stdin=CANARY.encode())
+    assert ran.code == 1
+    assert "--secret-stdin" in ran.err
+    assert CANARY not in everything(ran)
+
+
+def test_at_a_terminal_the_secret_is_asked_for_and_not_shown(owner: CommandLine, upstream: Upstream) -> None:
+    upstream.secret = CANARY
+    with owner.at_terminal("connect", "stripe", "--name", "two", "--base-url", upstream.url, *LOCAL) as terminal:
+        terminal.until("restricted API key")
+        terminal.until(": ")
+        terminal.type(f"{CANARY}\n")
+        assert terminal.end() == 0
+    assert "Connected Stripe as two" in terminal.shown
+    assert CANARY not in terminal.shown
+
+
+def test_the_kind_is_recognised_by_what_the_secret_looks_like(owner: CommandLine, upstream: Upstream) -> None:
+    ran = connect(owner, upstream, "--no-verify", "--json", secret="sk_test_canary_nobody_may_read_this")
+    assert ran.json["kind"] == "secret_key"
+    assert "warning:" in ran.err
+    fixed = ("--no-verify", "--json", "--kind", "restricted_key")
+    ran = owner("connection", "rotate", "stripe_two", "--secret-stdin", *fixed, stdin=b"sk_test_canary_nobody_may_read")
+    assert ran.json["kind"] == "restricted_key"
+
+
+# -- arguments that hold a key
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["sk_live_51HabcdefghijK", "ghp_16C7e42F292c6912E7", "xoxb-1234-5678-abcdef", "sk-ant-api03-abcdefghij", "AKIAIOSFODNN7EXAMPLE"],
+)
+def test_a_known_kind_of_key_is_refused_in_every_command(word: str, keyleash: CommandLine) -> None:
+    for arguments in (["policy", "list", word], ["connect", f"--name={word}"], ["agent", "create", word]):
+        ran = keyleash(*arguments)
+        assert ran.code == 2
+        assert word not in everything(ran)
+        assert "--secret-stdin" in ran.err
+
+
+def test_a_long_random_word_is_refused_where_a_credential_is_asked_for() -> None:
+    word = "Zx81Kq93LmTt04PpWw27RrYy55BbHh66"
+    assert holds_a_key(["connect", "stripe", word])
+    assert holds_a_key(["connection", "rotate", "stripe", f"--base-url={word}"])
+    assert not holds_a_key(["audit", "export", "--output", word])
+    assert not holds_a_key(["connect", "stripe", "--base-url", "https://api.stripe.com/v1"])
+
+
+# -- fields and references
+
+
+class Kind:
+    """A credential kind of two fields, as far as reading one goes."""
+
+    label = "application credential"
+
+    class _Field:
+        def __init__(self, name: str) -> None:
+            self.name, self.label, self.secret = name, name, name != "user"
+
+    fields = (_Field("user"), _Field("password"))
+
+
+@pytest.mark.parametrize("text", ['{"user": "ada", "password": "p w"}\n', "ada\np w\n", "\ufeffada\r\np w\r\n"])
+def test_several_fields_are_an_object_or_lines(text: str) -> None:
+    assert parse_fields(Kind, text) == {"user": "ada", "password": "p w"}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "text", ["ada", "ada\np\nq", '{"user": "ada"}', '{"user": "ada", "password": 1}', '{"user": ', '{"a": "canary"}']
+)
+def test_other_forms_are_refused_without_being_quoted(text: str) -> None:
+    with pytest.raises(ConnectionProblem, match="user, password") as caught:
+        parse_fields(Kind, text)  # type: ignore[arg-type]
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        ("env:KEYLEASH_TEST_UNSET", "not set"),
+        ("file:/nowhere/at/all", "does not exist"),
+        ("cmd:false", "exit code 1"),
+        ("cmd:no-such-command-here", "cannot be run"),
+        ("cmd:'open", "not closed"),
+        ("op://vault/item", "never the secret itself"),
+        ("just a secret", "never the secret itself"),
+        ("env:", "never the secret itself"),
+    ],
+)
+def test_a_reference_that_cannot_be_read_says_why(reference: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(ConnectionProblem, match=says) as caught:
+        resolve(reference, home=tmp_path)
+    assert "just a secret" not in str(caught.value)
+
+
+def test_no_reference_points_into_keyleashs_own_folder(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "root.key").write_text("the root key")
+    (tmp_path / "link").symlink_to(home / "root.key")
+    for path in (home / "root.key", tmp_path / "link", home / "x" / ".." / "root.key"):
+        with pytest.raises(ConnectionProblem, match="own folder"):
+            resolve(f"file:{path}", home=home)
+
+
+def test_a_command_that_does_not_end_is_stopped_with_all_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(credential, "COMMAND_SECONDS", 0.2)
+    pid = tmp_path / "pid"
+    with pytest.raises(ConnectionProblem, match=r"within 0\.2 seconds"):
+        resolve(f"cmd:sh -c 'sleep 60 & echo $! > {pid}; wait'", home=tmp_path)
+    child = Path(f"/proc/{pid.read_text().strip()}/status") if pid.exists() else Path("/nowhere")
+    assert not child.exists() or "zombie" in child.read_text()
+
+
+def test_a_command_that_prints_without_end_is_stopped(tmp_path: Path) -> None:
+    with pytest.raises(ConnectionProblem, match="longer than 65536 bytes"):
+        resolve("cmd:yes", home=tmp_path)
+
+
+def test_a_command_reads_nothing_and_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert resolve("cmd:sh -c 'cat; echo canary >&2; echo value'", home=tmp_path) == "value\n"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_input_that_is_too_long_or_no_text_is_refused(owner: CommandLine) -> None:
+    there = ("connect", "stripe", "--name", "two", "--secret-stdin")
+    assert "longer than" in owner(*there, stdin=b"x" * 70_000).err
+    assert "not UTF-8" in owner(*there, stdin=b"\xff\xfe").err
+
+
+# -- rotate, test, remove
+
+
+def test_a_rotated_connection_uses_the_new_secret_and_keeps_its_place(
+    owner: CommandLine, upstream: Upstream, place: Place
+) -> None:
+    upstream.secret = CANARY
+    ran = owner("connection", "rotate", "stripe", "--secret-stdin", "--json", stdin=CANARY.encode())
+    assert ran.code == 0, ran.err
+    assert (ran.json["credential_version"], ran.json["base_url"]) == (2, upstream.url)
+    assert owner("connection", "test", "stripe").code == 0
+    (entry,) = place.events("connection.rotated")
+    assert (entry["credential_version"], entry["by"], entry["verified"]) == (2, "alice", True)
+    revision = place.installation.database.read("SELECT revision FROM org")
+    owner("connection", "rotate", "stripe", "--secret-stdin", stdin=CANARY.encode())
+    assert place.installation.database.read("SELECT revision FROM org") == [(revision[0][0] + 1,)]
+
+
+def test_a_rotation_that_fails_leaves_the_old_secret_in_place(
+    owner: CommandLine, upstream: Upstream, place: Place
+) -> None:
+    ran = owner("connection", "rotate", "stripe", "--secret-stdin", stdin=CANARY.encode())
+    assert ran.code == 1
+    assert connection_named(place.installation.database, place.org, "stripe").credential_version == 1
+    assert place.events("connection.rotated") == []
+    assert owner("connection", "test", "stripe").code == 0
+
+
+def test_pointing_elsewhere_drops_private_addresses_that_are_not_named_again(owner: CommandLine) -> None:
+    rotate = ("connection", "rotate", "stripe", "--secret-stdin", "--no-verify", "--json")
+    ran = owner(*rotate, "--base-url", "https://api.stripe.com", stdin=CANARY.encode())
+    assert (ran.json["base_url"], ran.json["private"]) == ("https://api.stripe.com", [])
+    ran = owner(*rotate, "--allow-private", "10.0.0.0/8", stdin=CANARY.encode())
+    assert (ran.json["base_url"], ran.json["private"]) == ("https://api.stripe.com", ["10.0.0.0/8"])
+    ran = owner(*rotate, stdin=CANARY.encode())
+    assert (ran.json["base_url"], ran.json["private"]) == ("https://api.stripe.com", ["10.0.0.0/8"])
+
+
+def test_trying_a_connection_is_on_record_either_way(owner: CommandLine, upstream: Upstream, place: Place) -> None:
+    assert owner("connection", "test", "stripe", "--json").json["ok"] is True
+    upstream.secret = "another"
+    ran = owner("connection", "test", "stripe", "--json")
+    assert (ran.code, ran.json["ok"]) == (1, False)
+    assert [entry["outcome"] for entry in place.events("connection.tested")] == ["succeeded", "failed"]
+    assert SECRET not in everything(ran)
+
+
+def test_removing_asks_and_takes_the_secret_with_it(owner: CommandLine, place: Place) -> None:
+    refused = owner.alone("connection", "remove", "stripe")
+    assert (refused.code, refused.out) == (1, "")
+    assert "--yes" in refused.err
+    assert len(owner("connection", "list", "--json").json) == 1
+    assert owner("connection", "remove", "stripe", "--yes").code == 0
+    assert owner("connection", "list", "--json").json == []
+    assert place.installation.database.read("SELECT COUNT(*) FROM vault_field") == [(0,)]
+
+
+def test_a_sealed_vault_takes_no_secret(owner: CommandLine) -> None:
+    (owner.home / "keys" / "root.key").unlink()
+    ran = owner("connect", "stripe", "--name", "two", "--secret-from", "cmd:this-command-does-not-exist")
+    assert ran.code == 1
+    assert "root.key" in ran.err
+    status = owner("vault", "status", "--json")
+    assert status.code == 0
+    assert status.json["sealed"] is True
+    assert "root.key" in status.json["reason"]
+    assert owner("vault", "status").code == 0
+
+
+# -- connectors
+
+
+def test_connectors_are_shown_without_an_installation(keyleash: CommandLine) -> None:
+    found = {one["id"]: one for one in keyleash("connector", "list", "--json").json}
+    assert {"stripe", "github", "slack", "openai", "anthropic", "notion"} <= set(found)
+    shown = keyleash("connector", "show", "stripe", "--json").json
+    refund = next(tool for tool in shown["tools"] if tool["name"] == "create_refund")
+    assert refund["effect"] == "spend"
+    assert refund["input_schema"]["additionalProperties"] is False
+    assert keyleash("connector", "show", "stripe").code == 0
+    assert keyleash("connector", "list").code == 0
+    assert not keyleash.home.exists()
+
+
+def test_a_connector_file_is_checked_by_line(keyleash: CommandLine, tmp_path: Path) -> None:
+    good = Path(__file__).parents[2] / "configs" / "connectors" / "stripe.yaml"
+    assert keyleash("connector", "check", str(good), "--json").json["ok"] is True
+    bad = tmp_path / "mine.yaml"
+    bad.write_text(good.read_text().replace("    effect: spend\n", "    efect: spend\n", 1))
+    ran = keyleash("connector", "check", str(bad))
+    assert ran.code == 1
+    assert f"{bad}:" in ran.err
+    found = keyleash("connector", "check", str(bad), "--json")
+    assert (found.code, found.json["ok"]) == (1, False)
+    assert "efect" in bad.read_text().splitlines()[found.json["line"] - 1]
+
+
+def test_lists_are_for_people_too(owner: CommandLine) -> None:
+    assert "stripe" in owner("connection", "list").out
+    assert "127.0.0.1/32" in owner("connection", "show", "stripe").out
+    assert json.loads(owner("connection", "show", "stripe", "--json").out)["name"] == "stripe"

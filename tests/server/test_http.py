@@ -1,0 +1,126 @@
+"""The HTTP door: strangers, strange hosts and strange origins get nowhere, and no token goes further than the door."""
+
+import json
+
+import httpx2
+import pytest
+
+from server.http import BindProblem, allowed, parse_bind
+from server.identity import set_frozen
+from tests.installed import Place
+from tests.serving import serving
+from tests.upstream import Upstream
+
+pytestmark = pytest.mark.anyio
+
+LIST = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "tools/list",
+    "params": {
+        "_meta": {
+            "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "0"},
+            "io.modelcontextprotocol/clientCapabilities": {},
+        }
+    },
+}
+HEADERS = {
+    "Accept": "application/json, text/event-stream",
+    "MCP-Protocol-Version": "2026-07-28",
+    "Mcp-Method": "tools/list",
+}
+
+
+async def post(url: str, token: str | None, **headers: str) -> httpx2.Response:
+    given = {**HEADERS, **headers}
+    if token is not None:
+        given["Authorization"] = f"Bearer {token}"
+    async with httpx2.AsyncClient(trust_env=False) as client:
+        return await client.post(url, json=LIST, headers=given)
+
+
+async def test_an_agents_token_opens_the_door(place: Place) -> None:
+    async with serving(place.installation) as url:
+        reply = await post(url, place.tokens["reconciler"])
+    assert reply.status_code == 200
+    assert reply.json()["result"]["tools"]
+
+
+@pytest.mark.parametrize("change", [lambda t: None, lambda t: "x", lambda t: t[:-1] + "A", lambda t: t.upper()])
+async def test_without_a_valid_token_there_is_nothing_and_no_discovery(place: Place, change: object) -> None:
+    token = change(place.tokens["reconciler"])  # type: ignore[operator]
+    async with serving(place.installation) as url:
+        reply = await post(url, token)
+        async with httpx2.AsyncClient(trust_env=False) as client:
+            other = await client.get(url.replace("/agent/mcp", "/.well-known/oauth-protected-resource"))
+    assert reply.status_code == 401
+    assert "resource_metadata" not in reply.headers["www-authenticate"]
+    assert other.status_code == 404
+
+
+async def test_a_removed_agents_token_stops_at_the_next_request(place: Place) -> None:
+    from server.identity import remove_agent
+
+    token = place.tokens["reconciler"]
+    agent = place.installation.directory.agent(place.org, "reconciler")
+    async with serving(place.installation) as url:
+        assert (await post(url, token)).status_code == 200
+        place.installation.database.write_now(lambda rows: remove_agent(rows, place.org, agent, by="alice"))
+        assert (await post(url, token)).status_code == 401
+
+
+async def test_an_expired_token_is_no_token(place: Place) -> None:
+    from server.identity import create_agent
+
+    token = place.installation.database.write_now(
+        lambda rows: create_agent(rows, place.org, name="old", member=place.owner, by="alice", expires_at=1)
+    )
+    async with serving(place.installation) as url:
+        assert (await post(url, token)).status_code == 401
+
+
+async def test_a_frozen_org_stops_all_its_agents(place: Place) -> None:
+    place.installation.database.write_now(lambda rows: set_frozen(rows, place.org, frozen=True, by="alice"))
+    async with serving(place.installation) as url:
+        reply = await post(url, place.tokens["reconciler"])
+    assert reply.status_code == 403
+    assert reply.json()["error"] == "frozen"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("Host", "evil.example"), ("Host", "127.0.0.1.evil.example:80"), ("Origin", "https://evil.example")],
+)
+@pytest.mark.parametrize("version", ["2026-07-28", "2025-06-18"])
+async def test_a_strange_host_or_origin_is_refused_in_both_eras(
+    place: Place, upstream: Upstream, name: str, value: str, version: str
+) -> None:
+    async with serving(place.installation) as url:
+        reply = await post(url, place.tokens["reconciler"], **{name: value, "MCP-Protocol-Version": version})
+    assert reply.status_code in (403, 421)
+    assert "stripe" not in reply.text
+
+
+async def test_health_says_only_that_it_is_up(place: Place) -> None:
+    async with serving(place.installation) as url, httpx2.AsyncClient(trust_env=False) as client:
+        reply = await client.get(url.replace("/agent/mcp", "/health"))
+    assert json.loads(reply.text) == {"status": "ok"}
+
+
+def test_a_bind_that_others_reach_needs_the_names_it_is_reached_by() -> None:
+    for host in ("0.0.0.0", "::", "192.168.1.7", "keyleash.example.com"):
+        with pytest.raises(BindProblem, match="KEYLEASH_ALLOWED_HOSTS"):
+            allowed(host, ())
+    hosts, origins = allowed("0.0.0.0", ("keyleash.example.com",))
+    assert "keyleash.example.com" in hosts
+    assert "127.0.0.1" not in hosts
+    assert "https://keyleash.example.com" in origins
+    assert "localhost:*" in allowed("127.0.0.1", ())[0]
+
+
+@pytest.mark.parametrize("text", ["8700", "127.0.0.1", "127.0.0.1:", ":8700", "127.0.0.1:x", "127.0.0.1:99999"])
+def test_a_bind_that_is_none_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(BindProblem, match=r"127\.0\.0\.1:8700"):
+        parse_bind(text)
+    assert parse_bind("[::1]:8700") == ("::1", 8700)

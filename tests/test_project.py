@@ -1,0 +1,99 @@
+"""The project itself: its lint, types, architecture, packaging, and how much it stands on."""
+
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import distribution, requires
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+MOST_DISTRIBUTIONS = 64
+
+
+def run(*command: str) -> None:
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_ruff_finds_nothing() -> None:
+    run("ruff", "check", ".")
+    run("ruff", "format", "--check", ".")
+
+
+@pytest.mark.slow
+def test_pyright_strict_finds_nothing() -> None:
+    run("pyright", "--pythonpath", sys.executable)
+
+
+def test_every_room_imports_only_what_it_may() -> None:
+    command = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 broken" in done.stdout
+
+
+def test_the_closure_without_extras_is_small() -> None:
+    closure = _closure("keyleash")
+    assert len(closure) <= MOST_DISTRIBUTIONS, f"{len(closure)}: {sorted(closure)}"
+    assert {"mcp", "cryptography", "aiohttp"} <= closure
+
+
+def _closure(name: str) -> set[str]:
+    """Everything that `pip install NAME` brings on this platform, by canonical name, NAME itself not counted."""
+    found: set[str] = set()
+    todo: list[tuple[str, frozenset[str]]] = [(name, frozenset())]
+    while todo:
+        current, extras = todo.pop()
+        for text in requires(current) or []:
+            needed = Requirement(text)
+            if needed.marker is not None and not any(
+                needed.marker.evaluate({"extra": extra}) for extra in (extras or {""})
+            ):
+                continue
+            dependency = canonicalize_name(needed.name)
+            if dependency not in found:
+                found.add(dependency)
+                todo.append((dependency, frozenset(needed.extras)))
+    return found
+
+
+@pytest.mark.slow
+def test_the_wheel_carries_the_rooms_and_the_definitions(tmp_path: Path) -> None:
+    run("hatchling", "build", "-t", "wheel", "-d", str(tmp_path))
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    for shipped in sorted((ROOT / "configs" / "connectors").glob("*.yaml")):
+        assert f"connectors/_definitions/{shipped.name}" in names
+    for preset in ("default", "solo", "strict"):
+        assert f"server/_presets/{preset}.yaml" in names
+    assert "server/migrations/env.py" in names
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"server", "connectors", "vault"}
+    (entry_points,) = [name for name in names if name.endswith("entry_points.txt")]
+    assert zipfile.ZipFile(wheel).read(entry_points).decode().split() == [
+        "[console_scripts]",
+        "keyleash",
+        "=",
+        "server.cli:main",
+    ]
+
+
+def test_no_file_names_a_registrys_host_or_is_a_lock() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    files = tracked.stdout.split() if tracked.returncode == 0 else []
+    hosts = ("pypi" + ".org", "pythonhosted" + ".org", "registry.npm" + "js.org")
+    for name in files:
+        assert not name.endswith(("uv.lock", "package-lock.json", "poetry.lock"))
+        path = ROOT / name
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        assert not any(host in text for host in hosts), name
+
+
+def test_the_version_is_said_once() -> None:
+    said = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert distribution("keyleash").version == said
+    assert f"## {said}" in (ROOT / "CHANGELOG.md").read_text()

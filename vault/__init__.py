@@ -1,0 +1,29 @@
+"""Credentials at rest, under a key that this room does not keep.
+
+Knows no server, no connector and no network: it works on a connection handed in, and hands out a `Secret`.
+"""
+
+from vault.errors import CannotOpen, RootKeyProblem, Sealed, VaultError, WrongRootKey
+from vault.keys import PROVIDERS, LocalRootKey, RootKey, RootKeyRef, root_key_spec
+from vault.seal import seal, unseal
+from vault.secret import Secret
+from vault.store import Rows, Vault, VaultStatus
+
+__all__ = [
+    "PROVIDERS",
+    "CannotOpen",
+    "LocalRootKey",
+    "RootKey",
+    "RootKeyProblem",
+    "RootKeyRef",
+    "Rows",
+    "Sealed",
+    "Secret",
+    "Vault",
+    "VaultError",
+    "VaultStatus",
+    "WrongRootKey",
+    "root_key_spec",
+    "seal",
+    "unseal",
+]

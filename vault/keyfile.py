@@ -1,0 +1,166 @@
+"""The root key in a file that only its owner can read; refused where others could have read or published it."""
+
+import errno
+import os
+import shutil
+import stat
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from vault.errors import RootKeyProblem
+from vault.root import LocalRootKey, new_root_text, root_from_text
+
+MAX_FILE_BYTES = 1024
+
+
+@dataclass(frozen=True)
+class FileRef:
+    """A file of mode 0600 that is ours, holding `keyleash-root-key:v1:`, base64url of 32 bytes, and a newline."""
+
+    path: Path
+    system: str = os.name
+    provider: ClassVar[str] = "file"
+
+    @classmethod
+    def at(cls, where: str, home: Path) -> "FileRef":
+        path = Path(where).expanduser() if where else home / "keys" / "root.key"
+        return cls(path.absolute())
+
+    @property
+    def location(self) -> str:
+        return str(self.path)
+
+    def describe(self) -> dict[str, str]:
+        return {"provider": self.provider, "location": self.location}
+
+    def create(self) -> LocalRootKey:
+        refuse_without_modes(self.system)
+        refuse_in_work_tree(self.path)
+        text = new_root_text()
+        try:
+            _make_private_folders(self.path.parent)
+            _write_new(self.path, text.reveal() + "\n")
+        except FileExistsError:
+            raise RootKeyProblem(
+                f"There is a file at {self.path} already, and it may be the only root key that opens a vault. "
+                "Use it, or name another place with `--root file:PATH`."
+            ) from None
+        except OSError as error:
+            raise RootKeyProblem(f"The root key could not be written to {self.path}: {error.strerror}.") from None
+        text.wipe()
+        return self.load()
+
+    def load(self) -> LocalRootKey:
+        refuse_without_modes(self.system)
+        try:
+            root = root_from_text(self._read(), provider=self.provider, location=self.location)
+        except OSError as error:
+            raise RootKeyProblem(_why_unread(self.path, error)) from None
+        if root is None:
+            raise RootKeyProblem(
+                f"{self.path} does not hold a whole root key. Restore it from its backup: no other key opens the vault."
+            )
+        return root
+
+    def _read(self) -> str:
+        # O_NONBLOCK: a pipe in the key's place must not hold up the start.
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            refuse_readable_by_others(self.path, os.fstat(descriptor), uid=os.geteuid())
+            refuse_in_work_tree(self.path)
+            return file.read(MAX_FILE_BYTES).decode("ascii", "replace")
+
+
+def refuse_without_modes(system: str) -> None:
+    """A file's mode protects it on POSIX systems only. `system` is `os.name`."""
+    if system != "posix":
+        raise RootKeyProblem("File modes protect nothing on this system. Use `--root keychain`.")
+
+
+def refuse_readable_by_others(path: Path, status: os.stat_result, *, uid: int) -> None:
+    """Only a regular file that belongs to us (`uid`) and has no bit set for group or others is a key file."""
+    if not stat.S_ISREG(status.st_mode):
+        raise RootKeyProblem(f"{path} is not a regular file. Name the root key's own file.")
+    if status.st_uid != uid:
+        raise RootKeyProblem(
+            f"{path} belongs to user {status.st_uid}, and Keyleash runs as user {uid}. Run it as the owner, or: "
+            f"chown {uid} {path}"
+        )
+    if status.st_mode & 0o077:
+        raise RootKeyProblem(
+            f"{path} has mode {stat.S_IMODE(status.st_mode):04o}: others may have read the root key. If you know that "
+            f"nobody did: chmod 600 {path}"
+        )
+
+
+def refuse_in_work_tree(path: Path, *, seconds: float = 5.0) -> None:
+    """In a git work tree a key must be ignored, or it is one `git add` away from being published.
+
+    Asks git itself, for at most `seconds`. Where git cannot be asked, the answer is no.
+    """
+    path = path.parent.resolve() / path.name
+    tree = next((folder for folder in path.parents if os.path.lexists(folder / ".git")), None)
+    if tree is None or _git_ignores(path, tree, seconds):
+        return
+    raise RootKeyProblem(
+        f"{path} is in the git work tree {tree} and not known to be ignored. Add the line "
+        f"`/{path.relative_to(tree).as_posix()}` to {tree / '.gitignore'} (git must be installed, to be asked), or "
+        "keep the key elsewhere with `--root file:PATH`."
+    )
+
+
+def _git_ignores(path: Path, tree: Path, seconds: float) -> bool:
+    git = shutil.which("git")
+    if git is None:
+        return False
+    # Without the GIT_* that a hook inherits, git judges this tree and no other; a monitor would run a tree's program.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = [git, "-C", str(tree), "-c", "core.fsmonitor=false", "check-ignore", "--quiet", "--", str(path)]
+    try:
+        done = subprocess.run(  # noqa: S603 -- git's full path and a fixed command; no shell
+            command, env=environment, timeout=seconds, check=False, capture_output=True, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
+
+def _make_private_folders(folder: Path) -> None:
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    for place in reversed(missing):
+        place.mkdir(mode=0o700, exist_ok=True)
+
+
+def _write_new(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            os.fchmod(descriptor, 0o600)  # whatever the umask took away or a folder's default rights added
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+        _sync_folder(path.parent)
+    except BaseException:
+        path.unlink(missing_ok=True)  # half a key is worse than none: it looks like one
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _why_unread(path: Path, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return (
+            f"There is no root key at {path}. Put it back from its backup, or, if this is a new installation, run "
+            "`keyleash init`."
+        )
+    if error.errno in (errno.ELOOP, errno.EMLINK):
+        return f"{path} is a symbolic link. Name the root key's own file."
+    return f"The root key at {path} cannot be read: {error.strerror}."

@@ -1,0 +1,56 @@
+"""Where a root key may live. It is created once, never overwritten, and never falls back to a weaker place.
+
+A new place is a class that satisfies `RootKeyRef`, and a line in `PROVIDERS`.
+"""
+
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from vault.errors import RootKeyProblem
+from vault.keychain import KeychainRef
+from vault.keyfile import FileRef
+from vault.root import LocalRootKey, RootKey
+
+__all__ = ["PROVIDERS", "LocalRootKey", "RootKey", "RootKeyRef", "root_key_spec"]
+
+
+class RootKeyRef(Protocol):
+    """A place where a root key is or will be. `provider:location` is a spec that names the same place again."""
+
+    provider: ClassVar[str]
+
+    @property
+    def location(self) -> str: ...
+
+    @classmethod
+    def at(cls, where: str, home: Path) -> "RootKeyRef":
+        """`where` is what follows the colon of a spec; empty for the provider's own place for this `home`."""
+        ...
+
+    def create(self) -> RootKey:
+        """A new random key, kept there for good. RootKeyProblem when one is there already, or the place is unfit."""
+        ...
+
+    def load(self) -> RootKey:
+        """RootKeyProblem when there is none, it is damaged, or others could have read it."""
+        ...
+
+    def describe(self) -> dict[str, str]:
+        """{"provider": …, "location": …}; nothing secret."""
+        ...
+
+
+PROVIDERS: dict[str, type[RootKeyRef]] = {
+    "keychain": KeychainRef,
+    "file": FileRef,
+}
+
+
+def root_key_spec(spec: str, home: Path) -> RootKeyRef:
+    """`keychain`, `keychain:NAME`, `file` or `file:PATH` → the place it names. RootKeyProblem for anything else."""
+    provider, colon, where = spec.partition(":")
+    if provider not in PROVIDERS:
+        raise RootKeyProblem(f"There is no root key provider {provider!r}. Choose one of: {', '.join(PROVIDERS)}.")
+    if colon and not where:
+        raise RootKeyProblem(f"Nothing follows the colon in {spec!r}. Write `{provider}`, or name a place after it.")
+    return PROVIDERS[provider].at(where, home)

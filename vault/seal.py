@@ -1,0 +1,120 @@
+"""Seal bytes under a key and a context: what opens is exactly what was sealed, for exactly what it was sealed for.
+
+A blob, version 1, is 81 bytes longer than its plaintext:
+
+    offset  length  what
+    0       1       version, 0x01
+    1       32      salt, random, never used twice
+    33      32      commitment to the key
+    65      n       ciphertext, as long as the plaintext
+    65+n    16      AES-256-GCM tag
+
+    HKDF-SHA256 (RFC 5869; input the key, the salt above, info "keyleash/seal/v1") gives 76 bytes:
+        encryption key (32) | nonce (12) | commitment (32)
+    associated data = the blob's first 65 bytes, then each part of the context:
+        its length in UTF-8 bytes (4, big-endian) | the part in UTF-8
+
+A key is used with AES only through a fresh salt, so no nonce repeats however much is sealed. GCM by itself lets one
+blob open under two keys (Albertini et al., "How to Abuse and Fix Authenticated Encryption Without Key Commitment",
+USENIX Security 2022); the commitment is checked first and shuts that out.
+"""
+
+import hmac
+import secrets
+from collections.abc import Sequence
+from typing import final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from vault.errors import CannotOpen
+from vault.secret import Opaque
+
+KEY_BYTES = 32
+VERSION = b"\x01"
+SEAL_INFO = b"keyleash/seal/v1"
+DERIVE_INFO = b"keyleash/derive/v1"
+
+SALT_BYTES = 32
+NONCE_BYTES = 12
+COMMITMENT_BYTES = 32
+HEAD_BYTES = len(VERSION) + SALT_BYTES + COMMITMENT_BYTES
+
+
+def seal(key: bytes, plaintext: bytes, *, context: Sequence[str]) -> bytes:
+    """A blob that opens only under this key (32 bytes) with this context (at least one part)."""
+    salt = secrets.token_bytes(SALT_BYTES)
+    cipher_key, nonce, commitment = _expand(key, salt)
+    head = VERSION + salt + commitment
+    return head + AESGCM(cipher_key).encrypt(nonce, plaintext, head + _encode(context))
+
+
+def unseal(key: bytes, blob: bytes, *, context: Sequence[str]) -> bytes:
+    """What `seal` was given. Raises CannotOpen for any other key or context, and for a blob changed in any bit."""
+    plaintext = _opened(key, blob, context)
+    del key  # so that a traceback that prints locals has no key to print
+    if plaintext is None:
+        raise CannotOpen
+    return plaintext
+
+
+def derive(key: bytes, *, context: Sequence[str]) -> bytes:
+    """32 bytes for another use, one value per key and context, from which neither the key nor another can be told."""
+    _require_key(key)
+    return HKDF(SHA256(), KEY_BYTES, salt=None, info=DERIVE_INFO + _encode(context)).derive(key)
+
+
+@final
+class Key(Opaque):
+    """A key that works and is never shown. Refuses what is not 32 bytes, or all zero (ValueError)."""
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: bytes) -> None:
+        _require_key(raw)
+        self._raw = lambda: raw
+
+    def seal(self, plaintext: bytes, *, context: Sequence[str]) -> bytes:
+        return seal(self._raw(), plaintext, context=context)
+
+    def unseal(self, blob: bytes, *, context: Sequence[str]) -> bytes:
+        return unseal(self._raw(), blob, context=context)
+
+    def derive(self, *, context: Sequence[str]) -> bytes:
+        return derive(self._raw(), context=context)
+
+
+def _opened(key: bytes, blob: bytes, context: Sequence[str]) -> bytes | None:
+    if blob[:1] != VERSION:
+        return None
+    head, ciphertext = blob[:HEAD_BYTES], blob[HEAD_BYTES:]
+    cipher_key, nonce, commitment = _expand(key, head[1 : 1 + SALT_BYTES])
+    if not hmac.compare_digest(commitment, head[1 + SALT_BYTES :]):
+        return None
+    try:
+        return AESGCM(cipher_key).decrypt(nonce, ciphertext, head + _encode(context))
+    except InvalidTag:
+        return None
+
+
+def _expand(key: bytes, salt: bytes) -> tuple[bytes, bytes, bytes]:
+    _require_key(key)
+    length = KEY_BYTES + NONCE_BYTES + COMMITMENT_BYTES
+    expanded = HKDF(SHA256(), length, salt=salt, info=SEAL_INFO).derive(key)
+    return expanded[:KEY_BYTES], expanded[KEY_BYTES:-COMMITMENT_BYTES], expanded[-COMMITMENT_BYTES:]
+
+
+def _require_key(key: bytes) -> None:
+    usable = len(key) == KEY_BYTES and any(key)
+    del key
+    if not usable:
+        raise ValueError("A key must be exactly 32 bytes and not all zero.")
+
+
+def _encode(context: Sequence[str]) -> bytes:
+    if isinstance(context, str) or not context:
+        raise ValueError("A context must be a sequence of at least one part; a bare string is none.")
+    parts = (part.encode("utf-8", "surrogatepass") for part in context)
+    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)

@@ -1,0 +1,69 @@
+"""The vault's tables: the schema that migrations are made from. Imported by migrations and tests only.
+
+Times are milliseconds since the epoch. Every column of bytes is sealed or wrapped; no key and no secret is stored bare.
+"""
+
+from typing import Any, ClassVar
+
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKeyConstraint
+from sqlmodel import Field, SQLModel
+
+
+class VaultRoot(SQLModel, table=True):
+    """One row: which root key this database was made with, a value that only it opens, the installation's own key."""
+
+    __tablename__: ClassVar[Any] = "vault_root"
+    __table_args__ = (CheckConstraint("id = 1", name="vault_root_is_one_row"),)
+
+    id: int = Field(primary_key=True)
+    provider: str
+    location: str
+    check_blob: bytes
+    installation_key: bytes
+    created_at: int = Field(sa_type=BigInteger)
+
+
+class OrgKey(SQLModel, table=True):
+    """An org's key, wrapped by the root key. The highest version seals what is new."""
+
+    __tablename__: ClassVar[Any] = "vault_org_key"
+
+    org: str = Field(primary_key=True)
+    version: int = Field(primary_key=True)
+    wrapped: bytes
+    created_at: int = Field(sa_type=BigInteger)
+
+
+class Credential(SQLModel, table=True):
+    """One version of a connection's credential: its data key, wrapped by version `key_version` of the org's key."""
+
+    __tablename__: ClassVar[Any] = "vault_credential"
+    __table_args__ = (ForeignKeyConstraint(["org", "key_version"], ["vault_org_key.org", "vault_org_key.version"]),)
+
+    org: str = Field(primary_key=True)
+    connection: str = Field(primary_key=True)
+    version: int = Field(primary_key=True)
+    key_id: str
+    key_version: int
+    data_key: bytes
+    origin: str
+    scheme: str
+    created_at: int = Field(sa_type=BigInteger)
+
+
+class VaultField(SQLModel, table=True):
+    """One field of one credential version, sealed by its data key."""
+
+    __tablename__: ClassVar[Any] = "vault_field"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["org", "connection", "version"],
+            ["vault_credential.org", "vault_credential.connection", "vault_credential.version"],
+        ),
+    )
+
+    org: str = Field(primary_key=True)
+    connection: str = Field(primary_key=True)
+    version: int = Field(primary_key=True)
+    field: str = Field(primary_key=True)
+    sealed: bytes
