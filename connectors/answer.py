@@ -71,7 +71,7 @@ def interpret(call: Call, reply: "Reply") -> Result:
     usage = _numbers(tool.output_usage.search(answer.value)) if tool.output_usage else None
     value = _without(answer.value, tool.output_redact)
     if tool.output_select:
-        value = _without(tool.output_select.search(value), tool.output_redact)
+        value = tool.output_select.search(value)
     return _result(_object(value, answer.status), answer, usage)
 
 

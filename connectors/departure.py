@@ -31,7 +31,7 @@ def checked_url(prepared: Prepared, private: tuple[Network, ...] = ()) -> yarl.U
     """
     scheme, authority = _origin(prepared.origin)
     target = prepared.url.removeprefix(prepared.origin)
-    if len(target) == len(prepared.url) or not _TARGET.fullmatch(target):
+    if not _TARGET.fullmatch(target):  # nor does it when the URL has another origin
         raise Unsendable(_LEAVES)
     path, _, query = target.partition("?")
     below = prepared.base_path.removesuffix("/") + "/"
@@ -96,7 +96,7 @@ def _vet_literal(authority: str, private: tuple[Network, ...]) -> None:
     try:
         address = ip_address(host.strip("[]"))
     except ValueError:
-        raise Unsendable("The base URL's host is a number that is no plain IP address. Write it as 192.0.2.1.") from None
+        raise Unsendable("The base URL's host is a number but no plain IP address. Write it as 192.0.2.1.") from None
     if not allowed(address, private):
         raise Unreachable(not_public(host), maybe_sent=False)
 

@@ -45,7 +45,7 @@ _TOKEN_ESCAPE = _escapes(
 # How such an escape goes on after its first character: splitting at that and looking here is faster than the pattern.
 _GOES_ON: tuple[tuple[str, int, frozenset[str]], ...] = (
     ("%", 2, frozenset(a + b for a in _HEX for b in _HEX if _TOKEN_ESCAPE.fullmatch(f"%{a}{b}"))),
-    ("\\", 1, frozenset(("u", "x", "/", ""))),
+    ("\\", 1, frozenset(("u", "x", "/"))),
     ("&", 2, frozenset(("#x", "#X", *(f"#{digit}" for digit in range(10)), *(name[:2] for name in _TOKEN_NAMED)))),
 )
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]")

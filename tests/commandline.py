@@ -140,6 +140,10 @@ class Terminal:
         self.seen = self.shown.index(text, start) + len(text)
         return self.shown[start : self.seen]
 
+    def glance(self, seconds: float) -> None:
+        """Take in what appears within so many seconds."""
+        self._more(time.monotonic() + seconds)
+
     def end(self) -> int:
         """Wait for the command to end; returns its exit code."""
         deadline = time.monotonic() + PATIENCE_S

@@ -5,6 +5,7 @@ messages, the vault and the log are the real ones.
 """
 
 import asyncio
+import base64
 import json
 import os
 import secrets
@@ -48,8 +49,8 @@ class Stage:
     key: str
     upstream: "subprocess.Popen[str]"
     url: str
-    wire: list[str] = field(default_factory=list)
-    asked_upstream: list[str] = field(default_factory=list)
+    wire: list[str] = field(default_factory=list[str])
+    asked_upstream: list[str] = field(default_factory=list[str])
 
     def refunds_sent(self) -> int:
         """How many refunds have reached the stand-in."""
@@ -98,12 +99,13 @@ def run(*, no_input: bool, console: Console) -> int:
     started = time.monotonic()
     home = Path(tempfile.mkdtemp(prefix="keyleash-demo-"))
     key = f"rk_test_{secrets.token_hex(16)}"
-    upstream = subprocess.Popen(  # noqa: S603 - our own code
+    upstream = subprocess.Popen(
         [sys.executable, "-c", "from server.cli.demo_upstream import serve; serve()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
+    failed = False
     try:
         url = _started(upstream, key)
         stage = Stage(console, home, key, upstream, url)
@@ -111,14 +113,19 @@ def run(*, no_input: bool, console: Console) -> int:
         seconds = time.monotonic() - started - waited
         console.print()
         stage.say(f"{seconds:.0f} seconds, not counting the time you took.", "dim")
-    except DemoFailed as failed:
-        console.print(Text(f"The demo did not go as it should: {failed}", style="bold red"))
-        return 1
+    except* DemoFailed as group:
+        console.print(Text(f"The demo did not go as it should: {_first(group)}", style="bold red"))
+        failed = True
     finally:
         upstream.kill()
         upstream.wait()
         shutil.rmtree(home, ignore_errors=True)
-    return 0
+    return 1 if failed else 0
+
+
+def _first(group: BaseExceptionGroup[DemoFailed]) -> BaseException:
+    inner = group.exceptions[0]
+    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
 
 
 def _started(upstream: "subprocess.Popen[str]", key: str) -> str:
@@ -136,13 +143,14 @@ async def _scene(stage: Stage, decide: Decide) -> float:
     """The whole story; returns the seconds that the person took to answer."""
     stage.console.print(
         Panel(
-            "An admin connects Stripe. A teammate, who has never seen the key, asks an agent to reconcile yesterday's\n"
-            "charges. Simulated: Stripe itself, by a small service on this machine that refuses calls without the\n"
+            "An admin connects Stripe. A teammate, who has never seen the key, asks an agent to reconcile yesterday's "
+            "charges. Simulated: Stripe itself, by a small service on this machine that refuses calls without the "
             "key, and the agent's reasoning, by a few lines of Python. Everything else is the real thing.",
             title="keyleash demo",
             border_style="cyan",
         )
     )
+    waited = 0.0
     async with anyio.create_task_group() as group:
         group.start_soon(_watch_upstream, stage)
         _admin(stage)
@@ -178,14 +186,15 @@ def _admin(stage: Stage) -> None:
         secret=stage.key,
     )
     stage.say("The key was checked with the account, encrypted, and can never be read again by anyone.", "green")
-    stage.command("agent", "create", "reconciler")
-    stage.say("An agent may now ask. It has no key, and a leash: the rules of the preset `default`.", "green")
+    stage.command("member", "create", "bob")
+    stage.command("agent", "create", "reconciler", "--for", "bob")
+    stage.say("Bob's agent may now ask. It has no key, and a leash: the rules of the preset `default`.", "green")
 
 
 async def _agent(stage: Stage, decide: Decide) -> float:
     waited = 0.0
 
-    async def never(_context: Any, _params: Any) -> t.ElicitResult:
+    async def never(context: Any, params: Any) -> t.ElicitResult:
         return t.ElicitResult(action="cancel")  # the demo asks by hand, below; this only says that it can
 
     async with (
@@ -329,7 +338,7 @@ async def _approved(
 async def _settled(stage: Stage, refunds: int) -> None:
     """Wait until the stand-in has said that it was asked for this many refunds."""
     with anyio.fail_after(10):
-        while stage.refunds_sent() < refunds:
+        while stage.refunds_sent() < refunds:  # noqa: ASYNC110 - it comes from another process
             await anyio.sleep(0.01)
 
 
@@ -337,9 +346,10 @@ def _nowhere(stage: Stage) -> None:
     stage.heading("4  Where the key is")
     everything = "\n".join(stage.wire)
     files = [path for path in stage.home.rglob("*") if path.is_file()]
-    holding = [path.name for path in files if stage.key.encode() in path.read_bytes()]
-    if stage.key in everything or holding:
-        raise DemoFailed("the key was found where it must not be")
+    spellings = [stage.key, stage.key[::-1], stage.key.encode().hex(), base64.b64encode(stage.key.encode()).decode()]
+    for spelling in spellings:
+        if spelling in everything or any(spelling.encode() in path.read_bytes() for path in files):
+            raise DemoFailed("the key was found where it must not be")
     stage.say(
         f"In none of {len(stage.wire)} messages and outputs ({len(everything):,} characters), and in none of "
         f"{len(files)} files.",
@@ -351,12 +361,12 @@ def _auditor(stage: Stage) -> None:
     stage.heading("5  An auditor checks the record, and does not trust us")
     log = stage.home / "log.jsonl"
     stage.command("audit", "export", "--format", "jsonl", "--output", str(log))
-    stage.say(_last_line(stage.command("audit", "verify", "--export", str(log))), "green")
+    stage.say(_first_line(stage.command("audit", "verify", "--export", str(log))), "green")
     altered = stage.home / "altered.jsonl"
     number = _alter(log, altered)
     stage.say(f"Somebody changes one word in a copy: in entry {number}, the denial becomes an approval.")
     verdict = stage.command("audit", "verify", "--export", str(altered), good=(1,))
-    stage.say(_last_line(verdict), "bold yellow")
+    stage.say(_first_line(verdict), "bold yellow")
     if str(number) not in verdict:
         raise DemoFailed("the verifier did not name the altered entry")
 
@@ -440,13 +450,17 @@ def _scripted() -> Decide:
 
 
 def _at_the_terminal(console: Console) -> Decide:
+    scripted = _scripted()
+
     def ask(choices: list[str]) -> str:
         while True:
-            console.print(Text("  Approve this refund? [a]pprove / [d]eny: ", style="bold"), end="")
+            console.print(Text("  You are Bob. [a]pprove or [d]eny? (Deny first, and see.) ", style="bold"), end="")
             try:
                 typed = input().strip().lower()
             except EOFError:
-                raise DemoFailed("nobody is at this terminal. Try `keyleash demo --no-input`.") from None
+                answer = scripted(choices)
+                console.print(Text(f"\n  Nobody is at this terminal, so the demo answers: {answer}", style="dim"))
+                return answer
             for choice in choices:
                 if typed and choice.startswith(typed):
                     return choice
@@ -463,9 +477,8 @@ def _euro(cents: int) -> str:
     return f"{cents / 100:,.2f} EUR"
 
 
-def _last_line(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1].strip() if lines else ""
+def _first_line(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
 
 
 def _quoted(argument: str) -> str:

@@ -63,7 +63,7 @@ class Account:
             charge(6, 19.9, 31_900, "cus_eve", "Order 1045"),
         ]
         self.refunds = [self._refund("re_001", self.charges[4], 2_000, start + 16 * 3600, "requested_by_customer")]
-        self.payouts = [
+        self.payouts: list[dict[str, Any]] = [
             {
                 "id": "po_001",
                 "object": "payout",
@@ -110,7 +110,7 @@ class Account:
         if charge is None:
             return 404, _error("resource_missing", "No such charge.")
         left = charge["amount"] - charge["amount_refunded"]
-        amount = int(form.get("amount", left))
+        amount = int(form.get("amount") or left)
         if not 0 < amount <= left:
             return 400, _error("charge_already_refunded", "Refund amount is greater than what is left.")
         name = f"re_{len(self.refunds) + 1:03d}"
@@ -146,7 +146,7 @@ def _handler(key: str, account: Account) -> type[BaseHTTPRequestHandler]:
         def log_message(self, format: str, *args: Any) -> None:
             return
 
-        def do_GET(self) -> None:  # noqa: N802 - the base class names it
+        def do_GET(self) -> None:
             url = urlsplit(self.path)
             wanted = {name: values[-1] for name, values in parse_qs(url.query).items()}
             lists = {
@@ -162,7 +162,7 @@ def _handler(key: str, account: Account) -> type[BaseHTTPRequestHandler]:
             else:
                 self._answer(404, _error("resource_missing", "There is nothing here."))
 
-        def do_POST(self) -> None:  # noqa: N802
+        def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
             form = {name: values[-1] for name, values in parse_qs(body).items()}
             if self._known() and self.path == "/v1/refunds":

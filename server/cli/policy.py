@@ -170,7 +170,7 @@ def parse_condition(text: str) -> dict[str, Any]:
     if text.lstrip().startswith("{"):
         found: dict[str, Any] = _object(text, "--when")
         return found
-    argument, op, value = [*text.split(None, 2), "", ""][:3]
+    argument, op, value = [*text.split(None, 2), "", "", ""][:3]
     if op == "present" and not value:
         return {"argument": argument, "op": op, "value": True}
     if not op or not value:

@@ -137,7 +137,7 @@ def test_what_the_definition_would_have_shaped_is_not_shown_where_it_cannot_be(
     assert result.structured["bytes"] == 17
 
 
-@pytest.mark.parametrize("body", [b"\xff\xfe\x00", b"\x89PNG\x00\x01", "ä".encode("latin-1")])
+@pytest.mark.parametrize("body", [b"\xff\xfe\x00", b"a\x00b", b"\x89PNG\x00\x01", "ä".encode("latin-1")])
 def test_bytes_that_are_no_text_are_only_counted(shop: dict[str, Call], body: bytes) -> None:
     result = interpret(shop["plain"], reply(body))
     assert result.structured is not None
@@ -318,7 +318,10 @@ def test_an_echoed_secret_reaches_no_error(shop: dict[str, Call], name: str, sta
 
 def test_a_secret_at_the_edge_of_a_cut_is_removed_before_the_cut(shop: dict[str, Call]) -> None:
     body = ("x" * (8_000 - 8) + CANARY).encode()
-    assert CANARY[:8] not in interpret(shop["plain"], reply(body)).text
+    shown = interpret(shop["plain"], reply(body)).structured
+    assert shown is not None
+    assert shown["text"] == "x" * (8_000 - 8) + REMOVED[:8]
+    assert "cut by Keyleash" in shown["note"]
     message = "x" * (MAX_MESSAGE - 8) + CANARY
     with pytest.raises(UpstreamError) as refused:
         interpret(shop["plain"], reply({"error": {"message": message}}, 400))

@@ -21,7 +21,15 @@ LOCAL = ("--allow-private", "127.0.0.1/32")
 def connect(line: CommandLine, upstream: Upstream, *more: str, secret: str = CANARY) -> Ran:
     given = (*more,) if "--secret-from" in more else ("--secret-stdin", *more)
     return line(
-        "connect", "stripe", "--name", "stripe_two", "--base-url", upstream.url, *LOCAL, *given, stdin=f"{secret}\n".encode()
+        "connect",
+        "stripe",
+        "--name",
+        "stripe_two",
+        "--base-url",
+        upstream.url,
+        *LOCAL,
+        *given,
+        stdin=f"{secret}\n".encode(),
     )
 
 
@@ -106,7 +114,15 @@ def test_the_secret_is_in_no_argument_of_a_running_command(owner: CommandLine, u
         pytest.skip("there is no /proc here")
     upstream.secret, upstream.answer = CANARY, answer
     ran = owner.alone(
-        "connect", "stripe", "--name", "two", "--base-url", upstream.url, *LOCAL, "--secret-stdin", stdin=CANARY.encode()
+        "connect",
+        "stripe",
+        "--name",
+        "two",
+        "--base-url",
+        upstream.url,
+        *LOCAL,
+        "--secret-stdin",
+        stdin=CANARY.encode(),
     )
     assert ran.code == 0, ran.err
     assert any(b"connect" in line for line in seen)
@@ -195,7 +211,13 @@ def test_the_kind_is_recognised_by_what_the_secret_looks_like(owner: CommandLine
 
 @pytest.mark.parametrize(
     "word",
-    ["sk_live_51HabcdefghijK", "ghp_16C7e42F292c6912E7", "xoxb-1234-5678-abcdef", "sk-ant-api03-abcdefghij", "AKIAIOSFODNN7EXAMPLE"],
+    [
+        "sk_live_51HabcdefghijK",
+        "ghp_16C7e42F292c6912E7",
+        "xoxb-1234-5678-abcdef",
+        "sk-ant-api03-abcdefghij",
+        "AKIAIOSFODNN7EXAMPLE",
+    ],
 )
 def test_a_known_kind_of_key_is_refused_in_every_command(word: str, keyleash: CommandLine) -> None:
     for arguments in (["policy", "list", word], ["connect", f"--name={word}"], ["agent", "create", word]):

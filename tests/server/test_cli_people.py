@@ -30,12 +30,18 @@ COMMANDS: dict[tuple[str, ...], set[str]] = {
     ("connection", "show", "stripe"): set(ROLES),
     ("connection", "test", "stripe"): {"owner", "admin"},
     ("connection", "remove", "stripe", "--yes"): {"owner", "admin"},
-    ("connect", "stripe", "--name", "two", "--no-verify", "--secret-from", "cmd:echo rk_test_0123456789"): {"owner", "admin"},
-    ("connection", "rotate", "stripe", "--no-verify", "--secret-from", "cmd:echo rk_test_0123456789"): {"owner", "admin"},
+    ("connect", "stripe", "--name", "two", "--no-verify", "--secret-from", "cmd:echo rk_test_0123456789"): {
+        "owner",
+        "admin",
+    },
+    ("connection", "rotate", "stripe", "--no-verify", "--secret-from", "cmd:echo rk_test_0123456789"): {
+        "owner",
+        "admin",
+    },
     ("org", "show"): set(ROLES),
     ("member", "list"): set(ROLES),
     ("member", "create", "bob"): {"owner", "admin"},
-    ("member", "create", "bob", "--role", "owner"): {"owner"},
+    ("member", "create", "olaf", "--role", "owner"): {"owner"},
     ("member", "remove", "carol", "--yes"): {"owner", "admin"},
     ("member", "remove", "dora", "--yes"): {"owner"},
     ("agent", "list"): set(ROLES),
@@ -151,7 +157,20 @@ def test_without_the_root_key_no_org_is_made(owner: CommandLine) -> None:
 
 
 def test_members_are_added_listed_and_removed(owner: CommandLine, place: Place) -> None:
-    ran = owner("member", "create", "bob", "--role", "admin", "--role", "approver", "--os-user", "bob", "--group", "finance", "--json")
+    ran = owner(
+        "member",
+        "create",
+        "bob",
+        "--role",
+        "admin",
+        "--role",
+        "approver",
+        "--os-user",
+        "bob",
+        "--group",
+        "finance",
+        "--json",
+    )
     assert ran.json == {
         "name": "bob",
         "id": ran.json["id"],
@@ -220,7 +239,18 @@ def test_a_standalone_agent_is_told_which_rule_to_add(owner: CommandLine, place:
 
 def test_an_agent_can_be_narrowed_and_expire(owner: CommandLine, place: Place) -> None:
     ran = owner(
-        "agent", "create", "robot", "--expires", "30d", "--tool", "stripe.get_*", "--tool", "stripe.list_*", "--effect", "read", "--json"
+        "agent",
+        "create",
+        "robot",
+        "--expires",
+        "30d",
+        "--tool",
+        "stripe.get_*",
+        "--tool",
+        "stripe.list_*",
+        "--effect",
+        "read",
+        "--json",
     )
     expires = datetime.fromisoformat(ran.json["expires_at"])
     assert timedelta(days=29) < expires - datetime.now(UTC) <= timedelta(days=30)
@@ -272,7 +302,11 @@ def test_what_cannot_be_undone_asks_and_a_no_changes_nothing(owner: CommandLine,
 
 
 def test_a_pipe_cannot_say_yes(owner: CommandLine) -> None:
-    for command in (("agent", "remove", "reconciler"), ("agent", "rotate", "reconciler"), ("connection", "remove", "stripe")):
+    for command in (
+        ("agent", "remove", "reconciler"),
+        ("agent", "rotate", "reconciler"),
+        ("connection", "remove", "stripe"),
+    ):
         ran: Ran = owner.alone(*command, stdin=b"y\ny\n")
         assert (ran.code, ran.out) == (1, "")
         assert "--yes" in ran.err

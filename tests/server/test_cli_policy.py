@@ -19,7 +19,19 @@ def test_the_rule_of_the_readme_lets_a_refund_through(owner: CommandLine) -> Non
     after = owner(*REFUND, '{"charge":"ch_1"}').json
     assert (after["ruling"], after["rules"]) == ("allow", [ran.json["id"]])
     assert after["reason"]
-    assert owner("policy", "explain", "--agent", "reconciler", "--tool", "stripe_create_refund", "--args", '{"charge":"ch_1"}').code == 0
+    assert (
+        owner(
+            "policy",
+            "explain",
+            "--agent",
+            "reconciler",
+            "--tool",
+            "stripe_create_refund",
+            "--args",
+            '{"charge":"ch_1"}',
+        ).code
+        == 0
+    )
 
 
 def test_a_rule_is_kept_by_id_and_shown_by_name(owner: CommandLine, place: Place) -> None:
@@ -65,7 +77,7 @@ def test_every_part_of_a_rule_can_be_given(owner: CommandLine) -> None:
         ("amount max 5000", ("amount", "max", 5000)),
         ("amount max 12.5", ("amount", "max", 12.5)),
         ("reason equals duplicate", ("reason", "equals", "duplicate")),
-        ("charge equals \"123\"", ("charge", "equals", "123")),
+        ('charge equals "123"', ("charge", "equals", "123")),
         ("livemode equals true", ("livemode", "equals", True)),
         ("currency in eur, usd", ("currency", "in", ["eur", "usd"])),
         ('currency in ["eur"]', ("currency", "in", ["eur"])),
@@ -141,7 +153,16 @@ def test_the_preset_is_shown_and_changed(owner: CommandLine, place: Place) -> No
 
 def test_what_decides_before_any_rule_is_explained_too(owner: CommandLine, place: Place) -> None:
     owner("agent", "create", "narrow", "--effect", "read")
-    explain = ("policy", "explain", "--tool", "stripe_create_refund", "--args", '{"charge":"ch_1"}', "--json", "--agent")
+    explain = (
+        "policy",
+        "explain",
+        "--tool",
+        "stripe_create_refund",
+        "--args",
+        '{"charge":"ch_1"}',
+        "--json",
+        "--agent",
+    )
     narrow = owner(*explain, "narrow").json
     assert (narrow["ruling"], narrow["rules"]) == ("deny", [])
     assert "narrowed" in narrow["reason"]

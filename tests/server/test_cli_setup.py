@@ -114,7 +114,13 @@ def test_without_a_terminal_the_org_is_named_after_the_system_user(keyleash: Com
 
 @pytest.mark.parametrize(
     ("user", "name"),
-    [("ada", "ada"), ("CORP\\Ada Lovelace", "corp-ada-lovelace"), ("_www", "www"), ("Ω", "owner"), ("x" * 99, "x" * 63)],
+    [
+        ("ada", "ada"),
+        ("CORP\\Ada Lovelace", "corp-ada-lovelace"),
+        ("_www", "www"),
+        ("Ω", "owner"),
+        ("x" * 99, "x" * 63),
+    ],
 )
 def test_every_system_user_gets_a_members_name(user: str, name: str) -> None:
     assert member_name(user) == name
@@ -238,7 +244,9 @@ def test_doctor_finds_a_missing_root_key(owner: CommandLine) -> None:
 
 
 def test_doctor_finds_a_credential_that_does_not_open(place: Place, owner: CommandLine) -> None:
-    place.installation.database.write_now(lambda rows: rows.execute("UPDATE connection SET base_url = 'https://evil.test'"))
+    place.installation.database.write_now(
+        lambda rows: rows.execute("UPDATE connection SET base_url = 'https://evil.test'")
+    )
     code, found = findings(owner)
     assert code == 1
     assert "keyleash connection rotate stripe --org acme" in found["credentials"][0][1]

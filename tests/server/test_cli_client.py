@@ -1,0 +1,152 @@
+"""`client add` makes the agent and writes the client's file, both or neither; `show` needs nothing to exist."""
+
+import json
+import os
+import stat
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from server.cli.clients import CLIENTS
+from tests.commandline import CommandLine
+from tests.installed import Place
+
+
+def agents(line: CommandLine) -> list[str]:
+    return [agent["name"] for agent in line("agent", "list", "--json").json]
+
+
+def servers(line: CommandLine, client: str) -> dict[str, object]:
+    path = Path(line("client", "show", client, "--json").json["path"])
+    text = path.read_text()
+    document = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    found: dict[str, object] = document[CLIENTS[client].table]
+    return found
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_each_client_gets_an_agent_and_an_entry_that_starts_it(owner: CommandLine, place: Place, client: str) -> None:
+    ran = owner("client", "add", client, "--json")
+    assert ran.code == 0, ran.err
+    assert (ran.json["action"], ran.json["agent"], ran.json["agent_created"]) == ("added", client, True)
+    entry = servers(owner, client)["keyleash"]
+    assert isinstance(entry, dict)
+    assert entry["args"] == ["serve", "--agent", client, "--org", "acme"]
+    assert entry["env"] == {"KEYLEASH_HOME": str(owner.home)}
+    assert Path(entry["command"]).is_absolute()
+    assert Path(entry["command"]).name == "keyleash"
+    assert place.caller(client).member_name == "alice"
+    again = owner("client", "add", client, "--json")
+    assert (again.code, again.json["action"], again.json["agent_created"]) == (0, "unchanged", False)
+    gone = owner("client", "remove", client, "--json")
+    assert (gone.code, gone.json["action"]) == (0, "deleted")
+    assert not Path(ran.json["path"]).exists()
+    assert client in agents(owner)
+    assert owner("client", "remove", client, "--json").json["action"] == "absent"
+
+
+def test_what_is_in_the_file_stays_and_a_backup_is_named(owner: CommandLine) -> None:
+    path = owner.person / ".claude.json"
+    before = '{\n    "theme": "dark",\n    "mcpServers": {"other": {"command": "x"}}\n}\n'
+    path.write_text(before)
+    ran = owner("client", "add", "claude-code", "--agent", "reconciler")
+    assert ran.code == 0
+    assert ".keyleash-backup-" in ran.err
+    assert set(servers(owner, "claude-code")) == {"other", "keyleash"}
+    assert owner("client", "remove", "claude-code", "--agent", "reconciler").code == 0
+    assert path.read_text() == before
+
+
+def test_a_file_that_cannot_be_edited_leaves_no_agent_and_prints_what_to_paste(
+    owner: CommandLine, place: Place
+) -> None:
+    path = owner.person / ".claude.json"
+    path.write_text("{ this is not JSON")
+    before = len(place.events())
+    ran = owner("client", "add", "claude-code")
+    assert ran.code == 1
+    assert path.read_text() == "{ this is not JSON"
+    assert '"mcpServers"' in ran.err
+    assert agents(owner) == ["reconciler"]
+    assert len(place.events()) == before
+    assert sorted(file.name for file in owner.person.iterdir()) == [".claude.json"]
+
+
+def test_where_the_agent_cannot_be_made_the_file_is_as_it_was(owner: CommandLine, place: Place) -> None:
+    path = owner.person / ".claude.json"
+    path.write_text('{"mcpServers": {}}')
+    assert owner("client", "add", "claude-code", "--agent", "Bad Name").code == 1
+    # The database takes the agent's row and then refuses the commit: what was written in between is taken back.
+    place.installation.database.write_now(
+        lambda rows: rows.execute("CREATE TABLE promise (x TEXT REFERENCES org (id) DEFERRABLE INITIALLY DEFERRED)")
+    )
+    place.installation.database.write_now(
+        lambda rows: rows.execute(
+            "CREATE TRIGGER broken AFTER INSERT ON agent BEGIN INSERT INTO promise VALUES ('no such org'); END"
+        )
+    )
+    ran = owner("client", "add", "claude-code")
+    assert ran.code == 1
+    assert "Traceback" not in ran.err
+    assert path.read_text() == '{"mcpServers": {}}'
+    assert agents(owner) == ["reconciler"]
+
+
+def test_a_projects_own_file_is_written_where_the_client_has_one(owner: CommandLine, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    ran = owner("client", "add", "vscode", "--project", str(project), "--json")
+    assert ran.json["path"] == str(project / ".vscode" / "mcp.json")
+    refused = owner("client", "add", "claude-desktop", "--project", str(project))
+    assert refused.code == 1
+    assert "claude-desktop" not in agents(owner)
+    relative = owner("client", "add", "cursor", "--project", ".", "--json", cwd=project)
+    assert relative.json["path"] == str(project / ".cursor" / "mcp.json")
+
+
+def test_show_prints_the_snippet_and_needs_no_installation(keyleash: CommandLine) -> None:
+    for client in CLIENTS:
+        ran = keyleash("client", "show", client)
+        assert ran.code == 0
+        document = tomllib.loads(ran.out) if client == "codex" else json.loads(ran.out)
+        (entry,) = document[CLIENTS[client].table].values()
+        assert entry["args"] == ["serve", "--agent", client]
+        assert entry["env"] == {"KEYLEASH_HOME": str(keyleash.home)}
+    assert not keyleash.home.exists()
+    assert list(keyleash.person.iterdir()) == []
+
+
+def test_show_knows_the_org_and_makes_no_agent(owner: CommandLine, place: Place) -> None:
+    shown = owner("client", "show", "claude-code", "--agent", "someone", "--json").json
+    assert shown["entry"]["args"] == ["serve", "--agent", "someone", "--org", "acme"]
+    assert agents(owner) == ["reconciler"]
+
+
+def test_show_for_http_holds_no_token(owner: CommandLine) -> None:
+    ran = owner("client", "show", "cursor", "--http", "http://127.0.0.1:8700/agent/mcp")
+    assert json.loads(ran.out)["mcpServers"]["keyleash"]["headers"] == {"Authorization": "Bearer ${env:KEYLEASH_TOKEN}"}
+    assert owner("client", "show", "claude-desktop", "--http", "http://127.0.0.1:8700/agent/mcp").code == 1
+
+
+def test_an_unknown_client_is_misuse(owner: CommandLine) -> None:
+    for verb in ("add", "remove", "show"):
+        ran = owner("client", verb, "emacs")
+        assert (ran.code, ran.out) == (2, "")
+        assert "claude-code" in ran.err
+
+
+def test_the_command_that_is_written_is_the_one_that_ran(
+    owner: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from server.cli.client import keyleash_command
+
+    script = tmp_path / "bin" / "keyleash"
+    script.parent.mkdir()
+    script.write_text("#!/bin/sh\n")
+    script.chmod(stat.S_IRWXU)
+    monkeypatch.setattr("sys.argv", [str(script)])
+    assert keyleash_command() == script
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [os.path.join("bin", "keyleash")])  # noqa: PTH118 - a relative text
+    assert keyleash_command() == script

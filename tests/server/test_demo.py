@@ -1,0 +1,54 @@
+"""The demo does what it says, ends well, and shows no key."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def demo(tmp_path: Path, *options: str, typed: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from server.cli import main; main()", "demo", *options],
+        input=typed,
+        env={**os.environ, "TMPDIR": str(tmp_path), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_the_scene_is_told_to_its_end_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    told = demo(tmp_path, "--no-input")
+    assert told.returncode == 0, told.stdout + told.stderr
+    for line in [
+        "Refunds sent to Stripe: 0",
+        "Refunds sent to Stripe: 1",
+        "still 1",
+        "In none of",
+        "Intact:",
+        "Altered. First bad entry: ",
+        "Simulated: Stripe",
+    ]:
+        assert line in told.stdout
+    assert "rk_test_" not in told.stdout + told.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_person_who_only_denies_sends_nothing(tmp_path: Path) -> None:
+    told = demo(tmp_path, typed="what?\nd\nd\n")
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert told.stdout.count("Refunds sent to Stripe: 0") == 2
+    assert "Approved" not in told.stdout
+
+
+@pytest.mark.slow
+def test_without_anyone_at_the_terminal_it_answers_itself_and_says_so(tmp_path: Path) -> None:
+    told = demo(tmp_path)
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert "Nobody is at this terminal, so the demo answers: deny" in told.stdout
+    assert "Refunds sent to Stripe: 1" in told.stdout
