@@ -68,11 +68,8 @@ class Inflate:
             raise Unreachable(f"{self._host} broke off in the middle of its answer.")
 
     def _next(self, chunk: bytes) -> _Stream:
-        if self._gzip:
-            return zlib.decompressobj(wbits=31)
-        if self._stream is not None:
-            raise zlib.error
-        return zlib.decompressobj(wbits=15 if chunk[0] & 0x0F == 8 else -15)
+        bare = not self._gzip and chunk[0] & 0x0F != 8
+        return zlib.decompressobj(wbits=31 if self._gzip else -15 if bare else 15)
 
 
 def deeper_than(body: bytes, depth: int) -> bool:

@@ -29,13 +29,18 @@ def checked_url(prepared: Prepared, private: tuple[Network, ...] = ()) -> yarl.U
     Raises Unsendable when it is not below the request's own origin and base path, and Unreachable when its host is a
     literal address that is closed: the library dials such a host without asking the resolver.
     """
-    scheme, authority = _origin(prepared.origin)
-    target = prepared.url.removeprefix(prepared.origin)
+    return _checked(prepared.url, prepared.origin, prepared.base_path, private)
+
+
+@lru_cache(maxsize=256)  # writes go to few URLs; the library, too, works out an URL's parts once for each object
+def _checked(url: str, origin: str, base_path: str, private: tuple[Network, ...]) -> yarl.URL:
+    scheme, authority = _origin(origin)
+    target = url.removeprefix(origin)
     if not _TARGET.fullmatch(target):  # nor does it when the URL has another origin
         raise Unsendable(_LEAVES)
     path, _, query = target.partition("?")
-    below = prepared.base_path.removesuffix("/") + "/"
-    if not (path.startswith(below) or path == prepared.base_path) or _climbs(path):
+    below = base_path.removesuffix("/") + "/"
+    if not (path.startswith(below) or path == base_path) or _climbs(path):
         raise Unsendable(_LEAVES)
     _vet_literal(authority, private)
     return _built(scheme, authority, path, query)
@@ -74,7 +79,6 @@ def _built(scheme: str, authority: str, path: str, query: str) -> yarl.URL:
     return yarl.URL.build(scheme=scheme, authority=authority, path=path, query_string=query, encoded=True)
 
 
-@lru_cache(maxsize=256)
 def _origin(origin: str) -> tuple[str, str]:
     found = _ORIGIN.fullmatch(origin)
     if not found:
@@ -88,7 +92,6 @@ def _climbs(path: str) -> bool:
     return "/." in plain and any(segment in (".", "..") for segment in plain.split("/"))
 
 
-@lru_cache(maxsize=256)
 def _vet_literal(authority: str, private: tuple[Network, ...]) -> None:
     host = authority.partition("]")[0] + "]" if authority[0] == "[" else authority.partition(":")[0]
     if host[0] != "[" and not _NUMERIC.fullmatch(host):

@@ -19,10 +19,9 @@ from server.settings import Settings
 from vault import RootKeyProblem, Vault, WrongRootKey, root_key_spec
 
 if TYPE_CHECKING:
-    from mcp.server import Server
-
     from connectors.egress import Egress
     from server.http import Door
+    from server.protocol import McpServer
 
 log = logging.getLogger("keyleash")
 
@@ -105,7 +104,7 @@ async def running(installation: Installation) -> AsyncGenerator[Parts]:
         yield installation.parts(egress)
 
 
-def protocol_server(installation: Installation, parts: Parts, identify: Any) -> "Server[Any]":
+def protocol_server(installation: Installation, parts: Parts, identify: Any) -> "McpServer":
     """The MCP server over these parts. `identify` names the caller of a request."""
     import secrets
 

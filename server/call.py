@@ -18,6 +18,7 @@ from connectors.errors import (
     ConnectorError,
     CredentialRejected,
     InvalidArguments,
+    ResponseTooLarge,
     UnknownTool,
     Unreachable,
     Unsendable,
@@ -234,7 +235,7 @@ async def _carry_out(parts: Parts, bound: _Bound, clearance: Clearance) -> Outco
     except (DatabaseProblem, AuditError):
         log.error("the outcome of attempt %s could not be recorded; its result is withheld", attempt)
         raise Unrecorded(sent=True) from None
-    return outcome  # noqa: RET504 - a cancelled scope leaves by the end of its block
+    return outcome
 
 
 async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> int | Outcome:
@@ -276,14 +277,12 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> int | O
 async def _taken(parts: Parts, bound: _Bound, clearance: Clearance) -> Outcome:
     """Another call holds the approval: what that one comes to is the outcome of this one too."""
     if clearance.approval is None:
-        raise Refused("the grant ended while the call was on its way")
+        raise NoLongerValid(clearance.grant or "", "its last use was taken, or it ended")
     found = await parts.approvals.outcome_of(clearance.approval)
     return Outcome(**found)
 
 
-async def _send(  # noqa: PLR0911 - one return for each way in which a call can end
-    parts: Parts, bound: _Bound
-) -> tuple[State, Outcome, dict[str, Any]]:
+async def _send(parts: Parts, bound: _Bound) -> tuple[State, Outcome, dict[str, Any]]:
     """Open the credential, send, scrub. Returns the state, what the client hears, and facts for the record."""
     connection, bound_call = bound.connection, bound.call
     kind = bound_call.connector.kind(connection.kind)
@@ -303,21 +302,31 @@ async def _send(  # noqa: PLR0911 - one return for each way in which a call can 
     except CannotOpen:
         text = f"The credential of {bound_call.connection} cannot be opened. An admin has to connect it again."
         return State.FAILED, _failure(text), {"error": "credential cannot be opened"}
-    except CredentialRejected as error:
-        return State.FAILED, _failure(error.for_model), {**facts, "error": "credential rejected"}
-    except UpstreamError as error:
-        facts |= {"status": error.status, "error": "upstream", "code": error.code, "request_id": error.request_id}
-        return State.FAILED, _failure(error.for_model), facts
-    except Unreachable as error:
-        maybe_sent = error.maybe_sent and bound.request.method not in ("GET", "HEAD")
-        return State.UNKNOWN if maybe_sent else State.FAILED, _failure(error.for_model), {"error": "unreachable"}
     except ConnectorError as error:
-        return State.FAILED, _failure(error.for_model), {**facts, "error": type(error).__name__}
+        return _failed(error, bound, facts)
     except Exception as error:
         log.error("a call failed inside Keyleash: %s", type(error).__name__)
         return State.UNKNOWN, _SILENT, {**facts, "error": "internal"}
     facts |= {"request_id": result.request_id, "usage": result.usage}
     return State.SUCCEEDED if result.ok else State.FAILED, _heard(result), facts
+
+
+def _failed(error: ConnectorError, bound: _Bound, facts: dict[str, Any]) -> tuple[State, Outcome, dict[str, Any]]:
+    """What a failure means: a call that may have changed something, and of which we cannot tell, is `unknown`."""
+    said, maybe_done = _SAID.get(type(error), type(error).__name__), isinstance(error, ResponseTooLarge)
+    if isinstance(error, UpstreamError):
+        said, maybe_done = "upstream", error.status >= 500
+        facts |= {"status": error.status, "code": error.code, "request_id": error.request_id}
+    elif isinstance(error, Unreachable):
+        maybe_done = error.maybe_sent
+    facts |= {"error": said}
+    if maybe_done and bound.request.method not in ("GET", "HEAD"):
+        return State.UNKNOWN, _failure(f"{error.for_model} {_LOOK_FIRST}"), facts
+    return State.FAILED, _failure(error.for_model), facts
+
+
+_SAID: dict[type[ConnectorError], str] = {CredentialRejected: "credential rejected", Unreachable: "unreachable"}
+_LOOK_FIRST = "It is not known whether the call took effect; look before you repeat it."
 
 
 def _heard(result: Result) -> Outcome:

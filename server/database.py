@@ -8,6 +8,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -41,6 +42,7 @@ class Database:
         self._queue: list[tuple[Callable[[Rows], Any], asyncio.Future[Any]]] = []
         self._flushing: asyncio.Task[None] | None = None
         self._opened: list[sqlite3.Connection] = []
+        weakref.finalize(self, _close, self._opened)
 
     def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one query at once, outside any transaction. Raises DatabaseProblem."""
@@ -90,10 +92,7 @@ class Database:
 
     def close(self) -> None:
         """Close every connection of this process."""
-        for connection in self._opened:
-            with contextlib.suppress(sqlite3.Error):
-                connection.close()
-        self._opened.clear()
+        _close(self._opened)
         self._writer = None
         self._local = threading.local()
 
@@ -177,6 +176,13 @@ class Database:
                 done.set_result(result)
             else:
                 done.set_exception(error)
+
+
+def _close(connections: list[sqlite3.Connection]) -> None:
+    for connection in connections:
+        with contextlib.suppress(sqlite3.Error):
+            connection.close()
+    connections.clear()
 
 
 async def _begin(writer: sqlite3.Connection) -> None:

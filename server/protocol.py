@@ -48,6 +48,7 @@ PAGE = 100
 LIST_TTL_MS = 30_000
 MODERN = MODERN_PROTOCOL_VERSIONS[0]
 
+McpServer = Server[Any]
 Context = ServerRequestContext[Any, Any]
 Identify = Callable[[Context], Caller]
 P = TypeVar("P")

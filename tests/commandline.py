@@ -1,4 +1,4 @@
-"""Run `keyleash` as a person or a script does: in this process for speed, or in one of its own, with a terminal or not."""
+"""Run `keyleash` as a person or a script does: in this process for speed, or in another, with a terminal or without."""
 
 import contextlib
 import io

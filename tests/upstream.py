@@ -40,6 +40,7 @@ class Upstream:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # or each answer waits 40 ms for an acknowledgement of its headers
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it
                 return

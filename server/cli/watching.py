@@ -36,6 +36,7 @@ class Screen:
     console: "Console"
     keyboard: TextIO
     forget_typed: Callable[[], None]
+    now: Callable[[], float] = time.monotonic
 
     def key(self, seconds: float) -> str | None:
         """The next key within so many seconds; an empty text where the terminal has gone."""
@@ -83,8 +84,8 @@ def _one(desk: Desk, screen: Screen, waiting: "list[Approval]", passed: set[str]
         return True
     _show(screen, record, text, terms, others=waiting[1:])
     decisions = {"a": Decision.APPROVE, "d": Decision.DENY, **({"h": Decision.APPROVE_HOUR} if terms else {})}
-    shown_at = time.monotonic()
     screen.forget_typed()
+    shown_at = screen.now()
     while True:
         key = screen.key(LOOK_S)
         if key in ("q", "", "\x03", "\x04"):
@@ -96,7 +97,7 @@ def _one(desk: Desk, screen: Screen, waiting: "list[Approval]", passed: set[str]
         if not any(one.id == record.id for one in _pending(desk)):
             screen.line(f"{record.id} has expired.\n", "dim")
             return True
-        if key is None or time.monotonic() < shown_at + SETTLE_S:
+        if key is None or screen.now() < shown_at + SETTLE_S:
             continue
         if key == "s":
             passed.add(record.id)

@@ -93,9 +93,7 @@ def build(charges: Charges) -> Server[Any]:
         text = json.dumps(result, separators=(",", ":"))
         return t.CallToolResult(content=[t.TextContent(type="text", text=text)], structured_content=result)
 
-    return Server(
-        "bare", on_list_tools=list_tools, on_call_tool=call_tool, get_tool_input_schema=lambda _name: None
-    )
+    return Server("bare", on_list_tools=list_tools, on_call_tool=call_tool, get_tool_input_schema=lambda _name: None)
 
 
 async def serve(client: str, base: str, port: str) -> None:

@@ -20,7 +20,10 @@ _PATIENCE_S = 30.0
 
 @dataclass(frozen=True)
 class Job:
-    """Load one server for `seconds`, after `warm_s` that do not count. `pid` is the server's."""
+    """Load one server for `seconds`, after `warm_s` that do not count. `pid` is the server's.
+
+    Before all that, each caller connects and is answered once: a busy server takes new connections one at a time.
+    """
 
     port: int
     path: str
@@ -54,12 +57,13 @@ class Caller(asyncio.Protocol):
     def __init__(self, job: Job, tally: Tally, over: asyncio.Event) -> None:
         self._request = tool_call(job.port, job.path, job.token)
         self._tally, self._over = tally, over
+        self.met = asyncio.get_running_loop().create_future()
         self._received = b""
         self._wanted = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._call()
+        self.call()
 
     def data_received(self, data: bytes) -> None:
         self._received += data
@@ -77,7 +81,8 @@ class Caller(asyncio.Protocol):
         if not self._over.is_set():
             self._stop("the server closed the connection")
 
-    def _call(self) -> None:
+    def call(self) -> None:
+        """Send the request; the answer is followed by the next call, but for the first one."""
         self._began = time.perf_counter()
         self._transport.write(self._request)
 
@@ -91,14 +96,18 @@ class Caller(asyncio.Protocol):
         tally.latencies.append(took)
         tally.answer = tally.answer or self._received.partition(b"\r\n\r\n")[2].decode()
         self._received, self._wanted = b"", 0
-        if self._over.is_set():
+        if not self.met.done():
+            self.met.set_result(None)
+        elif self._over.is_set():
             self._transport.close()
         else:
-            self._call()
+            self.call()
 
     def _stop(self, problem: str) -> None:
         self._tally.problem = self._tally.problem or problem[:2000]
         self._over.set()
+        if not self.met.done():
+            self.met.set_result(None)
         self._transport.close()
 
 
@@ -109,6 +118,13 @@ async def run(job: Job) -> Tally:
     connected = [
         await loop.create_connection(lambda: Caller(job, tally, over), HOST, job.port) for _ in range(job.callers)
     ]
+    _, unanswered = await asyncio.wait([caller.met for _, caller in connected], timeout=_PATIENCE_S)
+    if unanswered:
+        tally.problem = tally.problem or "a first call was never answered"
+    if tally.problem:
+        return tally
+    for _, caller in connected:
+        caller.call()
     await _unless(over, job.warm_s)
     tally.calls, tally.latencies = 0, []
     started, cpu = time.perf_counter(), cpu_of(job.pid)

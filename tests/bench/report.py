@@ -26,8 +26,8 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         for name, ratio in result["keyleash_to"].items():
             aim = f", aim {AIMS[name]}" if result["callers"] == 50 else ""
             yield (
-                f"  to the {name}: CPU {ratio['cpu']:.2f} ({ratio['cpu_lowest']:.2f} to {ratio['cpu_highest']:.2f}"
-                f"{aim}), p50 {ratio['p50']:.2f}, p99 {ratio['p99']:.2f}"
+                f"  to the {name}: CPU {ratio['cpu']:.2f} ({ratio['cpu_lowest']:.2f} to {ratio['cpu_highest']:.2f},"
+                f" quietest rounds {ratio['cpu_quietest']:.2f}{aim}), p50 {ratio['p50']:.2f}, p99 {ratio['p99']:.2f}"
             )
     if start := report.get("start_up"):
         yield ""

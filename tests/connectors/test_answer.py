@@ -2,6 +2,8 @@
 
 import base64
 import json
+import subprocess
+import sys
 import time
 import traceback
 from pathlib import Path
@@ -18,6 +20,7 @@ from connectors.errors import ConnectorError, CredentialRejected, RateLimited, U
 from connectors.loading import load
 from connectors.scrub import REMOVED
 
+ROOT = Path(__file__).parents[2]
 CANARY = "sk_live_CANARY4f8a91"
 
 SHOP = r"""
@@ -326,6 +329,18 @@ def test_a_secret_at_the_edge_of_a_cut_is_removed_before_the_cut(shop: dict[str,
     with pytest.raises(UpstreamError) as refused:
         interpret(shop["plain"], reply({"error": {"message": message}}, 400))
     assert CANARY[:6] not in str(refused.value)
+
+
+def test_a_secret_that_comes_back_as_a_number_withholds_the_answer(shop: dict[str, Call]) -> None:
+    body = b'{"n": 4815162342, "m": 1}'
+    result = interpret(shop["plain"], Reply(200, {}, body, 1.0, len(body), ("4815162342",)))
+    assert "4815162342" not in result.text
+    assert "withheld" in result.text
+
+
+def test_reading_answers_does_not_load_the_http_library() -> None:
+    code = "import sys, connectors.answer; sys.exit('aiohttp' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 # --- verify, and the real definitions ---------------------------------------------------------------------------------

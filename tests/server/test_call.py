@@ -428,3 +428,18 @@ def prompt(place: Place, approval: str) -> str:
     record = place.installation.approvals.find(place.org, approval)
     assert record is not None
     return place.installation.approvals.prompt(record)
+
+
+@pytest.mark.parametrize(("status", "outcome"), [(500, "unknown"), (503, "unknown"), (402, "failed"), (429, "failed")])
+async def test_a_write_that_an_upstream_fails_at_is_unknown_and_one_it_refuses_has_failed(
+    place: Place, calling: Calling, upstream: Upstream, status: int, outcome: str
+) -> None:
+    place.rule(who="everyone", tools=["stripe.*"], then="allow")
+    upstream.answer = lambda request: Answer({"error": {"message": "no", "code": "x"}}, status=status)
+    result = await calling("stripe_create_refund", REFUND)
+    assert not result.ok
+    assert ("not known whether" in result.text) == (outcome == "unknown")
+    assert place.events("call.outcome")[0]["outcome"] == outcome
+    read = await calling("stripe_list_charges", {})
+    assert "not known whether" not in read.text
+    assert place.events("call.outcome")[-1]["outcome"] == "failed"

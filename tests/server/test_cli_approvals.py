@@ -1,6 +1,7 @@
 """Held calls are seen whole and decided outside the client, by who may, on the terminal itself or on the record."""
 
 import asyncio
+import io
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,10 @@ import pytest
 from server.app import open_installation, running
 from server.approval import Decision, State
 from server.call import Outcome, call
+from server.cli.acting import Desk
+from server.cli.approvals import pending
+from server.cli.output import console_on
+from server.cli.watching import Screen, _one
 from server.errors import ApprovalRequired
 from server.identity import system_user
 from tests.commandline import CommandLine, Ran
@@ -342,17 +347,42 @@ def test_what_is_decided_elsewhere_goes_from_the_screen(owner: CommandLine, plac
         assert terminal.end() == 0
 
 
-def test_keys_typed_before_a_call_appears_do_not_decide_it(owner: CommandLine, place: Place) -> None:
-    with owner.at_terminal("approvals", "watch") as terminal:
-        terminal.until("Nothing waits for you.")
-        approval = held(place)
-        terminal.type("aaaa")
-        terminal.until("[q] leave")
-        terminal.type("a")
-        typed_until(terminal, "s", "Passed over")
-        terminal.type("q")
-        assert terminal.end() == 0
-    assert state(place, approval) is State.PENDING
+class Pressed(Screen):
+    """A screen on which keys are pressed at set moments, in seconds after the call appeared."""
+
+    def __init__(self, *presses: tuple[float, str]) -> None:
+        self.time, self.presses, self.forgotten = 0.0, list(presses), 0
+        self.written = io.StringIO()
+        keyboard = io.StringIO()
+        super().__init__(console_on(self.written), keyboard, forget_typed=self._forget, now=lambda: self.time)
+
+    def _forget(self) -> None:
+        self.forgotten += 1
+
+    def key(self, seconds: float) -> str | None:
+        self.time, key = self.presses.pop(0)
+        return key
+
+
+def test_a_key_pressed_as_a_call_appears_does_not_decide_it(owner: CommandLine, place: Place) -> None:
+    approval = held(place)
+    desk = Desk(place.installation, place.installation.directory.org("acme"), place.actor())
+    screen = Pressed((0.1, "a"), (0.6, "d"), (0.8, "s"))
+    passed: set[str] = set()
+    assert _one(desk, screen, pending(desk), passed)
+    assert (screen.forgotten, passed, state(place, approval)) == (1, {approval}, State.PENDING)
+    assert _one(desk, Pressed((0.8, "a")), pending(desk), passed)
+    assert state(place, approval) is State.APPROVED
+
+
+def test_one_who_may_not_decide_is_told_and_goes_on(owner: CommandLine, place: Place) -> None:
+    place.rule(who="everyone", tools=["stripe.*"], then="approve", second_person=True)
+    approval = held(place)
+    desk = Desk(place.installation, place.installation.directory.org("acme"), place.actor())
+    screen, passed = Pressed((0.8, "a")), set[str]()
+    assert _one(desk, screen, pending(desk), passed)
+    assert "second person" in screen.written.getvalue()
+    assert (passed, state(place, approval)) == ({approval}, State.PENDING)
 
 
 def test_watching_without_a_terminal_says_so(owner: CommandLine) -> None:

@@ -1,7 +1,7 @@
 """Accounts are connected without their secret ever being an argument, printed, or stored in the open."""
 
 import json
-import os
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,8 @@ import pytest
 from server.cli import credential
 from server.cli.arguments import holds_a_key
 from server.cli.credential import parse_fields, resolve
-from server.connections import ConnectionProblem, connection_named
+from server.connections import ConnectionProblem, connection_named, replan, rotate
+from server.database import Rows
 from tests.commandline import CommandLine, Ran, everything, with_environment
 from tests.installed import SECRET, Place, files_holding
 from tests.upstream import Answer, Upstream
@@ -227,6 +228,13 @@ def test_a_known_kind_of_key_is_refused_in_every_command(word: str, keyleash: Co
         assert "--secret-stdin" in ran.err
 
 
+def test_an_argument_too_many_is_not_repeated(owner: CommandLine) -> None:
+    for command in (("connect", "stripe", "hunter2"), ("connection", "rotate", "stripe", "hunter2")):
+        ran = owner(*command)
+        assert (ran.code, ran.out) == (2, "")
+        assert "hunter2" not in ran.err
+
+
 def test_a_long_random_word_is_refused_where_a_credential_is_asked_for() -> None:
     word = "Zx81Kq93LmTt04PpWw27RrYy55BbHh66"
     assert holds_a_key(["connect", "stripe", word])
@@ -298,8 +306,10 @@ def test_a_command_that_does_not_end_is_stopped_with_all_it_started(
 ) -> None:
     monkeypatch.setattr(credential, "COMMAND_SECONDS", 0.2)
     pid = tmp_path / "pid"
+    started = time.monotonic()
     with pytest.raises(ConnectionProblem, match=r"within 0\.2 seconds"):
         resolve(f"cmd:sh -c 'sleep 60 & echo $! > {pid}; wait'", home=tmp_path)
+    assert time.monotonic() - started < 30
     child = Path(f"/proc/{pid.read_text().strip()}/status") if pid.exists() else Path("/nowhere")
     assert not child.exists() or "zombie" in child.read_text()
 
@@ -309,6 +319,14 @@ def test_a_command_that_prints_without_end_is_stopped(tmp_path: Path) -> None:
         resolve("cmd:yes", home=tmp_path)
 
 
+def test_a_command_does_not_get_what_is_piped_in(owner: CommandLine) -> None:
+    ran = owner.alone(
+        "connect", "stripe", "--name", "two", "--no-verify", "--secret-from", "cmd:cat", stdin=CANARY.encode()
+    )
+    assert (ran.code, ran.out) == (1, "")
+    assert CANARY not in ran.err
+
+
 def test_a_command_reads_nothing_and_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert resolve("cmd:sh -c 'cat; echo canary >&2; echo value'", home=tmp_path) == "value\n"
     assert capfd.readouterr() == ("", "")
@@ -316,7 +334,7 @@ def test_a_command_reads_nothing_and_says_nothing(tmp_path: Path, capfd: pytest.
 
 def test_input_that_is_too_long_or_no_text_is_refused(owner: CommandLine) -> None:
     there = ("connect", "stripe", "--name", "two", "--secret-stdin")
-    assert "longer than" in owner(*there, stdin=b"x" * 70_000).err
+    assert "longer than 65536 bytes" in owner(*there, stdin=b"x" * 70_000).err
     assert "not UTF-8" in owner(*there, stdin=b"\xff\xfe").err
 
 
@@ -346,6 +364,22 @@ def test_a_rotation_that_fails_leaves_the_old_secret_in_place(
     assert connection_named(place.installation.database, place.org, "stripe").credential_version == 1
     assert place.events("connection.rotated") == []
     assert owner("connection", "test", "stripe").code == 0
+
+
+def test_of_two_rotations_at_once_the_second_is_refused_whole(place: Place, upstream: Upstream) -> None:
+    before = connection_named(place.installation.database, place.org, "stripe")
+    planned = replan(before, place.installation.catalogue.connectors["stripe"], kind=None, base_url=None, private=None)
+
+    def change(rows: Rows) -> None:
+        given = {"secret": CANARY}
+        rotate(rows, place.installation.vault, before, planned, fields=given, account=None, verified=False, by="alice")
+
+    place.installation.database.write_now(change)
+    with pytest.raises(ConnectionProblem, match="meanwhile"):
+        place.installation.database.write_now(change)
+    assert connection_named(place.installation.database, place.org, "stripe").credential_version == 2
+    assert place.installation.database.read("SELECT MAX(version) FROM vault_credential") == [(2,)]
+    assert len(place.events("connection.rotated")) == 1
 
 
 def test_pointing_elsewhere_drops_private_addresses_that_are_not_named_again(owner: CommandLine) -> None:
@@ -379,9 +413,16 @@ def test_removing_asks_and_takes_the_secret_with_it(owner: CommandLine, place: P
 
 def test_a_sealed_vault_takes_no_secret(owner: CommandLine) -> None:
     (owner.home / "keys" / "root.key").unlink()
-    ran = owner("connect", "stripe", "--name", "two", "--secret-from", "cmd:this-command-does-not-exist")
-    assert ran.code == 1
-    assert "root.key" in ran.err
+    connect_it = ("connect", "stripe", "--name", "two")
+    refused = {
+        "The vault is sealed": owner.alone(*connect_it),
+        "reading a secret from this host": owner(*connect_it, "--secret-from", "cmd:no-such-command"),
+        "addresses that are not public": owner(*connect_it, *LOCAL, "--secret-stdin", stdin=CANARY.encode()),
+    }
+    for why, ran in refused.items():
+        assert (ran.code, ran.out) == (1, "")
+        assert why in ran.err
+        assert "root.key" in ran.err
     status = owner("vault", "status", "--json")
     assert status.code == 0
     assert status.json["sealed"] is True

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import sqlite3
 import stat
 from pathlib import Path
@@ -91,6 +90,7 @@ def test_a_root_key_elsewhere_goes_when_init_fails_after_making_it(keyleash: Com
     assert not (tmp_path / "vault").exists()
     assert keyleash("init", "--org", "acme", "--root", f"file:{elsewhere}").code == 0
     assert mode(elsewhere) == 0o600
+    assert keyleash("vault", "status", "--json").json["sealed"] is False
     assert not (keyleash.home / "keys").exists()
 
 

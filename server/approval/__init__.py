@@ -1,0 +1,39 @@
+"""Hold a call until a person agrees to exactly that call.
+
+The record in the database is the authority: it moves by compare-and-set only, and one approval executes at most once,
+whatever is replayed, on however many processes. Read `gate.py` first.
+"""
+
+from server.approval.gate import Approvals
+from server.approval.grants import GRANT_USES
+from server.approval.record import (
+    STATE_TTL_S,
+    Approval,
+    ApprovalProblem,
+    Asked,
+    Clearance,
+    Decision,
+    Lost,
+    Person,
+    State,
+    last_done,
+    still_enough,
+    sweep,
+)
+
+__all__ = [
+    "GRANT_USES",
+    "STATE_TTL_S",
+    "Approval",
+    "ApprovalProblem",
+    "Approvals",
+    "Asked",
+    "Clearance",
+    "Decision",
+    "Lost",
+    "Person",
+    "State",
+    "last_done",
+    "still_enough",
+    "sweep",
+]

@@ -1,0 +1,361 @@
+"""The gate on the path of a call: which record is it, who is asked, and may the call go on."""
+
+import builtins
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import anyio
+
+from connectors.definition import Effect
+from server.approval.decisions import Decisions
+from server.approval.grants import GRANT_USES, IN_CLIENT, Grants
+from server.approval.record import (
+    APPROVAL_MS,
+    ASK_S,
+    COLUMNS,
+    PENDING_PER_AGENT,
+    POLL_S,
+    SHARE_PROMPT_MS,
+    Approval,
+    Asked,
+    Clearance,
+    Decision,
+    Lost,
+    Person,
+    State,
+    approval_of,
+    move,
+    same_target,
+    still_enough,
+    sweep,
+    values_of,
+)
+from server.approval.register import Register
+from server.audit import Event, append
+from server.clock import iso, now_ms
+from server.database import Database, Rows
+from server.errors import ApprovalRequired, Denied, NoLongerValid, OutcomeUnknown, Question, Refused
+from server.identity import Actor, new_id
+from server.policy import Ruling
+from server.prompt import Prompt, quote, summary
+from vault import Vault
+
+
+class Approvals(Register):
+    """The approvals and grants of an installation: the register of held calls, and the gate before them."""
+
+    def __init__(self, database: Database, vault: Vault, *, hold_seconds: float) -> None:
+        super().__init__(database, vault)
+        self._grants = Grants(database, vault, self)
+        self._decisions = Decisions(self._grants)
+        self._hold_seconds = hold_seconds
+        self._asking: set[tuple[str, str]] = set()
+
+    async def clear(self, asked: Asked, person: Person, pointer: str | None) -> Clearance:
+        """Return once this call may go on. Raises CallRefused in one of its forms, or AskFirst."""
+        call_hash = self.call_hash(asked.caller.org, asked.call)
+        record = self._pointed_at(asked, call_hash, pointer) if pointer else self._approved(asked, call_hash)
+        joined = False
+        if record is None:
+            grant = self._grants.match(asked)
+            if grant is not None:
+                return Clearance(grant=grant)
+            record, joined = await self._join_or_open(asked, call_hash)
+        if record.state is State.PENDING:
+            record = await self._decided(asked, record, person, joined=joined)
+        if record.state is State.EXECUTING:
+            record = await self._ended(record)
+        return self._clearance(record)
+
+    def _clearance(self, record: Approval) -> Clearance:
+        match record.state:
+            case State.APPROVED:
+                return Clearance(approval=record)
+            case State.SUCCEEDED | State.FAILED:
+                return Clearance(approval=record, outcome=self.outcome(record))
+            case State.PENDING:
+                raise ApprovalRequired(record.id, iso(record.expires_at))
+            case State.DENIED:
+                raise Denied(record.id)
+            case State.UNKNOWN | State.EXECUTING:
+                raise OutcomeUnknown(record.id)
+            case State.EXPIRED | State.CANCELLED:
+                raise NoLongerValid(record.id, record.state.value)
+
+    async def outcome_of(self, record: Approval) -> dict[str, Any]:
+        """Wait for what another call makes of this record. Raises CallRefused where that ends without an outcome."""
+        outcome = self._clearance(await self._ended(self.again(record))).outcome
+        if outcome is None:
+            raise OutcomeUnknown(record.id)
+        return outcome
+
+    def claim(self, rows: Rows, asked: Asked, clearance: Clearance) -> None:
+        """Take the approval, or one use of the grant, for this call; in the same transaction as the attempt.
+
+        Raises Lost where another call took it, and NoLongerValid where the credential or definition has changed.
+        """
+        if clearance.approval is not None:
+            self._claim_approval(rows, asked, clearance.approval)
+        elif clearance.grant is not None and not self._grants.take(rows, asked.caller.org, clearance.grant):
+            raise Lost
+
+    def _claim_approval(self, rows: Rows, asked: Asked, approval: Approval) -> None:
+        now = now_ms()
+        current = rows.execute(
+            "SELECT credential_version FROM connection WHERE org = ? AND id = ?", (approval.org, approval.connection)
+        ).fetchone()
+        why = None
+        if current is None or current[0] != approval.credential_version:
+            why = "the connection's credential has changed since"
+        elif asked.call.tool.definition_hash != approval.definition:
+            why = "the tool's definition has changed since"
+        elif approval.expires_at <= now:
+            why = "it has expired"
+        if why is not None:
+            raise NoLongerValid(approval.id, why)
+        if not move(rows, approval, State.APPROVED, State.EXECUTING, now):
+            raise Lost
+
+    def finish(self, rows: Rows, approval: Approval, state: State, outcome: Mapping[str, Any]) -> None:
+        """Write what came of an executing approval, in the same transaction as the outcome's entry."""
+        sealed = self._vault.seal_text(rows, approval.org, "approval-outcome", approval.id, json.dumps(outcome))
+        rows.execute(
+            "UPDATE approval SET state = ?, sealed_outcome = ?, changed_at = ? "
+            "WHERE org = ? AND id = ? AND state = 'executing'",
+            (state.value, sealed, now_ms(), approval.org, approval.id),
+        )
+
+    async def retire(self, approval: Approval, why: str) -> None:
+        """Mark an approved record stale: it can no longer be used for anything."""
+
+        def change(rows: Rows) -> None:
+            if move(rows, approval, State.APPROVED, State.CANCELLED, now_ms()):
+                append(rows, approval.org, Event.APPROVAL_STALE, approval=approval.id, reason=why)
+
+        await self._database.write(change)
+
+    # -- for people
+
+    def decide(
+        self, rows: Rows, approval: Approval, decision: Decision, actor: Actor, *, unattended: bool = False
+    ) -> State:
+        """Take a person's decision, made outside the client. Raises ApprovalProblem; returns the state it led to."""
+        return self._decisions.decide(rows, approval, decision, actor, unattended=unattended)
+
+    def revoke(self, rows: Rows, org: str, grant: str, *, by: str) -> None:
+        """End a grant at once. Raises ApprovalProblem where there is none to end."""
+        self._grants.revoke(rows, org, grant, by=by)
+
+    def grants(self, org: str) -> builtins.list[dict[str, Any]]:
+        """Every grant that has not ended, with its bounds in clear: for people of this org only."""
+        return self._grants.running(org)
+
+    # -- which record is it
+
+    def _pointed_at(self, asked: Asked, call_hash: str, pointer: str) -> Approval:
+        record = self.find(asked.caller.org, pointer)
+        mine = record is not None and record.agent == asked.caller.agent and record.call_hash == call_hash
+        if record is None or not mine:
+            raise NoLongerValid(pointer, "it belongs to another call")
+        return self.aged(record)
+
+    def _approved(self, asked: Asked, call_hash: str) -> Approval | None:
+        rows = self._database.read(
+            f"SELECT {COLUMNS} FROM approval WHERE org = ? AND agent = ? AND call_hash = ? AND state = 'approved' "
+            "AND expires_at > ? ORDER BY created_at LIMIT 1",
+            (asked.caller.org, asked.caller.agent, call_hash, now_ms()),
+        )
+        return approval_of(rows[0]) if rows else None
+
+    async def _join_or_open(self, asked: Asked, call_hash: str) -> tuple[Approval, bool]:
+        caller = asked.caller
+
+        def change(rows: Rows) -> tuple[Approval, bool]:
+            now = now_ms()
+            sweep(rows, caller.org, now)
+            found = rows.execute(
+                f"SELECT {COLUMNS} FROM approval WHERE org = ? AND agent = ? AND call_hash = ? AND state = 'pending'",
+                (caller.org, caller.agent, call_hash),
+            ).fetchone()
+            if found is not None:
+                record = approval_of(found)
+                if not (still_enough(asked.verdict, record) and same_target(asked, record)):
+                    move(rows, record, State.PENDING, State.CANCELLED, now)
+                    append(rows, caller.org, Event.APPROVAL_STALE, approval=record.id, reason="rules or connection")
+                else:
+                    return record, True
+            waiting = rows.execute(
+                "SELECT COUNT(*) FROM approval WHERE org = ? AND agent = ? AND state = 'pending'",
+                (caller.org, caller.agent),
+            ).fetchone()[0]
+            if waiting >= PENDING_PER_AGENT:
+                raise Refused(f"{waiting} calls of this agent already wait for a person")
+            return self._insert(rows, asked, call_hash, now), False
+
+        return await self._database.write(change)
+
+    def _insert(self, rows: Rows, asked: Asked, call_hash: str, now: int) -> Approval:
+        caller, call, verdict = asked.caller, asked.call, asked.verdict
+        record = Approval(
+            org=caller.org,
+            id=new_id("apr"),
+            state=State.PENDING,
+            agent=caller.agent,
+            agent_name=caller.agent_name,
+            member=caller.member,
+            connection=asked.connection.id,
+            credential_version=asked.connection.credential_version,
+            tool=call.name,
+            definition=call.tool.definition_hash,
+            effect=call.tool.effect.value,
+            call_hash=call_hash,
+            ruling=verdict.ruling,
+            needed=verdict.count,
+            approvers=verdict.approvers,
+            second_person=verdict.second_person,
+            rules=verdict.rules,
+            decisions=(),
+            whole=asked.prompt.whole,
+            declined_at=None,
+            created_at=now,
+            expires_at=now + APPROVAL_MS,
+            changed_at=now,
+        )
+        details = {"arguments": dict(call.arguments), "keeps": list(call.tool.grant), "summary": summary(call)}
+        rows.execute(
+            f"INSERT INTO approval ({COLUMNS}, sealed_call, sealed_prompt) VALUES ({', '.join('?' * 25)})",
+            (
+                *values_of(record),
+                self._vault.seal_text(rows, record.org, "approval-call", record.id, json.dumps(details)),
+                self._vault.seal_text(rows, record.org, "approval-prompt", record.id, asked.prompt.text),
+            ),
+        )
+        append(
+            rows,
+            record.org,
+            Event.APPROVAL_OPENED,
+            approval=record.id,
+            agent=caller.agent_name,
+            member=caller.member_name,
+            connection=call.connection,
+            tool=call.name,
+            effect=record.effect,
+            verdict=verdict.ruling.value,
+            rules=list(verdict.rules),
+        )
+        return record
+
+    # -- asking and waiting
+
+    async def _decided(self, asked: Asked, record: Approval, person: Person, *, joined: bool) -> Approval:
+        askable = (
+            person.can_be_asked
+            and not asked.caller.standalone
+            and record.ruling is Ruling.CONFIRM
+            and record.whole
+            and record.declined_at is None
+        )
+        key = (record.org, record.id)
+        shared = joined and person.answers_later and record.created_at + SHARE_PROMPT_MS > now_ms()
+        if not askable or shared or key in self._asking:
+            return await self._held(record)
+        self._asking.add(key)
+        try:
+            return await self._asked(asked, record, person)
+        finally:
+            self._asking.discard(key)
+
+    async def _asked(self, asked: Asked, record: Approval, person: Person) -> Approval:
+        """Ask at the client, while someone may decide elsewhere; whoever is first has decided."""
+        answer: list[Decision | None] = []
+
+        async def ask() -> None:
+            answer.append(await person.ask(self.question(record, asked.prompt)))
+            scope.cancel()
+
+        async def watch() -> None:
+            await self._until(record, lambda state: state is not State.PENDING)
+            scope.cancel()
+
+        raised: list[Exception] = []
+
+        async def guarded() -> None:
+            try:
+                await ask()
+            except Exception as error:  # an exception group would hide AskFirst from the protocol
+                raised.append(error)
+                scope.cancel()
+
+        with anyio.move_on_after(ASK_S) as scope:
+            async with anyio.create_task_group() as group:
+                group.start_soon(guarded)
+                group.start_soon(watch)
+        if raised:
+            raise raised[0]
+        if answer:
+            await self._answered(asked, record, answer[0])
+        return self.again(record)
+
+    async def _answered(self, asked: Asked, record: Approval, decision: Decision | None) -> None:
+        caller = asked.caller
+
+        def change(rows: Rows) -> None:
+            now = now_ms()
+            if decision is None:
+                marked = rows.execute(
+                    "UPDATE approval SET declined_at = ?, changed_at = ? "
+                    "WHERE org = ? AND id = ? AND state = 'pending' AND declined_at IS NULL",
+                    (now, now, record.org, record.id),
+                )
+                if marked.rowcount:
+                    append(
+                        rows,
+                        record.org,
+                        Event.APPROVAL_DECLINED_IN_CLIENT,
+                        approval=record.id,
+                        agent=caller.agent_name,
+                        member=caller.member_name,
+                    )
+                return
+            made = {"by": caller.member_name, "channel": "client", "known_by": "the client's word"}
+            self._decisions.settle(rows, record, decision, made, signed_in=False, now=now)
+
+        await self._database.write(change)
+
+    def question(self, record: Approval, prompt: Prompt) -> Question:
+        """What the person at the client is asked."""
+        choices = {Decision.APPROVE.value: "Approve this call", Decision.DENY.value: "Deny it"}
+        text = prompt.text
+        details = self.details(record)
+        if details["keeps"] and Effect(record.effect) in IN_CLIENT:
+            kept = " and ".join(f"{name} = {quote(details['arguments'].get(name))}" for name in details["keeps"])
+            hour = (
+                f"{Decision.APPROVE_HOUR.value} also lets this agent repeat {record.tool} with {kept}, whatever its "
+                f"other arguments, up to {GRANT_USES} times within one hour."
+            )
+            same = " and ".join(details["keeps"])
+            choices = {
+                Decision.APPROVE.value: "Approve this call",
+                Decision.APPROVE_HOUR.value: f"Approve, and with the same {same} for one hour",
+                Decision.DENY.value: "Deny it",
+            }
+            text = f"{text}\n\n{hour}"
+        return Question(record.id, text, choices)
+
+    async def _held(self, record: Approval) -> Approval:
+        with anyio.move_on_after(self._hold_seconds):
+            return await self._until(record, lambda state: state is not State.PENDING)
+        return self.again(record)
+
+    async def _ended(self, record: Approval) -> Approval:
+        with anyio.move_on_after(ASK_S):
+            return await self._until(record, lambda state: state is not State.EXECUTING)
+        return self.again(record)
+
+    async def _until(self, record: Approval, reached: Callable[[State], bool]) -> Approval:
+        while True:
+            current = self.again(record)
+            if reached(current.state):
+                return current
+            await anyio.sleep(POLL_S)

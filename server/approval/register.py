@@ -1,0 +1,94 @@
+"""Read the held calls of an org, and open what is sealed in them."""
+
+import hashlib
+import hmac
+import json
+from dataclasses import replace
+from typing import Any
+
+from connectors.definition import Call, canonical
+from server.approval.record import COLUMNS, LOST_MS, Approval, State, approval_of
+from server.clock import now_ms
+from server.database import Database, Rows
+from vault import Vault
+
+
+class Register:
+    """The records of an installation. Every method takes the org, or a record that carries it."""
+
+    def __init__(self, database: Database, vault: Vault) -> None:
+        self._database = database
+        self._vault = vault
+
+    def find(self, org: str, approval: str) -> Approval | None:
+        """One record of this org, or None: another org's id is not found."""
+        rows = self._database.read(f"SELECT {COLUMNS} FROM approval WHERE org = ? AND id = ?", (org, approval))
+        return approval_of(rows[0]) if rows else None
+
+    def list(self, org: str, *, state: State | None = None, limit: int = 200) -> list[Approval]:
+        """The newest records of an org; pending ones that have expired are shown as such."""
+        where = "AND state = ?" if state else ""
+        rows = self._database.read(
+            f"SELECT {COLUMNS} FROM approval WHERE org = ? {where} ORDER BY created_at DESC, id LIMIT ?",
+            (org, *((state.value,) if state else ()), limit),
+        )
+        aged = (self.aged(approval_of(row)) for row in rows)
+        return [record for record in aged if state is None or record.state is state]
+
+    def prompt(self, record: Approval) -> str:
+        """The whole prompt, as it was rendered when the call was held."""
+        rows = self._database.read(
+            "SELECT sealed_prompt FROM approval WHERE org = ? AND id = ?", (record.org, record.id)
+        )
+        return self.unseal(record.org, "approval-prompt", record.id, rows[0][0])
+
+    def details(self, record: Approval) -> dict[str, Any]:
+        """The stored call: `arguments`, `keeps` (what a grant would keep fixed) and `summary`."""
+        return self._database.snapshot(lambda rows: self.details_in(rows, record))
+
+    def outcome(self, record: Approval) -> dict[str, Any] | None:
+        """What came of it, as the client was told; None while there is nothing to tell."""
+        rows = self._database.read(
+            "SELECT sealed_outcome FROM approval WHERE org = ? AND id = ?", (record.org, record.id)
+        )
+        if not rows or rows[0][0] is None:
+            return None
+        outcome: dict[str, Any] = json.loads(self.unseal(record.org, "approval-outcome", record.id, rows[0][0]))
+        return outcome
+
+    # -- as time has left them
+
+    def again(self, record: Approval) -> Approval:
+        current = self.find(record.org, record.id)
+        return self.aged(current) if current else replace(record, state=State.CANCELLED)
+
+    def aged(self, record: Approval) -> Approval:
+        """The record as time has left it, whether or not its row has been swept yet."""
+        now = now_ms()
+        if record.state in (State.PENDING, State.APPROVED) and record.expires_at <= now:
+            return replace(record, state=State.EXPIRED)
+        if record.state is State.EXECUTING and record.changed_at + LOST_MS <= now:
+            return replace(record, state=State.UNKNOWN)
+        return record
+
+    # -- hashes and seals
+
+    def call_hash(self, org: str, call: Call) -> str:
+        """A keyed hash of the tool and its canonical arguments: equal calls of one org give equal hashes."""
+        return self.keyed(org, "call-hash", canonical([call.name, call.canonical]))
+
+    def keyed(self, org: str, purpose: str, text: str) -> str:
+        key = self._database.snapshot(lambda rows: self._vault.derive(rows, org, purpose))
+        return hmac.new(key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+
+    def details_in(self, rows: Rows, record: Approval) -> dict[str, Any]:
+        sealed = rows.execute(
+            "SELECT sealed_call FROM approval WHERE org = ? AND id = ?", (record.org, record.id)
+        ).fetchone()[0]
+        details: dict[str, Any] = json.loads(
+            self._vault.unseal_text(rows, record.org, "approval-call", record.id, sealed)
+        )
+        return details
+
+    def unseal(self, org: str, purpose: str, subject: str, blob: bytes) -> str:
+        return self._database.snapshot(lambda rows: self._vault.unseal_text(rows, org, purpose, subject, blob))

@@ -1,0 +1,116 @@
+"""What the vendors publish of their interfaces, against our connector files: requests, and the fields that we select.
+
+GitHub's OpenAPI document; Stripe's own library, which Stripe generates from its document, at the API version that the
+connector asks for; Slack's own library, requests only. This shows names and values, not what a call does.
+"""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import jmespath
+
+from connectors.catalogue import Catalogue, shipped_folder
+from connectors.definition import Argument, Connector, Tool
+from tests.real.fetching import Cache
+from tests.real.github_document import GitHub
+from tests.real.report import Report, Wrong
+from tests.real.shape import Missing, Shape
+from tests.real.slack_library import Slack
+from tests.real.stripe_library import Stripe
+
+
+class Operation(Protocol):
+    """A method and path, as the vendor describes it."""
+
+    @property
+    def answer(self) -> Shape: ...
+
+    @property
+    def required(self) -> frozenset[tuple[str, str]]:
+        """Places and names."""
+        ...
+
+    def values(self, place: str, name: str) -> frozenset[str] | None:
+        """The values that an argument may have, empty where any; None where there is no such argument."""
+        ...
+
+
+class Vendor(Protocol):
+    """What a vendor publishes."""
+
+    @property
+    def version(self) -> str | None:
+        """Of the API, where that is known."""
+        ...
+
+    @property
+    def answers(self) -> bool:
+        """Whether answers are described too."""
+        ...
+
+    def operation(self, method: str, path: str) -> Operation | None:
+        """The operation; None where there is none."""
+        ...
+
+
+async def check(report: Report, cache: Cache) -> None:
+    """One line for each vendor's requests, and one for their answers."""
+    shipped = Catalogue.load(shipped_folder()).connectors
+    with report.line("GitHub: its document is read"):
+        _compare(report, shipped["github"], GitHub.read(cache), "X-GitHub-Api-Version")
+    with report.line("Stripe: its library is read"):
+        _compare(report, shipped["stripe"], Stripe.read(cache), "Stripe-Version")
+    with report.line("Slack: its library is read"):
+        _compare(report, shipped["slack"], Slack.read(cache), "")
+
+
+def _compare(report: Report, connector: Connector, vendor: Vendor, header: str) -> None:
+    tools = [*connector.tools.values(), connector.verify]
+    with report.line(f"{connector.title}: {len(tools)} requests exist, with these arguments and values"):
+        _raise([problem for tool in tools for problem in _request(tool, vendor)])
+    if vendor.answers:
+        with report.line(f"{connector.title}: every field that is selected exists"):
+            _raise([problem for tool in tools for problem in _selected(tool, vendor)])
+    if vendor.version is not None:
+        with report.line(f"{connector.title}: the API version is the one described"):
+            asked = dict(connector.headers).get(header)
+            _raise([] if asked == vendor.version else [f"we ask for {asked}, described is {vendor.version}"])
+
+
+def _raise(problems: list[str]) -> None:
+    if problems:
+        raise Wrong("; ".join(problems))
+
+
+def _request(tool: Tool, vendor: Vendor) -> Iterator[str]:
+    operation = vendor.operation(tool.method, tool.path)
+    if operation is None:
+        yield f"{tool.name}: there is no {tool.method} {tool.path}"
+        return
+    for argument in tool.arguments:
+        yield from (f"{tool.name}: {problem}" for problem in _argument(argument, operation))
+    ours = {(argument.place, argument.wire_name) for argument in tool.arguments if argument.required}
+    for place, name in sorted(operation.required - ours):
+        yield f"{tool.name}: {name} in {place} is required there"
+
+
+def _argument(argument: Argument, operation: Operation) -> Iterator[str]:
+    if argument.place == "path":
+        return
+    values = operation.values(argument.place, argument.wire_name)
+    if values is None:
+        yield f"there is no {argument.wire_name} in {argument.place}"
+        return
+    schema = argument.schema.get("items", argument.schema)
+    ours = {str(value) for value in (*schema.get("enum", ()), *([schema["const"]] if "const" in schema else ()))}
+    if values and ours - values:
+        yield f"{argument.wire_name} cannot be {', '.join(sorted(ours - values))}"
+
+
+def _selected(tool: Tool, vendor: Vendor) -> Iterator[str]:
+    operation = vendor.operation(tool.method, tool.path)
+    if operation is None or tool.output_select is None:
+        return
+    missing = Missing()
+    missing.walk(jmespath.compile(tool.output_select.text).parsed, operation.answer)
+    yield from (f"{tool.name}: its answer has no {name}" for name in missing.names)
