@@ -16,6 +16,7 @@ import jmespath.exceptions
 import jmespath.functions
 
 from connectors import fileformat as keys
+from connectors import selecting
 from connectors.arguments import RESERVED_HEADERS, Taken, check_header, compiled, read_arguments
 from connectors.definition import (
     HOLE,
@@ -162,9 +163,11 @@ def _selector(spot: Spot | None) -> Selector | None:
         spot.fail(f"This is not JMESPath: {reason}.")
     _check_functions(cast("dict[str, Any]", compiled.parsed), spot)
 
+    search = selecting.compiled(cast("dict[str, Any]", compiled.parsed))
+
     def find(value: Any) -> Any:
         try:
-            return compiled.search(value)
+            return search(value)
         except (ValueError, TypeError, AttributeError, RecursionError):  # JMESPath's own are ValueErrors
             return None
 

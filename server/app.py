@@ -5,6 +5,7 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -83,8 +84,10 @@ def open_vault(database: Database, home: Path) -> Vault:
     if not rows:
         return Vault(None, why_sealed="this installation has no root key. Run `keyleash init`.")
     provider, location = rows[0]
+    # A home that was moved as a whole has its key where a new one would have it; the check below tells keys apart.
+    moved = provider == "file" and not Path(location).exists()
     try:
-        root = root_key_spec(f"{provider}:{location}", home).load()
+        root = root_key_spec(provider if moved else f"{provider}:{location}", home).load()
     except RootKeyProblem as problem:
         return Vault(None, why_sealed=str(problem))
     vault = Vault(root)
@@ -149,7 +152,11 @@ def http_door(installation: Installation, parts: Parts, *, host: str) -> "Door":
 
     hosts, origins = allowed(host, installation.settings.allowed_hosts)
     server = protocol_server(installation, parts, caller_of_request)
-    return Door(HttpFace(server, hosts=hosts, origins=origins), installation.directory.by_token, caller_key=CALLER)
+    return Door(
+        HttpFace(server, hosts=hosts, origins=origins),
+        partial(installation.directory.by_token, transport="http"),
+        caller_key=CALLER,
+    )
 
 
 async def serve_http(installation: Installation, *, host: str, port: int) -> None:
@@ -164,6 +171,7 @@ async def serve_http(installation: Installation, *, host: str, port: int) -> Non
             port=port,
             log_config=None,
             access_log=False,
+            proxy_headers=False,
             server_header=False,
             timeout_graceful_shutdown=10,
             timeout_keep_alive=75,

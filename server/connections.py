@@ -54,14 +54,12 @@ class Connection:
     created_by: str
     created_at: int
     networks: tuple[Network, ...] = field(init=False, repr=False, compare=False)
+    origin: str = field(init=False, repr=False, compare=False)
+    """Where the secret may go, as bound into the sealed credential: it opens for nowhere else."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "networks", tuple(ipaddress.ip_network(text) for text in self.private))
-
-    @property
-    def origin(self) -> str:
-        """Where the secret may go, as bound into the sealed credential: it opens for nowhere else."""
-        return bound_origin(self.base_url, self.private)
+        object.__setattr__(self, "origin", bound_origin(self.base_url, self.private))
 
 
 def bound_origin(base_url: str, private: Sequence[str]) -> str:

@@ -54,11 +54,14 @@ class Database:
     def snapshot(self, read: Callable[[Rows], T]) -> T:
         """Run several queries over one unchanging state."""
         reader = self._reader()
-        reader.execute("BEGIN")
         try:
-            return read(reader)
-        finally:
-            reader.execute("ROLLBACK")
+            reader.execute("BEGIN")
+            try:
+                return read(reader)
+            finally:
+                reader.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            raise _problem(self.path, error) from None
 
     async def write(self, change: Callable[[Rows], T]) -> T:
         """Run `change` in a transaction; returns once its rows are durable.
@@ -71,7 +74,7 @@ class Database:
         self._queue.append((change, done))
         if self._flushing is None:
             self._flushing = loop.create_task(self._flush())
-        return await asyncio.shield(done)
+        return await done  # cancelled, it only stops waiting: the change stays queued
 
     def write_now(self, change: Callable[[Rows], T]) -> T:
         """Like `write`, for code without an event loop: one transaction of its own."""

@@ -5,7 +5,6 @@ import json
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 from typing import Any, Protocol
 
 from server.identity import Caller, Frozen
@@ -62,7 +61,7 @@ class Door:
             description = "Send a valid agent token as `Authorization: Bearer …`."
             await _answer(send, 401, {"error": "invalid_token", "error_description": description}, challenge=True)
             return
-        scope[self._caller_key] = replace(caller, transport="http")
+        scope[self._caller_key] = caller
         # The token has done its work: nothing behind this door can log or echo it.
         scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"authorization"]
         await self._face(scope, receive, send)

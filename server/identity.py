@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from server.audit import Event, append
 from server.clock import now_ms
@@ -141,18 +142,18 @@ class Directory:
 
     # -- who is calling
 
-    def by_token(self, token: str) -> Caller | None:
+    def by_token(self, token: str, *, transport: str = "") -> Caller | None:
         """The caller that holds `token`; None for anything else, without saying why. Raises Frozen."""
         match = _TOKEN.fullmatch(token)
         if match is None:
             return None
-        return self._caller("a.token_hash = ?", f"org_{match[1]}", token_hash(token))
+        return self._caller("a.token_hash = ?", f"org_{match[1]}", token_hash(token), transport)
 
     def by_agent(self, org: str, agent: str) -> Caller | None:
         """The caller that the agent id stands for, asked again. Raises Frozen."""
         return self._caller("a.id = ?", org, agent)
 
-    def _caller(self, where: str, org: str, value: str) -> Caller | None:
+    def _caller(self, where: str, org: str, value: str, transport: str = "") -> Caller | None:
         rows = self._database.read(_CALLER + where, (org, value))
         if not rows:
             return None
@@ -175,10 +176,11 @@ class Directory:
             agent_name=agent_name,
             member=member_id,
             member_name=member_name,
-            roles=tuple(json.loads(roles)) if roles else (),
-            groups=tuple(json.loads(groups)) if groups else (),
+            roles=_names(roles),
+            groups=_names(groups),
             narrowing=_narrowing(narrowing),
             token_mark=mark[:16],
+            transport=transport,
         )
 
     # -- orgs
@@ -409,11 +411,11 @@ def _new_token(org: str) -> str:
     return f"kla_{org.removeprefix('org_')}_{secrets.token_urlsafe(32)}"
 
 
-_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
+_LETTERS = b"abcdefghijkmnpqrstuvwxyz23456789" * 8
 
 
 def _random(length: int) -> str:
-    return "".join(_ALPHABET[byte & 31] for byte in secrets.token_bytes(length))
+    return secrets.token_bytes(length).translate(_LETTERS).decode("ascii")
 
 
 def _check_name(what: str, name: str) -> None:
@@ -424,6 +426,12 @@ def _check_name(what: str, name: str) -> None:
         )
 
 
+@lru_cache(maxsize=1024)
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(json.loads(text)) if text else ()
+
+
+@lru_cache(maxsize=1024)
 def _narrowing(text: str) -> Narrowing:
     stored = json.loads(text)
     return Narrowing(tuple(stored["tools"]), tuple(stored["effects"]))

@@ -1,6 +1,7 @@
 """What the operator sets, from the environment; every name begins with KEYLEASH_."""
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +63,8 @@ def home() -> Path:
     given = os.environ.get("KEYLEASH_HOME")
     if given:
         return Path(given).expanduser().absolute()
-    import click
-
-    return Path(click.get_app_dir("keyleash")).absolute()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local").absolute() / "keyleash"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "keyleash"
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share").absolute() / "keyleash"

@@ -7,7 +7,10 @@ standard library has until that probe is answered.
 import json
 import select
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from io import BufferedReader
 
 VERSIONS = ["2026-07-28"]
 """What the probe is told; a test holds it to the SDK's list."""
@@ -24,9 +27,9 @@ WAIT_S = 0.15
 
 def first_answer(release: str) -> None:
     """Answer probes that are already there, or arrive at once; leave everything else unread."""
-    stdin = sys.stdin.buffer
+    stdin = cast("BufferedReader", sys.stdin.buffer)
     while _ready(stdin):
-        line: bytes = stdin.peek()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType] - a BufferedReader
+        line = stdin.peek()
         if b"\n" not in line:
             return
         answer = answer_to(line.split(b"\n", 1)[0], release)

@@ -21,7 +21,7 @@ USENIX Security 2022); the commitment is checked first and shuts that out.
 
 import hmac
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import final
 
 from cryptography.exceptions import InvalidTag
@@ -58,6 +58,16 @@ def unseal(key: bytes, blob: bytes, *, context: Sequence[str]) -> bytes:
     if plaintext is None:
         raise CannotOpen
     return plaintext
+
+
+def opener(key: bytes, blob: bytes, *, context: Sequence[str]) -> Callable[[], bytes]:
+    """What unseals this one blob, over and over, its key derived once. Raises CannotOpen now, as `unseal` does."""
+    head, ciphertext = blob[:HEAD_BYTES], blob[HEAD_BYTES:]
+    if _opened(key, blob, context) is None:
+        raise CannotOpen
+    cipher_key, nonce, _ = _expand(key, head[1 : 1 + SALT_BYTES])
+    decrypt, bound = AESGCM(cipher_key).decrypt, head + _encode(context)
+    return lambda: decrypt(nonce, ciphertext, bound)
 
 
 def derive(key: bytes, *, context: Sequence[str]) -> bytes:

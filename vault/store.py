@@ -7,18 +7,27 @@ Everything works inside the transaction that it is handed, and commits nothing i
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, final
 
 from vault.errors import CannotOpen, Sealed, VaultError, WrongRootKey
 from vault.keys import RootKey, RootKeyRef
-from vault.seal import KEY_BYTES, Key
+from vault.seal import KEY_BYTES, Key, opener
 from vault.secret import Opaque, Secret
 
 ROOT_CHECK = ("root-check",)
 INSTALLATION_KEY = ("installation-key",)
 TEXT_VERSION_BYTES = 4
+MOST_OPENERS = 1024
+"""How many credentials' unwrapped keys are held at once, as org keys are; the secrets themselves never are."""
+
+_CREDENTIAL = """
+SELECT c.key_id, c.key_version, c.data_key, k.wrapped, f.field, f.sealed
+FROM vault_credential c
+JOIN vault_org_key k ON k.org = c.org AND k.version = c.key_version
+JOIN vault_field f ON f.org = c.org AND f.connection = c.connection AND f.version = c.version
+WHERE c.org = ? AND c.connection = ? AND c.version = ? ORDER BY f.field"""
 
 
 class Rows(Protocol):
@@ -48,13 +57,15 @@ class Vault(Opaque):
     Without a root key it is *sealed*: what needs a key raises Sealed; `status` and `remove` still work.
     """
 
-    __slots__ = ("_keys", "_root", "_why_sealed")
+    __slots__ = ("_derived", "_keys", "_openers", "_root", "_why_sealed")
 
     def __init__(self, root: RootKey | None, why_sealed: str = "") -> None:
         self._root = root
         self._why_sealed = why_sealed or "it was started without a root key. Restart with the key it was made with."
         # By the wrapped key as well: a key whose row is gone, or whose transaction was rolled back, is never used.
         self._keys: dict[tuple[tuple[str, ...], bytes], Key] = {}
+        self._openers: dict[tuple[Any, ...], dict[str, Callable[[], bytes]]] = {}
+        self._derived: dict[tuple[Key, str], bytes] = {}
 
     @classmethod
     def start(cls, ref: RootKeyRef, db: Rows) -> "Vault":
@@ -148,23 +159,24 @@ class Vault(Opaque):
     def open(self, db: Rows, *, org: str, connection: str, version: int, origin: str, scheme: str) -> Secret:
         """The credential, for one call; wipe it after. CannotOpen unless it was put for exactly these."""
         self._open_root()
-        row = db.execute(
-            "SELECT c.key_id, c.key_version, c.data_key, k.wrapped FROM vault_credential c "
-            "JOIN vault_org_key k ON k.org = c.org AND k.version = c.key_version "
-            "WHERE c.org = ? AND c.connection = ? AND c.version = ?",
-            (org, connection, version),
-        ).fetchone()
-        if row is None:
+        rows = db.execute(_CREDENTIAL, (org, connection, version)).fetchall()
+        if not rows:
             raise CannotOpen
-        sealed: list[tuple[str, Any]] = db.execute(
-            "SELECT field, sealed FROM vault_field WHERE org = ? AND connection = ? AND version = ? ORDER BY field",
-            (org, connection, version),
-        ).fetchall()
-        slot = _Slot(org, connection, version, row[0], origin, scheme)
-        org_key = self._unwrapped(row[3], _org_context(org, row[1]))
-        fields = {str(field): _blob(blob) for field, blob in sealed}
-        data_key = Key(org_key.unseal(_blob(row[2]), context=slot.data_key_context(fields)))
-        return _unseal_fields(data_key, slot, fields)
+        place = (org, connection, version, origin, scheme, *rows)
+        if place not in self._openers:
+            if len(self._openers) >= MOST_OPENERS:
+                self._openers.clear()
+            self._openers[place] = self._opened(_Slot(org, connection, version, rows[0][0], origin, scheme), rows)
+        opened = self._openers[place]
+        return Secret({field: opener().decode("utf-8", "surrogatepass") for field, opener in opened.items()})
+
+    def _opened(self, slot: "_Slot", rows: Sequence[Any]) -> dict[str, Callable[[], bytes]]:
+        """What opens each field, time and again, without deriving its key anew. Checked now: CannotOpen."""
+        key_version, data_key, wrapped = rows[0][1:4]
+        fields = {str(row[4]): _blob(row[5]) for row in rows}
+        org_key = self._unwrapped(wrapped, _org_context(slot.org, key_version))
+        raw = org_key.unseal(_blob(data_key), context=slot.data_key_context(fields))
+        return {name: opener(raw, blob, context=slot.field_context(name)) for name, blob in fields.items()}
 
     def remove(self, db: Rows, *, org: str, connection: str) -> None:
         """Delete every version of the connection's credential. Works on a sealed vault too."""
@@ -196,7 +208,10 @@ class Vault(Opaque):
     def derive(self, db: Rows, org: str, purpose: str) -> bytes:
         """32 bytes for one purpose of one org, the same in every process; `org=""` is the installation itself."""
         key = self._newest_key(db, org)[1] if org else self._installation_key(db)
-        return key.derive(context=(org, purpose))
+        slot = (key, purpose)
+        if slot not in self._derived:
+            self._derived[slot] = key.derive(context=(org, purpose))
+        return self._derived[slot]
 
     def status(self, db: Rows) -> VaultStatus:
         """Counts and places; nothing secret, and no key needed. An open vault names the root key it is using."""
@@ -214,6 +229,8 @@ class Vault(Opaque):
     def forget(self) -> None:
         """Drop the org keys held in memory; they are unwrapped again when next needed."""
         self._keys.clear()
+        self._derived.clear()
+        self._openers.clear()
 
     def _open_root(self) -> RootKey:
         if self._root is None:
@@ -288,15 +305,6 @@ def _seal_fields(org_key: Key, slot: _Slot, secret: Secret) -> tuple[bytes, dict
         for field in secret.fields
     }
     return wrapped, sealed
-
-
-def _unseal_fields(data_key: Key, slot: _Slot, fields: Mapping[str, bytes]) -> Secret:
-    return Secret(
-        {
-            field: data_key.unseal(blob, context=slot.field_context(field)).decode("utf-8", "surrogatepass")
-            for field, blob in fields.items()
-        }
-    )
 
 
 def _org_context(org: str, version: int) -> tuple[str, ...]:

@@ -258,7 +258,8 @@ class Approvals(Register):
         )
         key = (record.org, record.id)
         shared = joined and person.answers_later and record.created_at + SHARE_PROMPT_MS > now_ms()
-        if not askable or shared or key in self._asking:
+        prompted = key in self._asking and not person.answers_later
+        if not askable or shared or prompted:
             return await self._held(record)
         self._asking.add(key)
         try:

@@ -27,6 +27,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, NamedTuple, NoReturn, cast
 
 VERSION = 1
@@ -215,7 +216,12 @@ def parse(text: str | bytes) -> dict[str, Any]:
 def iso(at_ms: int) -> str:
     """Milliseconds since the epoch as ``2026-01-31T08:05:09.123Z``."""
     seconds, rest = divmod(at_ms, 1000)
-    return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{rest:03d}Z"
+    return f"{_second(seconds)}.{rest:03d}Z"
+
+
+@lru_cache(maxsize=4)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
 def column(value: Any) -> str | None:

@@ -1,0 +1,755 @@
+"""Approvals and grants: who may decide, what a decision covers, and that each is used as often as it says."""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from server.app import running
+from server.approval import (
+    GRANT_USES,
+    ApprovalProblem,
+    Approvals,
+    Asked,
+    Clearance,
+    Decision,
+    Lost,
+    State,
+    sweep,
+)
+from server.approval.record import LOST_MS, PENDING_PER_AGENT
+from server.call import Outcome, Parts, call
+from server.clock import now_ms
+from server.connections import connection_named, replan, rotate
+from server.errors import ApprovalRequired, CallRefused, Denied, NoLongerValid, OutcomeUnknown, Refused
+from server.identity import Actor, Member, create_member
+from server.policy import Ruling, Verdict
+from server.prompt import Prompt
+from server.rules import remove as remove_rule
+from tests.agents import Nobody, Person, connected, decide, execute, record, with_connector
+from tests.installed import SECRET, Place, add_org, make
+from tests.upstream import Answer, Upstream
+
+pytestmark = pytest.mark.anyio
+
+REFUND = {"charge": "ch_1", "amount": 1200}
+MESSAGE = {"channel": "C1", "text": "hello"}
+Calling = Callable[..., Awaitable[Outcome]]
+
+
+@pytest.fixture
+async def parts(place: Place) -> AsyncIterator[Parts]:
+    async with running(place.installation) as opened:
+        yield opened
+
+
+@pytest.fixture
+def calling(place: Place, parts: Parts) -> Calling:
+    async def run(name: str, arguments: dict[str, Any], person: Any = None, *, agent: str = "reconciler", **more: Any):
+        return await call(parts, place.caller(agent), name, arguments, person or Nobody(), **more)
+
+    return run
+
+
+async def held(calling: Calling, name: str = "stripe_create_refund", arguments: Any = None, **more: Any) -> str:
+    """The id of the approval that this call is held for."""
+    with pytest.raises(ApprovalRequired) as waiting:
+        await calling(name, REFUND if arguments is None else arguments, **more)
+    return waiting.value.approval
+
+
+def state_of(place: Place, approval: str) -> str:
+    """The state as the row says, whatever the clock says."""
+    return str(place.installation.database.read("SELECT state FROM approval WHERE id = ?", (approval,))[0][0])
+
+
+def asked(place: Place, arguments: dict[str, Any] | None = None) -> Asked:
+    """What the path of a call hands to `claim`."""
+    workspace = place.installation.workspaces.of(place.caller())
+    bound = workspace.offer.bind("stripe_create_refund", arguments or REFUND)
+    return Asked(
+        place.caller(),
+        bound,
+        workspace.connections["stripe"],
+        Verdict(Ruling.CONFIRM, "", ()),
+        Prompt("", whole=False),
+    )
+
+
+# -- states
+
+
+async def test_a_record_that_is_not_pending_cannot_be_decided(place: Place, calling: Calling) -> None:
+    approval = await held(calling)
+    for state in State:
+        if state is State.PENDING:
+            continue
+        execute(place, "UPDATE approval SET state = ? WHERE id = ?", state.value, approval)
+        for decision in Decision:
+            with pytest.raises(ApprovalProblem, match=f"is {state.value} already"):
+                decide(place, approval, decision)
+        assert state_of(place, approval) == state.value
+    assert record(place, approval).decisions == ()
+
+
+async def test_only_an_approved_record_can_be_claimed_and_only_once(place: Place, calling: Calling) -> None:
+    approval = await held(calling)
+    approvals, database = place.installation.approvals, place.installation.database
+    clearance = Clearance(approval=record(place, approval))
+    for state in State:
+        if state is State.APPROVED:
+            continue
+        execute(place, "UPDATE approval SET state = ? WHERE id = ?", state.value, approval)
+        with pytest.raises(Lost):
+            database.write_now(lambda rows: approvals.claim(rows, asked(place), clearance))
+        assert state_of(place, approval) == state.value
+    execute(place, "UPDATE approval SET state = 'approved' WHERE id = ?", approval)
+    database.write_now(lambda rows: approvals.claim(rows, asked(place), clearance))
+    assert state_of(place, approval) == "executing"
+    with pytest.raises(Lost):
+        database.write_now(lambda rows: approvals.claim(rows, asked(place), clearance))
+
+
+async def test_only_an_executing_record_comes_to_an_end_and_only_an_approved_one_is_retired(
+    place: Place, calling: Calling
+) -> None:
+    approval = await held(calling)
+    approvals, database = place.installation.approvals, place.installation.database
+    found = record(place, approval)
+    for state in State:
+        execute(place, "UPDATE approval SET state = ? WHERE id = ?", state.value, approval)
+        await approvals.retire(found, "a reason")
+        assert state_of(place, approval) == ("cancelled" if state is State.APPROVED else state.value)
+        execute(place, "UPDATE approval SET state = ? WHERE id = ?", state.value, approval)
+        database.write_now(lambda rows: approvals.finish(rows, found, State.SUCCEEDED, {"text": "x"}))
+        assert state_of(place, approval) == ("succeeded" if state is State.EXECUTING else state.value)
+    assert len(place.events("approval.stale")) == 1
+
+
+async def test_an_answer_of_the_client_moves_a_pending_record_only(
+    place: Place, calling: Calling, upstream: Upstream
+) -> None:
+    """The record is decided elsewhere while the form is open: that decision stands."""
+    for elsewhere in (Decision.DENY, Decision.APPROVE):
+
+        class Slow(Person):
+            async def ask(self, question: Any) -> Decision | None:
+                decide(place, question.approval, elsewhere)
+                return Decision.APPROVE if elsewhere is Decision.DENY else Decision.DENY
+
+        upstream.requests.clear()
+        arguments = {**REFUND, "amount": len(elsewhere.value)}
+        if elsewhere is Decision.DENY:
+            with pytest.raises(Denied):
+                await calling("stripe_create_refund", arguments, Slow())
+        else:
+            assert (await calling("stripe_create_refund", arguments, Slow())).ok
+        assert len(upstream.requests) == (elsewhere is Decision.APPROVE)
+    assert {event["channel"] for event in place.events("approval.decided")} == {"command line"}
+
+
+async def test_two_deciders_at_once_make_one_decision(place: Place, calling: Calling) -> None:
+    """Both have read the record while it was pending."""
+    approval = await held(calling)
+    seen = record(place, approval)
+    approvals, database = place.installation.approvals, place.installation.database
+    bob = place.member("bob", ("approver",))
+    database.write_now(lambda rows: approvals.decide(rows, seen, Decision.DENY, place.actor()))
+    with pytest.raises(ApprovalProblem, match="is denied already"):
+        database.write_now(lambda rows: approvals.decide(rows, seen, Decision.APPROVE, place.actor(bob)))
+    assert state_of(place, approval) == "denied"
+    assert len(place.events("approval.decided")) == 1
+
+
+async def test_a_denied_call_may_be_asked_for_again_and_is_a_new_record(place: Place, calling: Calling) -> None:
+    first = await held(calling)
+    decide(place, first, Decision.DENY)
+    with pytest.raises(Denied):
+        await calling("stripe_create_refund", REFUND, pointer=first)
+    assert await held(calling) != first
+
+
+# -- who may decide
+
+
+ROLES: list[tuple[tuple[str, ...], bool]] = [
+    (("owner",), True),
+    (("admin",), True),
+    (("approver",), True),
+    (("auditor",), False),
+    (("member",), False),
+    (("member", "approver"), True),
+    ((), False),
+]
+
+
+@pytest.mark.parametrize(("roles", "eligible"), ROLES, ids=str)
+@pytest.mark.parametrize("ruling", ["confirm", "approve"])
+@pytest.mark.parametrize("decision", [Decision.APPROVE, Decision.DENY])
+async def test_a_role_decides_or_does_not(
+    place: Place, calling: Calling, ruling: str, roles: tuple[str, ...], eligible: bool, decision: Decision
+) -> None:
+    place.rule(who="everyone", tools=["stripe.create_refund"], then=ruling)
+    approval = await held(calling)
+    bob = place.member("bob", roles)
+    if eligible:
+        assert decide(place, approval, decision, bob) is (
+            State.APPROVED if decision is Decision.APPROVE else State.DENIED
+        )
+    else:
+        with pytest.raises(ApprovalProblem, match="bob"):
+            decide(place, approval, decision, bob)
+        assert state_of(place, approval) == "pending"
+
+
+async def test_a_confirm_is_for_the_member_it_was_asked_for_whatever_their_roles(
+    place: Place, calling: Calling
+) -> None:
+    from server.identity import create_agent
+
+    bob, carol = place.member("bob"), place.member("carol")
+    place.installation.database.write_now(
+        lambda rows: create_agent(rows, place.org, name="bobs", member=bob, by="alice")
+    )
+    approval = await held(calling, agent="bobs")
+    with pytest.raises(ApprovalProblem, match="carol cannot decide"):
+        decide(place, approval, Decision.APPROVE, carol)
+    assert decide(place, approval, Decision.APPROVE, bob) is State.APPROVED
+
+
+async def test_who_is_not_known_as_themselves_confirms_and_never_approves(place: Place, calling: Calling) -> None:
+    bob = place.member("bob", ("approver", "admin", "owner"))
+    by_word = Actor(bob, "operator's word")
+    confirmed = await held(calling)
+    assert decide(place, confirmed, Decision.APPROVE, by_word) is State.APPROVED
+    assert place.events("approval.decided")[-1]["known_by"] == "operator's word"
+    place.rule(who="everyone", tools=["stripe.create_refund"], then="approve")
+    approval = await held(calling, arguments={"charge": "ch_2"})
+    for decision in Decision:
+        with pytest.raises(ApprovalProblem, match="does not count"):
+            decide(place, approval, decision, by_word)
+    assert state_of(place, approval) == "pending"
+    assert decide(place, approval, Decision.APPROVE, bob) is State.APPROVED
+
+
+async def test_two_must_agree_and_one_person_counts_once(
+    place: Place, calling: Calling, upstream: Upstream
+) -> None:
+    place.rule(who="everyone", tools=["stripe.create_refund"], then="approve", count=2)
+    bob, carol = place.member("bob", ("approver",)), place.member("carol", ("admin",))
+    approval = await held(calling)
+    assert decide(place, approval, Decision.APPROVE, bob) is State.PENDING
+    with pytest.raises(ApprovalProblem, match="counts once"):
+        decide(place, approval, Decision.APPROVE, bob)
+    with pytest.raises(ApprovalRequired):
+        await calling("stripe_create_refund", REFUND)
+    assert upstream.requests == []
+    assert decide(place, approval, Decision.APPROVE, carol) is State.APPROVED
+    assert (await calling("stripe_create_refund", REFUND)).ok
+    assert [made["by"] for made in record(place, approval).decisions] == ["bob", "carol"]
+    assert [event["state"] for event in place.events("approval.decided")] == ["pending", "approved"]
+    assert len(upstream.requests) == 1
+
+
+async def test_one_denial_ends_what_needs_two(place: Place, calling: Calling) -> None:
+    place.rule(who="everyone", tools=["stripe.create_refund"], then="approve", count=3)
+    bob, carol = place.member("bob", ("approver",)), place.member("carol", ("admin",))
+    approval = await held(calling)
+    decide(place, approval, Decision.APPROVE, bob)
+    assert decide(place, approval, Decision.DENY, carol) is State.DENIED
+    with pytest.raises(ApprovalProblem):
+        decide(place, approval, Decision.APPROVE)
+
+
+async def test_a_second_person_is_another_than_who_asked_and_may_be_anyone_to_deny(
+    place: Place, calling: Calling
+) -> None:
+    place.rule(who="everyone", tools=["stripe.create_refund"], then="approve", second_person=True)
+    first, second = await held(calling), await held(calling, arguments={"charge": "ch_2"})
+    with pytest.raises(ApprovalProblem, match="second person"):
+        decide(place, first, Decision.APPROVE)
+    with pytest.raises(ApprovalProblem, match="second person"):
+        decide(place, first, Decision.APPROVE_HOUR)
+    assert decide(place, second, Decision.DENY) is State.DENIED
+    assert decide(place, first, Decision.APPROVE, place.member("bob", ("approver",))) is State.APPROVED
+
+
+async def test_a_group_is_its_members_and_no_role_stands_in_for_it(place: Place, calling: Calling) -> None:
+    place.rule(who="everyone", tools=["stripe.create_refund"], then="approve", approvers="group:finance")
+    place.installation.database.write_now(
+        lambda rows: create_member(
+            rows, place.org, name="fay", roles=("member",), os_user=None, by="alice", groups=("finance",)
+        )
+    )
+    approval = await held(calling)
+    for outsider in (place.owner, place.member("bob", ("approver", "admin"))):
+        with pytest.raises(ApprovalProblem, match="group:finance"):
+            decide(place, approval, Decision.APPROVE, outsider)
+    fay = place.installation.directory.member(place.org, "fay")
+    assert decide(place, approval, Decision.APPROVE, fay) is State.APPROVED
+
+
+async def test_a_named_role_is_that_role(place: Place, calling: Calling) -> None:
+    place.rule(who="everyone", tools=["stripe.create_refund"], then="approve", approvers="admin")
+    approval = await held(calling)
+    for outsider in (place.owner, place.member("bob", ("approver",))):
+        with pytest.raises(ApprovalProblem, match="is not admin"):
+            decide(place, approval, Decision.APPROVE, outsider)
+    assert decide(place, approval, Decision.APPROVE, place.member("ada", ("admin",))) is State.APPROVED
+
+
+# -- time
+
+
+async def test_what_has_expired_can_neither_be_decided_nor_used(
+    place: Place, calling: Calling, upstream: Upstream
+) -> None:
+    pending, approved = await held(calling), await held(calling, arguments={"charge": "ch_2"})
+    decide(place, approved, Decision.APPROVE)
+    execute(place, "UPDATE approval SET expires_at = ?", now_ms() - 1)
+    assert {each.state for each in place.installation.approvals.list(place.org)} == {State.EXPIRED}
+    assert place.installation.approvals.list(place.org, state=State.PENDING) == []
+    with pytest.raises(ApprovalProblem, match="is expired already"):
+        decide(place, pending, Decision.APPROVE)
+    for approval, arguments in ((pending, REFUND), (approved, {"charge": "ch_2"})):
+        with pytest.raises(NoLongerValid, match="expired"):
+            await calling("stripe_create_refund", arguments, pointer=approval)
+        assert await held(calling, arguments=arguments) != approval
+    assert upstream.requests == []
+    assert {event["approval"] for event in place.events("approval.expired")} == {pending, approved}
+
+
+async def test_a_claim_looks_at_the_clock_itself(place: Place, calling: Calling) -> None:
+    """The record was approved and in time when the call came, and is not when it is about to be sent."""
+    approval = await held(calling)
+    decide(place, approval, Decision.APPROVE)
+    execute(place, "UPDATE approval SET expires_at = ?", now_ms() - 1)
+    approvals = place.installation.approvals
+    with pytest.raises(NoLongerValid, match="expired"):
+        place.installation.database.write_now(
+            lambda rows: approvals.claim(rows, asked(place), Clearance(approval=record(place, approval)))
+        )
+    assert state_of(place, approval) == "approved"
+
+
+async def test_an_answer_that_comes_after_the_expiry_is_no_answer(
+    place: Place, calling: Calling, upstream: Upstream
+) -> None:
+    class Late(Person):
+        async def ask(self, question: Any) -> Decision | None:
+            execute(place, "UPDATE approval SET expires_at = ?", now_ms() - 1)
+            return Decision.APPROVE
+
+    with pytest.raises(NoLongerValid, match="expired"):
+        await calling("stripe_create_refund", REFUND, Late())
+    assert upstream.requests == []
+
+
+async def test_a_call_lost_on_its_way_is_unknown_and_never_sent_again_by_itself(
+    place: Place, calling: Calling, upstream: Upstream
+) -> None:
+    approval = await held(calling)
+    decide(place, approval, Decision.APPROVE)
+    execute(place, "UPDATE approval SET state = 'executing', changed_at = ?", now_ms() - LOST_MS - 1)
+    assert record(place, approval).state is State.EXECUTING
+    for _ in range(2):
+        with pytest.raises(OutcomeUnknown):
+            await calling("stripe_create_refund", REFUND, pointer=approval)
+    with pytest.raises(ApprovalProblem):
+        decide(place, approval, Decision.APPROVE)
+    again = await held(calling)
+    assert again != approval
+    assert state_of(place, approval) == "unknown"
+    prompt = place.installation.approvals.prompt(record(place, again))
+    assert "already done exactly this" in prompt, "whoever decides on the repetition is told of the first"
+    assert [event["approval"] for event in place.events("approval.unknown")] == [approval]
+    assert upstream.requests == []
+
+
+async def test_a_call_on_its_way_is_not_taken_for_lost(place: Place, calling: Calling) -> None:
+    approval = await held(calling)
+    execute(place, "UPDATE approval SET state = 'executing', changed_at = ?", now_ms() - LOST_MS + 60_000)
+    place.installation.database.write_now(lambda rows: sweep(rows, place.org, now_ms()))
+    assert state_of(place, approval) == "executing"
+
+
+# -- how many wait
+
+
+async def test_an_agent_can_make_so_many_calls_wait_and_no_more(place: Place, calling: Calling) -> None:
+    first = [await held(calling, arguments={"charge": f"ch_{each}"}) for each in range(PENDING_PER_AGENT)]
+    with pytest.raises(Refused):
+        await calling("stripe_create_refund", {"charge": "one_more"})
+    assert await held(calling, arguments={"charge": "ch_0"}) == first[0], "the same call joins its own record"
+    place.agent("second")
+    await held(calling, arguments={"charge": "one_more"}, agent="second")
+    decide(place, first[0], Decision.DENY)
+    await held(calling, arguments={"charge": "one_more"})
+    with pytest.raises(Refused):
+        await calling("stripe_create_refund", {"charge": "yet_another"})
+    execute(place, "UPDATE approval SET expires_at = 1 WHERE id = ?", first[1])
+    await held(calling, arguments={"charge": "yet_another"})
+    reason = f"{PENDING_PER_AGENT} calls of this agent already wait for a person"
+    assert [event["reason"] for event in place.events("call.refused")] == [reason] * 2
+
+
+async def test_identical_calls_at_once_put_one_question_and_send_once(tmp_path: Path, upstream: Upstream) -> None:
+    place = make(tmp_path / "sharing", hold_seconds=20)
+    place.connect(upstream.url)
+    place.agent()
+    opened = anyio.Event()
+
+    class Waiting(Person):
+        async def ask(self, question: Any) -> Decision | None:
+            self.questions.append(question)
+            await opened.wait()
+            return Decision.APPROVE
+
+    people = [Waiting() for _ in range(6)]
+    outcomes: list[Outcome] = []
+    async with running(place.installation) as parts, anyio.create_task_group() as group:
+
+        async def agent(person: Waiting) -> None:
+            outcomes.append(await call(parts, place.caller(), "stripe_create_refund", REFUND, person))
+
+        for person in people:
+            group.start_soon(agent, person)
+        while not any(person.questions for person in people):
+            await anyio.lowlevel.checkpoint()
+        await anyio.wait_all_tasks_blocked()
+        opened.set()
+    assert sum(len(person.questions) for person in people) == 1
+    assert len(place.installation.approvals.list(place.org)) == 1
+    assert len(upstream.requests) == 1
+    assert {outcome.text for outcome in outcomes} == {outcomes[0].text}
+    assert len(outcomes) == len(people)
+
+
+@pytest.mark.parametrize("era", ["auto", "legacy"])
+async def test_identical_calls_of_one_client_put_one_question(tmp_path: Path, upstream: Upstream, era: str) -> None:
+    import mcp_types as t
+
+    place = make(tmp_path / "sharing", hold_seconds=20)
+    place.connect(upstream.url)
+    place.agent()
+    questions: list[t.ElicitRequestParams] = []
+
+    async def answer(_context: Any, params: t.ElicitRequestParams) -> t.ElicitResult:
+        questions.append(params)
+        await anyio.wait_all_tasks_blocked()
+        return t.ElicitResult(action="accept", content={"decision": "approve"})
+
+    results: list[t.CallToolResult] = []
+    async with connected(place, "memory", era, answer) as client, anyio.create_task_group() as group:
+
+        async def agent() -> None:
+            results.append(await client.call_tool("stripe_create_refund", REFUND))
+
+        for _ in range(4):
+            group.start_soon(agent)
+    assert len(questions) == 1
+    assert [result.is_error for result in results] == [False] * 4
+    assert len(upstream.requests) == 1
+
+
+# -- other orgs, other agents
+
+
+async def test_another_orgs_record_is_as_if_there_were_none(
+    place: Place, parts: Parts, calling: Calling, upstream: Upstream
+) -> None:
+    other = add_org(place.installation, "globex")
+    other.connect(upstream.url)
+    other.agent()
+    approval = await held(calling)
+    decide(place, approval, Decision.APPROVE)
+    approvals = place.installation.approvals
+    assert approvals.find(other.org, approval) is None
+    assert approvals.list(other.org) == []
+    said: list[str] = []
+    for pointer in (approval, "apr_aaaaaaaaaaaaaaaa"):
+        with pytest.raises(NoLongerValid) as refused:
+            await call(parts, other.caller(), "stripe_create_refund", REFUND, Nobody(), pointer=pointer)
+        said.append(str(refused.value).replace(pointer, "…"))
+    assert said[0] == said[1]
+    assert upstream.requests == []
+    assert state_of(place, approval) == "approved"
+
+
+async def test_equal_calls_of_two_orgs_have_different_hashes(place: Place) -> None:
+    other = add_org(place.installation, "globex")
+    approvals = place.installation.approvals
+    assert approvals.call_hash(place.org, asked(place).call) != approvals.call_hash(other.org, asked(place).call)
+    assert approvals.call_hash(place.org, asked(place).call) == approvals.call_hash(place.org, asked(place).call)
+
+
+# -- grants
+
+
+@pytest.fixture
+async def chat(place: Place, calling: Calling, upstream: Upstream) -> Place:
+    """The place with Slack connected as `chat`, and a running grant to write to the channel C1."""
+    place.connect(upstream.url, connector="slack", name="chat")
+    upstream.answer = lambda request: Answer({"ok": True, "ts": "1", "channel": "C1"})
+    assert (await calling("chat_post_message", MESSAGE, Person(Decision.APPROVE_HOUR))).ok
+    upstream.requests.clear()
+    assert len(place.installation.approvals.grants(place.org)) == 1
+    return place
+
+
+async def test_thirty_calls_at_once_use_no_more_than_is_left(
+    chat: Place, calling: Calling, upstream: Upstream
+) -> None:
+    execute(chat, "UPDATE call_grant SET uses_left = 5")
+    done: list[Outcome] = []
+    refused: list[CallRefused] = []
+
+    async def agent(number: int) -> None:
+        try:
+            done.append(await calling("chat_post_message", {**MESSAGE, "text": f"number {number}"}))
+        except CallRefused as error:
+            refused.append(error)
+
+    async with anyio.create_task_group() as group:
+        for number in range(30):
+            group.start_soon(agent, number)
+    assert len(done) == len(upstream.requests) == 5
+    assert len(refused) == 25
+    assert execute(chat, "UPDATE call_grant SET uses_left = 0 WHERE uses_left = 0") == 1
+
+
+async def test_a_grant_counts_down_and_ends(chat: Place, calling: Calling, upstream: Upstream) -> None:
+    grants = chat.installation.approvals.grants
+    assert grants(chat.org)[0]["uses_left"] == GRANT_USES
+    assert (await calling("chat_post_message", {**MESSAGE, "text": "again"})).ok
+    assert grants(chat.org)[0]["uses_left"] == GRANT_USES - 1
+    attempt = chat.events("call.attempt")[-1]
+    assert attempt["grant"] == grants(chat.org)[0]["id"]
+    execute(chat, "UPDATE call_grant SET uses_left = 0")
+    assert grants(chat.org) == []
+    await held(calling, "chat_post_message", {**MESSAGE, "text": "once more"})
+    assert len(upstream.requests) == 1
+
+
+def _revoked(chat: Place) -> None:
+    approvals = chat.installation.approvals
+    grant = approvals.grants(chat.org)[0]["id"]
+    chat.installation.database.write_now(lambda rows: approvals.revoke(rows, chat.org, grant, by="alice"))
+
+
+def _rotated(chat: Place) -> None:
+    connection = connection_named(chat.installation.database, chat.org, "chat")
+    planned = replan(
+        connection, chat.installation.catalogue.connectors["slack"], kind=None, base_url=None, private=None
+    )
+    chat.installation.database.write_now(
+        lambda rows: rotate(
+            rows,
+            chat.installation.vault,
+            connection,
+            planned,
+            fields={"secret": SECRET},
+            account="another",
+            verified=False,
+            by="alice",
+        )
+    )
+
+
+def _stricter(**rule: Any) -> Callable[[Place], None]:
+    def change(chat: Place) -> None:
+        chat.rule(who="everyone", tools=["chat.post_message"], **rule)
+
+    return change
+
+
+def _moved(sql: str, *parameters: Any) -> Callable[[Place], None]:
+    def change(chat: Place) -> None:
+        assert execute(chat, sql, *parameters) == 1
+
+    return change
+
+
+ENDS: dict[str, Callable[[Place], None]] = {
+    "expiry": _moved("UPDATE call_grant SET expires_at = 1"),
+    "revocation": _revoked,
+    "a rotated credential": _rotated,
+    "another definition": _moved("UPDATE call_grant SET definition = 'another'"),
+    "another agent": _moved("UPDATE call_grant SET agent = 'agt_another'"),
+    "another tool": _moved("UPDATE call_grant SET tool = 'chat_update_message'"),
+    "another org": _moved("UPDATE call_grant SET org = 'org_another'"),
+    "no uses": _moved("UPDATE call_grant SET uses_left = 0"),
+    "a rule that asks for an approver": _stricter(then="approve"),
+    "a rule that asks for two": _stricter(then="approve", count=2),
+}
+
+
+@pytest.mark.parametrize("ended", ENDS.values(), ids=ENDS)
+async def test_a_grant_that_has_ended_or_is_another_is_of_no_use(
+    chat: Place, calling: Calling, upstream: Upstream, ended: Callable[[Place], None]
+) -> None:
+    ended(chat)
+    await held(calling, "chat_post_message", {**MESSAGE, "text": "again"})
+    assert upstream.requests == []
+
+
+OTHERS: list[dict[str, Any]] = [
+    {"channel": "C2"},
+    {"channel": "c1"},
+    {"channel": "C1 "},
+    {"channel": "C\u200b1"},
+]
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=ascii)
+async def test_a_grant_is_for_what_it_keeps_and_nothing_near_it(
+    chat: Place, calling: Calling, upstream: Upstream, other: dict[str, Any]
+) -> None:
+    await held(calling, "chat_post_message", {**MESSAGE, **other})
+    chat.agent("second")
+    await held(calling, "chat_post_message", {**MESSAGE, "text": "x"}, agent="second")
+    assert upstream.requests == []
+
+
+async def test_a_grant_is_checked_again_in_the_transaction_that_uses_it(chat: Place) -> None:
+    """It was there when the call came; it has ended when the call is about to be sent."""
+    approvals, database = chat.installation.approvals, chat.installation.database
+    clearance = Clearance(grant=approvals.grants(chat.org)[0]["id"])
+    for sql in (
+        "UPDATE call_grant SET revoked_at = 1",
+        "UPDATE call_grant SET revoked_at = NULL, expires_at = 1",
+        f"UPDATE call_grant SET expires_at = {now_ms() + 60_000}, uses_left = 0",
+    ):
+        execute(chat, sql)
+        with pytest.raises(Lost):
+            database.write_now(lambda rows: approvals.claim(rows, asked(chat), clearance))
+
+
+async def test_an_hour_given_under_a_milder_rule_does_not_cover_a_stricter_one(
+    chat: Place, calling: Calling, upstream: Upstream
+) -> None:
+    """The grant was given by one approver; now the rule wants two, or others: it is not enough any more."""
+    fay = member_of(chat, "fay", "finance")
+    first = chat.rule(who="everyone", tools=["chat.post_message"], then="approve")
+    approval = await held(calling, "chat_post_message", {"channel": "C9", "text": "one"})
+    decide(chat, approval, Decision.APPROVE_HOUR)
+    assert (await calling("chat_post_message", {"channel": "C9", "text": "one"})).ok
+    assert (await calling("chat_post_message", {"channel": "C9", "text": "two"})).ok
+    for stricter in ({"count": 2}, {"approvers": "group:finance"}, {"second_person": True}):
+        rule = chat.rule(who="everyone", tools=["chat.post_message"], then="approve", **stricter)
+        upstream.requests.clear()
+        await held(calling, "chat_post_message", {"channel": "C9", "text": f"with {stricter}"})
+        assert upstream.requests == []
+        take_away(chat, rule)
+    assert (await calling("chat_post_message", {"channel": "C9", "text": "three"})).ok
+    take_away(chat, first)
+    assert fay.groups == ("finance",)
+
+
+async def test_an_hour_takes_as_many_people_as_the_call_itself(
+    chat: Place, calling: Calling, upstream: Upstream
+) -> None:
+    """Where two must agree, one of them alone cannot turn the other's word on one call into an hour of them."""
+    chat.rule(who="everyone", tools=["chat.post_message"], then="approve", count=2)
+    bob, carol = chat.member("bob", ("approver",)), chat.member("carol", ("admin",))
+    before = len(chat.installation.approvals.grants(chat.org))
+    for number, (one, two) in enumerate(
+        [(Decision.APPROVE, Decision.APPROVE_HOUR), (Decision.APPROVE_HOUR, Decision.APPROVE)]
+    ):
+        approval = await held(calling, "chat_post_message", {"channel": "C9", "text": str(number)})
+        assert decide(chat, approval, one, bob) is State.PENDING
+        if two is Decision.APPROVE_HOUR:
+            with pytest.raises(ApprovalProblem, match="this call only"):
+                decide(chat, approval, two, carol)
+        assert decide(chat, approval, Decision.APPROVE, carol) is State.APPROVED
+        assert len(chat.installation.approvals.grants(chat.org)) == before
+    approval = await held(calling, "chat_post_message", {"channel": "C9", "text": "both"})
+    decide(chat, approval, Decision.APPROVE_HOUR, bob)
+    assert decide(chat, approval, Decision.APPROVE_HOUR, carol) is State.APPROVED
+    assert len(chat.installation.approvals.grants(chat.org)) == before + 1
+
+
+async def test_money_is_granted_for_an_hour_by_nobody_at_a_client_and_by_nobody_without_bounds(
+    place: Place, calling: Calling, upstream: Upstream
+) -> None:
+    """`create_refund` names no argument to keep: there is nothing that an hour could be bounded by."""
+    approval = await held(calling)
+    with pytest.raises(ApprovalProblem, match="by itself only"):
+        decide(place, approval, Decision.APPROVE_HOUR)
+    assert state_of(place, approval) == "pending"
+    assert place.installation.approvals.grants(place.org) == []
+
+
+SPENDING = """
+id: bank
+title: Bank
+base_url: https://bank.example
+credentials:
+  token: {label: token, help: Any., scheme: bearer}
+verify:
+  call: GET /me
+tools:
+  pay:
+    title: Pay
+    description: Pay someone.
+    call: POST /payments
+    effect: spend
+    ask: Pay {amount} to {to}
+    grant: [to, amount]
+    arguments:
+      to: {type: string, required: true, description: Who.}
+      amount: {type: integer, required: true, description: How much.}
+"""
+
+
+async def test_an_hour_of_spending_is_given_by_a_person_who_is_signed_in(tmp_path: Path, upstream: Upstream) -> None:
+    place = with_connector(make(tmp_path / "bank"), "bank", SPENDING)
+    place.connect(upstream.url, connector="bank")
+    place.agent()
+    payment = {"to": "bob", "amount": 5}
+    async with running(place.installation) as parts:
+
+        async def pay() -> Outcome:
+            return await call(parts, place.caller(), "bank_pay", payment, Nobody())
+
+        asking = Person(Decision.APPROVE_HOUR)
+        with pytest.raises((ApprovalProblem, ApprovalRequired)):
+            await call(parts, place.caller(), "bank_pay", payment, asking)
+        assert list(asking.questions[0].choices) == ["approve", "deny"]
+        assert place.installation.approvals.grants(place.org) == []
+        approval = place.installation.approvals.list(place.org, state=State.PENDING)[0].id
+        with pytest.raises(ApprovalProblem, match="by itself only"):
+            decide(place, approval, Decision.APPROVE_HOUR, Actor(place.owner, "operator's word"))
+        assert upstream.requests == []
+        decide(place, approval, Decision.APPROVE_HOUR)
+        assert (await pay()).ok
+        assert (await pay()).ok
+    assert json.loads(upstream.requests[-1].body) == payment
+    assert len(upstream.requests) == 2
+    place.installation.close()
+
+
+async def test_a_grant_of_another_org_cannot_be_revoked(chat: Place) -> None:
+    other = add_org(chat.installation, "globex")
+    approvals: Approvals = chat.installation.approvals
+    grant = approvals.grants(chat.org)[0]["id"]
+    with pytest.raises(ApprovalProblem, match="no running grant"):
+        chat.installation.database.write_now(lambda rows: approvals.revoke(rows, other.org, grant, by="mallory"))
+    assert approvals.grants(other.org) == []
+    assert len(approvals.grants(chat.org)) == 1
+
+
+def member_of(place: Place, name: str, group: str) -> Member:
+    place.installation.database.write_now(
+        lambda rows: create_member(
+            rows, place.org, name=name, roles=("member",), os_user=None, by="alice", groups=(group,)
+        )
+    )
+    return place.installation.directory.member(place.org, name)
+
+
+def take_away(place: Place, rule: str) -> None:
+    place.installation.database.write_now(lambda rows: remove_rule(rows, place.org, rule, by="alice"))
