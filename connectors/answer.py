@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MAX_TEXT = 60_000  # bytes of JSON that a model gets
 MAX_MESSAGE = 500  # characters of an upstream's own error message
 _MAX_RAW = 8_000  # characters of an answer that is not JSON
+_MAX_PLAIN = 40_000  # characters of an answer that is meant to be text
 _MAX_NAME = 128  # characters of a code, a request id, an account's name
 
 # An upstream that answers 200 to everything says in the body that it refuses the credential.
@@ -66,6 +67,8 @@ def interpret(call: Call, reply: "Reply") -> Result:
     _raise_refusal(connector, f"the connection {call.connection}", answer)
     if not answer.size:
         return _result({"status": answer.status}, answer, None)
+    if tool.output_text:
+        return _result(_text_of(answer, _as_text(reply.body, Scrubber(reply.secrets))), answer, None)
     if not answer.json:
         return _result(_not_json(answer, shaped=bool(tool.output_select or tool.output_redact)), answer, None)
     usage = _numbers(tool.output_usage.search(answer.value)) if tool.output_usage else None
@@ -229,6 +232,15 @@ def _not_json(answer: _Answer, *, shaped: bool) -> dict[str, Any]:
         return label | {"note": "The answer is not JSON and is not shown."}
     note = "The answer is not JSON; this is its text" + (", cut by Keyleash." if len(answer.value) > _MAX_RAW else ".")
     return label | {"note": note, "text": answer.value[:_MAX_RAW]}
+
+
+def _text_of(answer: _Answer, text: str | None) -> dict[str, Any]:
+    """What a tool whose answer is a text gives: all of it that fits, and whether that is all."""
+    if text is None:
+        return {"status": answer.status, "bytes": answer.size, "note": "The answer is not text and is not shown."}
+    shown = text[:_MAX_PLAIN]
+    note = {} if shown == text else {"note": f"Cut by Keyleash: the first {_MAX_PLAIN} characters of {len(text)}."}
+    return {"text": shown, **note}
 
 
 def _numbers(value: Any) -> dict[str, Any] | None:

@@ -98,6 +98,7 @@ class Tool:
     input_schema: Mapping[str, Any]  # root object, additionalProperties false, no $ref
     headers: tuple[tuple[str, str], ...] = ()  # fixed, in place of the connector's own of the same name
     output_select: Selector | None = None
+    output_text: bool = False  # the answer is a text, even where it reads as JSON
     output_redact: tuple[str, ...] = ()  # keys whose values are removed, at any depth
     output_usage: Selector | None = None  # finds the object in which the provider reports tokens or cost
     ask: str = ""  # one line with {argument} holes: what a person is asked to agree to

@@ -139,6 +139,7 @@ TOOL: Mapping[str, Key] = {
 OUTPUT: Mapping[str, Key] = {
     "select": _text("JMESPath that shapes the answer."),
     "redact": _texts("Keys whose values are removed, at any depth."),
+    "text": _flag("The answer is a text, to be passed on as it is even where it reads as JSON: a file, say."),
     "usage": _text("JMESPath to the object in which the provider reports tokens or cost."),
 }
 

@@ -349,6 +349,7 @@ def _tool(name: str, spot: Spot, about: _About) -> Tool:
         input_schema=schema,
         headers=_headers(block.get("headers"), about.taken.headers),
         output_select=_selector(output.get("select")),
+        output_text=_output_text(output),
         output_redact=output["redact"].texts("Redact") if "redact" in output else (),
         output_usage=_selector(output.get("usage")),
         ask=_ask(block.get("ask"), names, effect, spot),
@@ -370,6 +371,15 @@ def _call(spot: Spot) -> tuple[str, str, list[str]]:
         if holes.count(hole) > 1:
             spot.fail(f"The hole {{{hole}}} is there twice.", "Give each its own argument.")
     return method, path, holes
+
+
+def _output_text(output: Mapping[str, Spot]) -> bool:
+    if "text" not in output or not output["text"].flag("Text"):
+        return False
+    for other in ("select", "redact", "usage"):
+        if other in output:
+            output["text"].fail(f"A text has nothing that `{other}:` could find.", "Remove one of the two.")
+    return True
 
 
 def _hash(about: _About, tool: Mapping[str, Any]) -> str:

@@ -28,7 +28,7 @@ from connectors.request import Prepared, prepare
 from server.approval import Approvals, Asked, Clearance, Lost, Person, State, last_done, still_enough
 from server.audit import AuditError, Event, append, argument_fields
 from server.clock import iso
-from server.connections import Connection, Workspaces, open_credential
+from server.connections import Connection, Workspaces, credential_kind, open_credential
 from server.database import Database, DatabaseProblem, Rows
 from server.errors import (
     ApprovalRequired,
@@ -186,6 +186,8 @@ async def _again(parts: Parts, bound: _Bound, clearance: Clearance) -> _Bound:
     key = clearance.approval.id if clearance.approval else new_id("idm")
     again = await _bind(parts, caller, bound.call.name, bound.call.arguments, key)
     approval = clearance.approval
+    if clearance.grant is not None and again.verdict.stricter_than(bound.verdict):
+        raise Refused("the rules have become stricter since the grant was looked up")
     if approval is not None and not still_enough(again.verdict, approval):
         await parts.approvals.retire(approval, "the rules have become stricter since")
         refusal = NoLongerValid(approval.id, "the rules have become stricter since")
@@ -285,9 +287,9 @@ async def _taken(parts: Parts, bound: _Bound, clearance: Clearance) -> Outcome:
 async def _send(parts: Parts, bound: _Bound) -> tuple[State, Outcome, dict[str, Any]]:
     """Open the credential, send, scrub. Returns the state, what the client hears, and facts for the record."""
     connection, bound_call = bound.connection, bound.call
-    kind = bound_call.connector.kind(connection.kind)
     facts: dict[str, Any] = {}
     try:
+        kind = credential_kind(connection, bound_call.connector)
         secret = parts.database.snapshot(lambda rows: open_credential(rows, parts.vault, connection))
         try:
             reply = await parts.egress.send(

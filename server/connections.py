@@ -20,7 +20,7 @@ from server.clock import now_ms
 from server.database import Database, Rows
 from server.identity import Caller, new_id, touch
 from server.policy import Rule, load_preset, parse_rule
-from vault import Secret, Vault
+from vault import CannotOpen, Secret, Vault
 
 if TYPE_CHECKING:
     from connectors.egress import Egress  # at run time it would load the HTTP library
@@ -222,8 +222,11 @@ class Given(Revealing):
 
 
 async def verify(egress: "Egress", planned: Plan | Connection, connector: Connector, secret: Revealing) -> str | None:
-    """Make the connector's verify call; returns the account it names. Raises ConnectorError."""
-    kind = planned.kind if isinstance(planned, Plan) else connector.kind(planned.kind)
+    """Make the connector's verify call; returns the account it names. Raises ConnectorError.
+
+    For a Connection also CannotOpen, where its connector's file has changed: see `credential_kind`.
+    """
+    kind = planned.kind if isinstance(planned, Plan) else credential_kind(planned, connector)
     private = tuple(ipaddress.ip_network(text) for text in planned.private)
     request = prepare_verify(connector, base_url=planned.base_url)
     reply = await egress.send(
@@ -253,7 +256,7 @@ def store(
         connection=connection_id,
         fields=fields,
         origin=bound_origin(planned.base_url, planned.private),
-        scheme=planned.kind.scheme,
+        scheme=bound_scheme(planned.kind),
     )
     now = now_ms()
     connection = Connection(
@@ -265,7 +268,7 @@ def store(
         base_url=planned.base_url,
         private=planned.private,
         kind=planned.kind.id,
-        scheme=planned.kind.scheme,
+        scheme=bound_scheme(planned.kind),
         credential_version=version,
         account=account,
         verified_at=now if verified else None,
@@ -354,14 +357,14 @@ def rotate(
         connection=connection.id,
         fields=fields,
         origin=bound_origin(planned.base_url, planned.private),
-        scheme=planned.kind.scheme,
+        scheme=bound_scheme(planned.kind),
     )
     changed = replace(
         connection,
         base_url=planned.base_url,
         private=planned.private,
         kind=planned.kind.id,
-        scheme=planned.kind.scheme,
+        scheme=bound_scheme(planned.kind),
         credential_version=version,
         account=account,
         verified_at=now_ms() if verified else None,
@@ -456,6 +459,22 @@ def connection_named(database: Database, org: str, name: str) -> Connection:
         if connection.name == name:
             return connection
     raise ConnectionProblem(f"There is no connection {name!r}. `keyleash connection list` shows them.")
+
+
+def bound_scheme(kind: CredentialKind) -> str:
+    """One text for the place that a credential takes in a request, as bound into the sealed credential."""
+    return kind.scheme if kind.scheme in ("bearer", "basic") else f"{kind.scheme}:{kind.name.lower()}"
+
+
+def credential_kind(connection: Connection, connector: Connector) -> CredentialKind:
+    """How the connection's credential enters a request.
+
+    CannotOpen where the connector's file now says another place than the one that the credential was given for.
+    """
+    for kind in connector.credentials:
+        if kind.id == connection.kind and bound_scheme(kind) == connection.scheme:
+            return kind
+    raise CannotOpen
 
 
 def open_credential(database: Rows, vault: Vault, connection: Connection) -> Secret:

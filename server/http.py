@@ -62,8 +62,9 @@ class Door:
             await _answer(send, 401, {"error": "invalid_token", "error_description": description}, challenge=True)
             return
         scope[self._caller_key] = caller
-        # The token has done its work: nothing behind this door can log or echo it.
-        scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"authorization"]
+        # The token has done its work: nothing behind this door can log or echo it. White space around a value is no
+        # part of it (RFC 9110, 5.5), and not every HTTP parser takes it off.
+        scope["headers"] = [(name, value.strip(b" \t")) for name, value in scope["headers"] if name != b"authorization"]
         await self._face(scope, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:

@@ -20,8 +20,8 @@ async def serving(installation: Installation, *, host: str = "127.0.0.1") -> Asy
             door = http_door(installation, parts, host=host)
             server = uvicorn.Server(uvicorn.Config(door, log_config=None, access_log=False))  # type: ignore[arg-type]
             task = asyncio.create_task(server.serve(sockets=[listening]))
-            while not server.started:
-                await asyncio.sleep(0)  # noqa: ASYNC110 - uvicorn has a flag and no event
+            while not server.started:  # noqa: ASYNC110 - uvicorn has a flag and no event
+                await asyncio.sleep(0)
             try:
                 yield f"http://127.0.0.1:{port}{AGENT_PATH}"
             finally:

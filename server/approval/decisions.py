@@ -43,7 +43,9 @@ class Decisions:
     def _count(
         self, rows: Rows, record: Approval, decision: Decision, made: dict[str, Any], *, signed_in: bool
     ) -> None:
-        """Add one of several required approvals; the last one settles it."""
+        """Add one of several required approvals; the last one settles it, for an hour only where all have said so."""
+        if decision is Decision.APPROVE_HOUR and any(each["decision"] != decision.value for each in record.decisions):
+            raise ApprovalProblem("Who approved before you agreed to this call only. Approve it, or deny it.")
         if len(record.decisions) + 1 >= record.needed:
             self.settle(rows, record, decision, made, signed_in=signed_in, now=now_ms())
             return

@@ -4,13 +4,12 @@ import json
 from typing import Any
 
 from connectors.definition import Call, Effect, canonical
-from server.approval.record import Approval, ApprovalProblem, Asked
+from server.approval.record import Approval, ApprovalProblem, Asked, still_enough
 from server.approval.register import Register
 from server.audit import Event, append
 from server.clock import iso, now_ms
 from server.database import Database, Rows
 from server.identity import new_id
-from server.policy import Ruling
 from vault import Vault
 
 GRANT_MS = 60 * 60 * 1000
@@ -33,7 +32,7 @@ class Grants:
         if not keeps:
             return None
         rows = self._database.read(
-            "SELECT id, ruling FROM call_grant WHERE org = ? AND agent = ? AND tool = ? AND connection = ? "
+            "SELECT id, approval FROM call_grant WHERE org = ? AND agent = ? AND tool = ? AND connection = ? "
             "AND credential_version = ? AND definition = ? AND bounds_hash = ? AND uses_left > 0 "
             "AND revoked_at IS NULL AND expires_at > ? ORDER BY expires_at",
             (
@@ -47,8 +46,9 @@ class Grants:
                 now_ms(),
             ),
         )
-        for grant, ruling in rows:
-            if asked.verdict.ruling.strictness <= Ruling(ruling).strictness:
+        for grant, approval in rows:
+            given = self._register.find(asked.caller.org, approval)
+            if given is not None and still_enough(asked.verdict, given):
                 return str(grant)
         return None
 

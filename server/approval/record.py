@@ -158,10 +158,10 @@ def sweep(rows: Rows, org: str, now: int) -> None:
 
 
 def last_done(database: Database, org: str, agent: str, call_hash: str) -> int | None:
-    """When this agent last carried out exactly this call, in milliseconds since the epoch."""
+    """When this agent last carried out exactly this call, or set about it, in milliseconds since the epoch."""
     rows = database.read(
         "SELECT MAX(changed_at) FROM approval WHERE org = ? AND agent = ? AND call_hash = ? "
-        "AND state IN ('succeeded', 'unknown')",
+        "AND state IN ('succeeded', 'unknown', 'executing')",
         (org, agent, call_hash),
     )
     return rows[0][0] if rows else None

@@ -348,7 +348,9 @@ def _obtain(
     try:
         return planned, fields, _verify(planned, planned.connector, Given(fields))
     except ConnectorError as error:
-        raise ConnectionProblem(f"{error} Nothing was stored. `--no-verify` stores it untried.") from None
+        raise ConnectionProblem(
+            f"{str(error).rstrip('.')}. Nothing was stored. `--no-verify` stores it untried."
+        ) from None
 
 
 def _verify(planned: "Plan | Connection", connector: "Connector", secret: Any) -> str | None:

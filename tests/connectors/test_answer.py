@@ -45,6 +45,7 @@ tools:
     call: GET /kept
     effect: read
     output: {redact: [token]}
+  file: {title: File, description: A text., call: GET /file, effect: read, output: {text: true}}
 """
 
 
@@ -146,6 +147,27 @@ def test_bytes_that_are_no_text_are_only_counted(shop: dict[str, Call], body: by
     assert result.structured is not None
     assert "text" not in result.structured
     assert result.structured["bytes"] == len(body)
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "a": 2}\n', "42", "[1, 2]", "null", "plain words", "\ufeffwith a mark"])
+def test_a_text_comes_as_it_is_even_where_it_reads_as_json(shop: dict[str, Call], text: str) -> None:
+    result = interpret(shop["file"], reply(text.encode()))
+    assert result.structured == {"text": text.removeprefix("\ufeff")}
+    text_is_the_object(result)
+
+
+def test_a_text_is_scrubbed_bounded_and_an_error_is_still_an_error(shop: dict[str, Call]) -> None:
+    long = interpret(shop["file"], reply(CANARY.encode() + b"x" * 50_000)).structured
+    assert long is not None
+    assert long["text"].startswith(REMOVED)
+    assert "Cut by Keyleash" in long["note"]
+    assert interpret(shop["file"], reply(b"\x00\xff")).structured == {
+        "status": 200,
+        "bytes": 2,
+        "note": "The answer is not text and is not shown.",
+    }
+    with pytest.raises(UpstreamError, match="gone"):
+        interpret(shop["file"], reply({"error": {"message": "gone"}}, status=404))
 
 
 def test_a_number_that_no_json_can_hold_is_withheld(shop: dict[str, Call]) -> None:

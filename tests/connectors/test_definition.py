@@ -313,6 +313,12 @@ def test_an_unreviewed_file_may_leave_effects_out_and_cannot_lower_them_without_
     assert parse(lowered).tools["cancel_order"].effect is Effect.WRITE
 
 
+def test_a_text_cannot_be_selected_from():
+    tool = GOOD.replace("    effect: read\n", "    effect: read\n    output: {text: true, redact: [a]}\n", 1)
+    with pytest.raises(DefinitionError, match="has nothing that `redact:` could find"):
+        parse(tool)
+
+
 # --- the format's own schema
 
 

@@ -1,5 +1,6 @@
 """Fixtures for the server's rooms: a real installation in a temporary folder, and a fake upstream on loopback."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,3 +48,12 @@ def owner(place: Place, keyleash: CommandLine) -> CommandLine:
         lambda rows: rows.execute("UPDATE member SET os_user = ? WHERE name = 'alice'", (system_user(),))
     )
     return keyleash
+
+
+@pytest.fixture(autouse=True)
+def _log_level_as_it_was() -> Iterator[None]:
+    """Commands that run in this process set the level of Keyleash's log, as they do for a process of their own."""
+    log = logging.getLogger("keyleash")
+    level = log.level
+    yield
+    log.setLevel(level)

@@ -1,4 +1,4 @@
-"""Opening an installation: the right key opens it, wherever its home is now; any other leaves it sealed and says why."""
+"""Opening an installation: the right key opens it, wherever its home is now; another leaves it sealed, and says why."""
 
 from pathlib import Path
 

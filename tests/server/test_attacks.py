@@ -1,0 +1,650 @@
+"""What a hostile agent, upstream or database tries, through a real client and a real server: nothing leaves its place."""
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import quote, unquote
+
+import httpx2
+import mcp_types as t
+import pytest
+from mcp import Client
+from mcp.shared.exceptions import MCPError
+
+from server.app import running
+from server.approval import Decision, State
+from server.call import call
+from server.connections import plan, store
+from server.identity import Narrowing, create_agent
+from tests.agents import ERAS, Nobody, answering, connected, decide, execute, with_connector
+from tests.installed import SECRET, Place, add_org
+from tests.leaks import leak
+from tests.serving import serving
+from tests.upstream import Answer, Received, Upstream
+
+pytestmark = pytest.mark.anyio
+
+BASE = "/base/v1"
+REFUND = {"charge": "ch_1", "amount": 1200}
+
+PROBE = """
+id: probe
+title: Probe
+base_url: https://probe.example
+headers: {X-Fixed: probe}
+credentials:
+  key: {label: key, help: Any., scheme: header, name: X-Api-Key}
+verify:
+  call: GET /me
+tools:
+  one:
+    title: One segment
+    description: One segment.
+    call: GET /things/{thing}/parts
+    effect: read
+    arguments:
+      thing: {type: string, description: Which.}
+  many:
+    title: Many segments
+    description: Many segments.
+    call: GET /files/{path}
+    effect: read
+    arguments:
+      path: {type: string, slashes: true, description: Where.}
+  query:
+    title: A query
+    description: A query.
+    call: GET /search
+    effect: read
+    arguments:
+      words: {type: string, description: Words.}
+      tags: {type: array, items: {type: string}, list: comma, description: Tags.}
+  header:
+    title: A header
+    description: A header.
+    call: GET /headed
+    effect: read
+    arguments:
+      mark: {type: string, in: header, as: X-Mark, description: Mark.}
+"""
+
+CLIMBS = [
+    "..",
+    ".",
+    "",
+    "../secrets",
+    "../../../../admin",
+    "..%2fsecrets",
+    "%2e%2e",
+    "%2e%2e/secrets",
+    "%2E%2E%2Fsecrets",
+    ".%2e",
+    "%252e%252e",
+    "%25252e%25252e%25252fsecrets",
+    "..\\secrets",
+    "..%5csecrets",
+    "..;/secrets",
+    "a/../../b",
+    "a/./b",
+    "/",
+    "//evil.example",
+    "//evil.example/path",
+    "/\\evil.example",
+    "https://evil.example/",
+    "http:evil.example",
+    "@evil.example",
+    "user:pass@evil.example",
+    ":80@evil.example",
+    "?admin=1",
+    "a?admin=1#x",
+    "#fragment",
+    "a&b=c",
+    "a;b=c",
+    "a b",
+    "a+b",
+    "\u2025/secrets",
+    "\uff0e\uff0e/secrets",
+    "\uff0f\uff0fevil.example",
+    "a\u0000b",
+    "a\nb",
+    "a\rb",
+    "a\tb",
+    "a\x7fb",
+    "a\x85b",
+    "a\u2028b",
+    "a\r\nHost: evil.example",
+    "a HTTP/1.1\r\nX-Api-Key: x\r\n\r\nGET /admin",
+    "*",
+    "$" * 20,
+    "x" * 600,
+    "x" * 5_000,
+    "x" * 100_000,
+    "\u00e9" * 3_000,
+]
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Upstream]:
+    """Where nothing may ever arrive."""
+    with Upstream() as other:
+        yield other
+        assert other.requests == []
+
+
+@pytest.fixture
+def open_upstream() -> Iterator[Upstream]:
+    with Upstream() as running_upstream:
+        yield running_upstream
+
+
+@pytest.fixture
+def wide(place: Place, open_upstream: Upstream) -> Place:
+    """The place with everything allowed, and every shipped connector connected below a base path of one upstream."""
+    with_connector(place, "probe", PROBE)
+    for connector in place.installation.catalogue.connectors:
+        place.connect(f"{open_upstream.url}{BASE}", connector=connector, name=f"my_{connector}")
+    place.rule(who="everyone", tools=["*"], then="allow")
+    return place
+
+
+@asynccontextmanager
+async def agent(place: Place, *, era: str = "auto", name: str = "reconciler") -> AsyncIterator[Client]:
+    """A real client over HTTP."""
+    async with connected(place, "http", era, agent=name) as client:
+        yield client
+
+
+def assert_below(request: Received, fixed: list[str]) -> None:
+    """The request is for the base path, and has the tool's own segments, however often a server decodes it."""
+    path = request.target.partition("?")[0]
+    assert request.target.isascii()
+    assert request.target.isprintable()
+    assert path.startswith(f"{BASE}/")
+    segments = path.split("/")
+    assert not {"", ".", ".."} & set(segments[1:]), request.target
+    assert [segment for segment in segments if segment in fixed] == fixed, request.target
+    for segment in segments:
+        for _ in range(4):
+            segment = unquote(segment)  # noqa: PLW2901
+            assert segment not in (".", ".."), request.target
+            assert "/" not in segment, request.target
+            assert "\\" not in segment, request.target
+    assert request.headers["host"].startswith("127.0.0.1:")
+    assert "secrets" not in path.split("/")[:4]
+
+
+# -- arguments
+
+
+async def test_no_path_argument_of_any_tool_leads_out_of_its_place(
+    wide: Place, open_upstream: Upstream, elsewhere: Upstream
+) -> None:
+    tools = [
+        offered
+        for offered in wide.installation.workspaces.of(wide.caller()).offer.tools
+        if offered.name.startswith("my_")
+        and any(each.place == "path" and each.schema.get("type") == "string" for each in offered.tool.arguments)
+    ]
+    assert len({offered.connector.id for offered in tools}) >= 5
+    values = [*CLIMBS, f"//127.0.0.1:{elsewhere.url.rpartition(':')[2]}/", elsewhere.url]
+    sent = refused = 0
+    async with running(wide.installation) as parts:
+        for offered in tools:
+            fixed = ["base", "v1", *(part for part in offered.tool.path.split("/")[1:] if "{" not in part)]
+            for attacked in offered.tool.arguments:
+                if attacked.place != "path" or attacked.schema.get("type") != "string":
+                    continue
+                for value in values:
+                    open_upstream.requests.clear()
+                    arguments = {**_fitting(offered.tool.arguments), attacked.name: value}
+                    try:
+                        await call(parts, wide.caller(), offered.name, arguments, Nobody())
+                    except Exception as refusal:
+                        assert type(refusal).__name__ == "BadArguments", (offered.name, value, refusal)
+                        assert open_upstream.requests == []
+                        refused += 1
+                        continue
+                    assert len(open_upstream.requests) == 1, (offered.name, value)
+                    assert_below(open_upstream.requests[0], fixed)
+                    sent += 1
+    assert sent > 100
+    assert refused > 100
+
+
+def _fitting(arguments: Any) -> dict[str, Any]:
+    """Something harmless for every required argument."""
+    return {argument.name: _example(argument.schema) for argument in arguments if argument.required}
+
+
+def _example(schema: Any) -> Any:
+    if "enum" in schema:
+        return schema["enum"][0]
+    match schema.get("type"):
+        case "integer" | "number":
+            return max(1, schema.get("minimum", 1))
+        case "boolean":
+            return True
+        case "array":
+            return [_example(schema.get("items", {}))] * max(1, schema.get("minItems", 1))
+        case "object":
+            return {name: _example(schema["properties"][name]) for name in schema.get("required", [])}
+        case _:
+            return "x" * max(1, schema.get("minLength", 1))
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_client_gets_a_mendable_refusal_for_what_cannot_stand_in_a_path(
+    wide: Place, open_upstream: Upstream, elsewhere: Upstream, era: str
+) -> None:
+    async with agent(wide, era=era) as client:
+        for tool, name in (("one", "thing"), ("many", "path")):
+            for value in CLIMBS:
+                open_upstream.requests.clear()
+                result = await client.call_tool(f"my_probe_{tool}", {name: value})
+                if not result.is_error:
+                    assert_below(open_upstream.requests[0], ["base", "v1", "things", "parts"] if tool == "one" else [])
+                    continue
+                assert open_upstream.requests == []
+                assert result.structured_content is None
+                assert name in result.content[0].text  # type: ignore[union-attr]
+
+
+async def test_a_query_argument_is_one_value_of_one_name(
+    wide: Place, open_upstream: Upstream, elsewhere: Upstream
+) -> None:
+    async with agent(wide) as client:
+        for value in CLIMBS:
+            open_upstream.requests.clear()
+            result = await client.call_tool("my_probe_query", {"words": value})
+            if result.is_error:
+                assert open_upstream.requests == []
+                assert len(quote(value)) > 4096 or not value.isprintable(), value
+                continue
+            target = open_upstream.requests[0].target
+            path, _, query = target.partition("?")
+            assert path == f"{BASE}/search"
+            name, _, text = query.partition("=")
+            assert name == "words"
+            assert not set(text) & set("&#;=+ "), target
+            assert unquote(text, errors="strict") == value
+        for tags in (["a,b"], ["a", "b,c"], ["a\nb"]):
+            open_upstream.requests.clear()
+            assert (await client.call_tool("my_probe_query", {"tags": tags})).is_error
+            assert open_upstream.requests == []
+
+
+async def test_a_header_argument_is_one_line_of_one_header(
+    wide: Place, open_upstream: Upstream, elsewhere: Upstream
+) -> None:
+    async with agent(wide) as client:
+        for value in [*CLIMBS, " a", "a ", "x\r\nX-Api-Key: mine", "x\nX-Fixed: mine", "caf\u00e9", "x" * 1_025]:
+            open_upstream.requests.clear()
+            result = await client.call_tool("my_probe_header", {"mark": value})
+            if result.is_error:
+                assert open_upstream.requests == []
+                continue
+            headers = open_upstream.requests[0].headers
+            assert headers["x-mark"] == value
+            assert headers["x-api-key"] == SECRET
+            assert headers["x-fixed"] == "probe"
+            assert open_upstream.requests[0].target == f"{BASE}/headed"
+            assert len(value) <= 1024
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_an_argument_that_is_not_declared_is_refused_and_nothing_is_sent(
+    wide: Place, open_upstream: Upstream, era: str
+) -> None:
+    async with agent(wide, era=era) as client:
+        for more in (
+            {"Authorization": "Bearer mine"},
+            {"base_url": "https://evil.example"},
+            {"headers": {"Host": "evil.example"}},
+            {"charge ": "ch_2"},
+            {"CHARGE": "ch_2"},
+            {"__proto__": {}},
+            {"": "x"},
+            {"charge\u200b": "ch_2"},
+        ):
+            result = await client.call_tool("my_stripe_create_refund", {**REFUND, **more})
+            assert result.is_error
+            assert "Allowed arguments" in result.content[0].text  # type: ignore[union-attr]
+        for wrong in ({"charge": ["ch_1"]}, {"charge": {"a": 1}}, {"charge": "ch_1", "amount": "12"}, {"amount": -1}):
+            assert (await client.call_tool("my_stripe_create_refund", wrong)).is_error
+    assert open_upstream.requests == []
+
+
+async def test_half_a_character_is_refused_before_anything_is_made_of_it(
+    wide: Place, open_upstream: Upstream
+) -> None:
+    """A client cannot write half of a surrogate pair, but a program that speaks to the server can."""
+    async with serving(wide.installation) as url, httpx2.AsyncClient(trust_env=False) as http:
+        for arguments in ('{"charge": "ch_\\ud800"}', '{"ch\\udfffarge": "x"}', '{"charge": "x", "charge\\u0000": 1}'):
+            reply = await http.post(
+                url,
+                headers={
+                    "Authorization": f"Bearer {wide.tokens['reconciler']}",
+                    "Accept": "application/json, text/event-stream",
+                    "Content-Type": "application/json",
+                    "MCP-Protocol-Version": "2026-07-28",
+                    "Mcp-Method": "tools/call",
+                    "Mcp-Name": "my_stripe_create_refund",
+                },
+                content=_raw_call("my_stripe_create_refund", arguments),
+            )
+            said = reply.text
+            assert "internal" not in said.lower(), said
+            assert '"isError":true' in said.replace(" ", "") or '"error"' in said
+    assert open_upstream.requests == []
+
+
+def _raw_call(tool: str, arguments: str) -> bytes:
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": {"name": "raw", "version": "0"},
+        "io.modelcontextprotocol/clientCapabilities": {},
+    }
+    return (
+        '{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": '
+        f'{{"name": "{tool}", "arguments": {arguments}, "_meta": {json.dumps(meta)}}}}}'
+    ).encode()
+
+
+# -- upstreams that send the credential on
+
+
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 305, 307, 308])
+async def test_a_redirect_takes_the_credential_nowhere(place: Place, elsewhere: Upstream, status: int) -> None:
+    place.rule(who="everyone", tools=["*"], then="allow")
+    with Upstream() as sly:
+        place.connect(sly.url, name="sly")
+        for target in (f"{elsewhere.url}/v1/charges", elsewhere.url.removeprefix("http:"), "/v1/other", "//127.0.0.1"):
+            sly.requests.clear()
+            sly.answer = lambda _, target=target: Answer(
+                {"see": target}, status, {"Location": target, "Refresh": f"0; url={target}", "Set-Cookie": "a=b"}
+            )
+            async with agent(place) as client:
+                for name, arguments in (("sly_list_charges", {}), ("sly_create_refund", REFUND)):
+                    result = await client.call_tool(name, arguments)
+                    assert result.is_error
+                    assert "redirect" in result.content[0].text  # type: ignore[union-attr]
+            assert [request.method for request in sly.requests] == ["GET", "POST"]
+            assert all("cookie" not in request.headers for request in sly.requests)
+
+
+# -- orgs and agents
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_another_orgs_tool_is_an_unknown_tool(place: Place, upstream: Upstream, era: str) -> None:
+    place.rule(who="everyone", tools=["*"], then="allow")
+    other = add_org(place.installation, "globex")
+    other.connect(upstream.url, name="theirs")
+    other.rule(who="everyone", tools=["*"], then="allow")
+    async with agent(place, era=era) as client:
+        assert {tool.name.split("_")[0] for tool in (await client.list_tools()).tools} == {"stripe"}
+        with pytest.raises(MCPError) as foreign:
+            await client.call_tool("theirs_list_charges", {})
+        with pytest.raises(MCPError) as unknown:
+            await client.call_tool("nobody_list_charges", {})
+    assert str(foreign.value).replace("theirs", "nobody") == str(unknown.value)
+    assert foreign.value.error.code == unknown.value.error.code
+    assert upstream.requests == []
+
+
+async def test_another_agents_state_and_approval_are_of_no_use(place: Place, upstream: Upstream) -> None:
+    """Of the same member, of another org, and with the narrowest leash: the state is one agent's."""
+    database = place.installation.database
+    place.agent("mallory")
+    place.tokens["narrow"] = database.write_now(
+        lambda rows: create_agent(
+            rows, place.org, name="narrow", member=place.owner, by="x", narrowing=Narrowing(effects=("read",))
+        )
+    )
+    other = add_org(place.installation, "globex")
+    other.connect(upstream.url)
+    other.agent("stranger")
+    answer, _ = answering("decline")
+    accept = {"approval": t.ElicitResult(action="accept", content={"decision": "approve"})}
+    async with connected(place, "http", "auto", answer) as client:
+        first = await client.session.call_tool("stripe_create_refund", REFUND, allow_input_required=True)
+    assert isinstance(first, t.InputRequiredResult)
+    approval = place.installation.approvals.list(place.org)[0].id
+    decide(place, approval, Decision.APPROVE)
+    for whose, name in ((place, "mallory"), (place, "narrow"), (other, "stranger")):
+        async with connected(whose, "http", "auto", answer, agent=name) as client:
+            with pytest.raises(MCPError):
+                await client.session.call_tool(
+                    "stripe_create_refund",
+                    REFUND,
+                    input_responses=accept,
+                    request_state=first.request_state,
+                    allow_input_required=True,
+                )
+            again = await client.session.call_tool("stripe_create_refund", REFUND, allow_input_required=True)
+            assert isinstance(again, t.InputRequiredResult) or again.is_error
+    assert upstream.requests == []
+    assert [each.state for each in place.installation.approvals.list(place.org) if each.id == approval] == [
+        State.APPROVED
+    ]
+
+
+FORGED_STATES = [
+    "",
+    "x",
+    "{}",
+    json.dumps({"approval": "apr_aaaaaaaaaaaaaaaa"}),
+    json.dumps({"approval": None}),
+    json.dumps({"approval": "' OR 1=1 --"}),
+]
+
+
+@pytest.mark.parametrize("state", FORGED_STATES, ids=ascii)
+async def test_a_state_that_is_not_sealed_by_us_approves_nothing(place: Place, upstream: Upstream, state: str) -> None:
+    accept = {"approval": t.ElicitResult(action="accept", content={"decision": "approve"})}
+    answer, _ = answering("decline")
+    async with connected(place, "http", "auto", answer) as client:
+        pending = await client.session.call_tool("stripe_create_refund", REFUND, allow_input_required=True)
+        assert isinstance(pending, t.InputRequiredResult)
+        forged = state.replace("apr_aaaaaaaaaaaaaaaa", place.installation.approvals.list(place.org)[0].id)
+        try:
+            result = await client.session.call_tool(
+                "stripe_create_refund",
+                REFUND,
+                input_responses=accept,
+                request_state=forged,
+                allow_input_required=True,
+            )
+        except MCPError:
+            result = None
+    assert result is None or isinstance(result, t.InputRequiredResult) or result.is_error
+    assert upstream.requests == []
+
+
+NO_ANSWERS: list[Any] = [{}, {"decision": None}, {"decision": ["approve"]}, {"decision": "APPROVE"}, {"approve": True}]
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("content", NO_ANSWERS, ids=str)
+async def test_accept_without_the_approving_word_approves_nothing(
+    place: Place, upstream: Upstream, era: str, content: Any
+) -> None:
+    answer, asked = answering("accept")
+
+    async def accepting(context: Any, params: t.ElicitRequestParams) -> t.ElicitResult:
+        await answer(context, params)
+        return t.ElicitResult.model_construct(action="accept", content=content)
+
+    async with connected(place, "http", era, accepting) as client:
+        try:
+            result = await client.call_tool("stripe_create_refund", REFUND)
+        except MCPError:
+            result = None
+    assert result is None or result.is_error
+    assert len(asked) == 1
+    assert upstream.requests == []
+    assert place.installation.approvals.list(place.org)[0].state is State.PENDING
+
+
+# -- an intruder in the database
+
+
+def _point(column: str, value: str) -> str:
+    return f"UPDATE connection SET {column} = '{value}'; UPDATE org SET revision = revision + 1"
+
+
+async def _read(place: Place) -> tuple[bool, str]:
+    async with agent(place) as client:
+        result = await client.call_tool("stripe_list_charges", {})
+    return bool(result.is_error), result.content[0].text  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("base_url", "ELSEWHERE"),
+        ("base_url", "HERE/deeper"),
+        ("private", '["127.0.0.1/32", "0.0.0.0/0"]'),
+        ("private", '["127.0.0.0/8"]'),
+        ("scheme", "query"),
+        ("id", "con_another"),
+    ],
+)
+async def test_a_connection_changed_in_the_database_opens_no_credential(
+    place: Place, upstream: Upstream, elsewhere: Upstream, column: str, value: str
+) -> None:
+    value = value.replace("ELSEWHERE", elsewhere.url).replace("HERE", upstream.url)
+    for sql in _point(column, value).split("; "):
+        assert execute(place, sql) == 1
+    failed, said = await _read(place)
+    assert failed
+    assert "cannot be opened" in said
+    assert upstream.requests == []
+    assert place.events("call.outcome")[-1]["error"] == "credential cannot be opened"
+
+
+async def test_a_connection_that_points_elsewhere_in_the_vault_too_opens_nothing(
+    place: Place, upstream: Upstream, elsewhere: Upstream
+) -> None:
+    """Both tables say the same: what was sealed does not."""
+    bound = json.dumps([elsewhere.url, ["127.0.0.1/32"]])
+    execute(place, "UPDATE connection SET base_url = ?", elsewhere.url)
+    execute(place, "UPDATE vault_credential SET origin = ?", bound)
+    execute(place, "UPDATE org SET revision = revision + 1")
+    failed, said = await _read(place)
+    assert failed
+    assert "cannot be opened" in said
+    assert upstream.requests == []
+
+
+async def test_a_credential_moved_to_another_connection_or_org_does_not_open(
+    place: Place, upstream: Upstream, elsewhere: Upstream
+) -> None:
+    """The whole of it, rows and all, under connections that point elsewhere."""
+    other = add_org(place.installation, "globex")
+    theirs = other.connect(elsewhere.url, secret="rk_test_their_own_secret")
+    other.agent()
+    mine = place.connect(elsewhere.url, name="second", secret="rk_test_another_secret")
+    source = place.installation.workspaces.of(place.caller()).connections["stripe"]
+    for whose, target in ((other, theirs), (place, mine)):
+        for table in ("vault_field", "vault_credential"):
+            assert execute(place, f"DELETE FROM {table} WHERE connection = ?", target.id) == 1
+        for table in ("vault_credential", "vault_field"):
+            names = [row[1] for row in place.installation.database.read(f"PRAGMA table_info({table})")]
+            taken = ", ".join({"org": "?", "connection": "?"}.get(name, name) for name in names)
+            copied = f"INSERT INTO {table} SELECT {taken} FROM {table} WHERE connection = ?"
+            assert execute(place, copied, target.org, target.id, source.id) == 1
+        async with agent(whose) as client:
+            result = await client.call_tool(f"{target.name}_list_charges", {})
+        assert result.is_error
+        assert "cannot be opened" in result.content[0].text  # type: ignore[union-attr]
+    assert upstream.requests == []
+
+
+# -- an intruder among the connector files
+
+
+def _connected_probe(place: Place, upstream: Upstream) -> None:
+    with_connector(place, "probe", PROBE)
+    planned = plan(
+        place.installation.catalogue,
+        [],
+        connector="probe",
+        name=None,
+        kind=None,
+        base_url=upstream.url,
+        private=("127.0.0.1/32",),
+    )
+    place.installation.database.write_now(
+        lambda rows: store(
+            rows,
+            place.installation.vault,
+            place.org,
+            planned,
+            fields={"secret": SECRET},
+            account=None,
+            verified=False,
+            by="alice",
+        )
+    )
+
+
+REPLACED: dict[str, tuple[str, str]] = {
+    "another header": ("name: X-Api-Key", "name: X-Forwarded-For"),
+    "the query": ("scheme: header, name: X-Api-Key", "scheme: query, name: page"),
+    "another scheme": ("scheme: header, name: X-Api-Key", "scheme: bearer"),
+    "another kind": ("  key: {", "  other: {"),
+    "a kind of two fields": (
+        "key: {label: key, help: Any., scheme: header, name: X-Api-Key}",
+        "key: {label: k, help: Any., scheme: basic, fields: {user: {label: u}, password: {label: p}}}",
+    ),
+}
+
+
+@pytest.mark.parametrize(("old", "new"), REPLACED.values(), ids=REPLACED)
+async def test_a_replaced_connector_file_puts_a_stored_key_in_no_other_place(
+    place: Place, open_upstream: Upstream, old: str, new: str
+) -> None:
+    _connected_probe(place, open_upstream)
+    assert old in PROBE
+    with_connector(place, "probe", PROBE.replace(old, new))
+    place.rule(who="everyone", tools=["*"], then="allow")
+    async with agent(place) as client:
+        result = await client.call_tool("probe_query", {"words": "x"})
+    assert result.is_error
+    assert "cannot be opened" in result.content[0].text  # type: ignore[union-attr]
+    assert open_upstream.requests == []
+    assert [event["outcome"] for event in place.events("call.outcome")] == ["failed"]
+
+
+async def test_a_replaced_connector_file_with_another_base_url_leads_a_stored_key_nowhere(
+    place: Place, open_upstream: Upstream, elsewhere: Upstream
+) -> None:
+    """A connection has its own base URL; the file's is the default for new ones."""
+    _connected_probe(place, open_upstream)
+    port = elsewhere.url.rpartition(":")[2]
+    with_connector(
+        place, "probe", PROBE.replace("https://probe.example", f"https://127.0.0.1:{port}/base").replace("/search", "/x")
+    )
+    place.rule(who="everyone", tools=["*"], then="allow")
+    async with agent(place) as client:
+        assert not (await client.call_tool("probe_query", {"words": "x"})).is_error
+    assert [request.target for request in open_upstream.requests] == ["/x?words=x"]
+    assert open_upstream.requests[0].headers["x-api-key"] == SECRET
+
+
+async def test_an_approval_does_not_outlive_a_replaced_connector_file(place: Place, open_upstream: Upstream) -> None:
+    _connected_probe(place, open_upstream)
+    place.rule(who="everyone", tools=["probe.query"], then="confirm")
+    async with agent(place) as client:
+        held = await client.call_tool("probe_query", {"words": "x"})
+    assert held.structured_content is not None
+    approval = held.structured_content["approval"]["id"]
+    decide(place, approval, Decision.APPROVE)
+    with_connector(place, "probe", PROBE.replace("GET /search", "GET /everything"))
+    async with agent(place) as client:
+        again = await client.call_tool("probe_query", {"words": "x"})
+    assert again.is_error
+    assert open_upstream.requests == []
+    assert leak(again.model_dump_json(), SECRET) is None
