@@ -52,9 +52,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("keyleash")
 
-SHIELD_S = 90.0
-"""The longest that attempt → outcome may take; a client's disconnect does not cut it short."""
-
 
 @dataclass(frozen=True)
 class Parts:
@@ -100,7 +97,7 @@ async def call(
     """Carry out one tool call for `caller`, or raise CallRefused saying why not, or AskFirst.
 
     `pointer` names the approval that an earlier answer to this call opened. From the attempt's record to the
-    outcome's, nothing the client does can interrupt.
+    outcome's, nothing the client does can interrupt; egress bounds how long that takes.
     """
     if parts.vault.sealed is not None:
         raise VaultSealed(parts.vault.sealed)
@@ -212,9 +209,7 @@ async def _carry_out(parts: Parts, bound: _Bound, clearance: Clearance) -> Outco
     if isinstance(attempt, Outcome):
         return attempt
     started = time.monotonic()
-    state, outcome, facts = State.UNKNOWN, _SILENT, dict[str, Any]()
-    with anyio.move_on_after(SHIELD_S):
-        state, outcome, facts = await _send(parts, bound)
+    state, outcome, facts = await _send(parts, bound)  # bounded in time by egress
     facts["milliseconds"] = round((time.monotonic() - started) * 1000)
 
     def change(rows: Rows) -> None:
@@ -287,10 +282,14 @@ async def _taken(parts: Parts, bound: _Bound, clearance: Clearance) -> Outcome:
 async def _send(parts: Parts, bound: _Bound) -> tuple[State, Outcome, dict[str, Any]]:
     """Open the credential, send, scrub. Returns the state, what the client hears, and facts for the record."""
     connection, bound_call = bound.connection, bound.call
-    facts: dict[str, Any] = {}
     try:
         kind = credential_kind(connection, bound_call.connector)
-        secret = parts.database.snapshot(lambda rows: open_credential(rows, parts.vault, connection))
+        secret = parts.database.query(lambda rows: open_credential(rows, parts.vault, connection))
+    except (CannotOpen, DatabaseProblem):
+        text = f"The credential of {bound_call.connection} cannot be opened. An admin has to connect it again."
+        return State.FAILED, _failure(text), {"error": "credential cannot be opened"}
+    facts: dict[str, Any] = {}
+    try:
         try:
             reply = await parts.egress.send(
                 bound.request,
@@ -301,9 +300,6 @@ async def _send(parts: Parts, bound: _Bound) -> tuple[State, Outcome, dict[str, 
             secret.wipe()
         facts = {"status": reply.status, "bytes": reply.bytes_in}
         result = interpret(bound_call, reply)
-    except CannotOpen:
-        text = f"The credential of {bound_call.connection} cannot be opened. An admin has to connect it again."
-        return State.FAILED, _failure(text), {"error": "credential cannot be opened"}
     except ConnectorError as error:
         return _failed(error, bound, facts)
     except Exception as error:

@@ -51,6 +51,13 @@ class Database:
         except sqlite3.Error as error:
             raise _problem(self.path, error) from None
 
+    def query(self, read: Callable[[Rows], T]) -> T:
+        """Hand out rows for one query; several would each see another state. Raises DatabaseProblem."""
+        try:
+            return read(self._reader())
+        except sqlite3.Error as error:
+            raise _problem(self.path, error) from None
+
     def snapshot(self, read: Callable[[Rows], T]) -> T:
         """Run several queries over one unchanging state."""
         reader = self._reader()

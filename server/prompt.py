@@ -6,6 +6,7 @@ characters escaped or named.
 
 import json
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,31 +84,71 @@ def quote(value: Any) -> str:
 def suspicions(value: Any) -> list[str]:
     """Reasons to look twice at a value, in words."""
     text = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
-    found: list[str] = []
-    if any(_visible(char) != char for char in text if char not in "\n\t\r"):
-        found.append("the text holds invisible or direction-changing characters, shown here as \\u escapes")
+    return [] if text.isascii() and text.isprintable() else [said for looks, said in _LOOKS if looks(text)]
+
+
+def _hides(text: str) -> bool:
+    return any(_visible(char) != char for char in text if char not in "\n\t\r")
+
+
+def _mixes_scripts(text: str) -> bool:
     scripts = {_script(char) for char in text if char.isalpha()}
-    if "LATIN" in scripts and scripts & _LOOK_ALIKE:
-        others = " and ".join(sorted(scripts & _LOOK_ALIKE)).lower()
-        found.append(f"the text mixes latin with {others} letters, which can look the same")
-    if any(ord(char) > 0xFF and unicodedata.normalize("NFKC", char).isascii() for char in text):
-        found.append("the text holds styled letters or digits that look like plain ones")
-    return found
+    return "LATIN" in scripts and bool(scripts & _LOOK_ALIKE)
 
 
+def _is_all_twins(text: str) -> bool:
+    """Whether all letters that are of a look-alike script look like latin ones: honest text has others among them."""
+    letters = {char for char in text if char.isalpha() and _script(char) in _LOOK_ALIKE}
+    return bool(letters) and letters <= _TWINS
+
+
+def _is_styled(text: str) -> bool:
+    return any(
+        ord(char) > 0xFF and char not in _HONEST and unicodedata.normalize("NFKC", char).isascii() for char in text
+    )
+
+
+def _has_odd_signs(text: str) -> bool:
+    """Phonetic letters, signs that are drawn like others, and digits of a script that the text is not written in."""
+    foreign = any(char.isascii() and char.isalnum() for char in text) or not any(map(str.isalpha, text))
+    return any(
+        char in _ODD
+        or 0x250 <= ord(char) <= 0x2AF
+        or 0x1D00 <= ord(char) <= 0x1DBF
+        or (foreign and not char.isascii() and char.isdecimal())
+        for char in text
+    )
+
+
+_LOOKS: tuple[tuple[Callable[[str], bool], str], ...] = (
+    (_hides, "the text holds invisible or direction-changing characters, shown here as \\u escapes"),
+    (_mixes_scripts, "the text mixes latin letters with others that can look the same"),
+    (_is_all_twins, "the text looks like latin letters and is written in others"),
+    (_is_styled, "the text holds styled letters or digits that look like plain ones"),
+    (_has_odd_signs, "the text holds rare letters, digits or signs that look like common ones"),
+)
 _LOOK_ALIKE = {"CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE", "COPTIC", "LISU"}
-_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-_BLANK = "\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\u034f\u00ad"
+_TWINS = frozenset(
+    "\u0430\u0441\u0435\u043e\u0440\u0445\u0443\u0455\u0456\u0458\u04bb\u0501\u051b\u051d\u04cf\u0475"  # Cyrillic
+    "\u0432\u043a\u043c\u043d\u0442\u0410\u0412\u0421\u0415\u041d\u0406\u0408\u041a\u041c\u041e\u0420"
+    "\u0405\u0422\u0425\u0423\u04ae\u0474\u04c0"
+    "\u03bf\u03bd\u03b9\u03c1\u03ba\u03c5\u03b1\u03f2\u03f3\u0391\u0392\u0395\u0396\u0397\u0399\u039a"  # Greek
+    "\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u03f9\u037f"
+    "\u0585\u0578\u057d\u0570\u0581\u0566\u0555\u054d"  # Armenian
+    "\u13aa\u13ac\u13ab\u13b7\u13bb\u13da\u13e2\u13a2\u13b3\u13c3\u13ce\u13d2\u13e6\u13de\u13df\u13f4"  # Cherokee
+    "\u13d4\u13a1\u13a9\u13e9"
+)
+_HONEST = frozenset("\u2026\u2122\u2120\u2116")  # an ellipsis and marks that everybody writes
+_ODD = frozenset("\u2044\u2215\u29f8\u2236\ua789\ua78a\u02ba\u02ee\u212e\u2374\u01c3\ua730\ua731")
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs", "Mn", "Me"}
+_BLANK = "\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\u034f\u00ad\ufffc"
 
 
 def _visible(char: str) -> str:
     if " " <= char <= "~":
         return char
-    category = unicodedata.category(char)
-    if category in _HIDDEN or char in _BLANK or category == "Zs" or 0xFE00 <= ord(char) <= 0xFE0F:
+    if unicodedata.category(char) in _HIDDEN or char in _BLANK:
         return f"\\u{ord(char):04x}" if ord(char) < 0x10000 else f"\\U{ord(char):08x}"
-    if category in ("Mn", "Me"):
-        return f"\\u{ord(char):04x}"
     return char
 
 

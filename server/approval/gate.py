@@ -38,6 +38,7 @@ from server.database import Database, Rows
 from server.errors import ApprovalRequired, Denied, NoLongerValid, OutcomeUnknown, Question, Refused
 from server.identity import Actor, new_id
 from server.policy import Ruling
+from server.prompt import IN_CLIENT as SHOWN
 from server.prompt import Prompt, quote, summary
 from vault import Vault
 
@@ -335,6 +336,8 @@ class Approvals(Register):
                 f"{Decision.APPROVE_HOUR.value} also lets this agent repeat {record.tool} with {kept}, whatever its "
                 f"other arguments, up to {GRANT_USES} times within one hour."
             )
+            if len(text) + len(hour) + 2 > SHOWN:
+                return Question(record.id, text, choices)  # terms that a client would cut are not offered
             same = " and ".join(details["keeps"])
             choices = {
                 Decision.APPROVE.value: "Approve this call",

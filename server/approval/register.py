@@ -78,7 +78,7 @@ class Register:
         return self.keyed(org, "call-hash", canonical([call.name, call.canonical]))
 
     def keyed(self, org: str, purpose: str, text: str) -> str:
-        key = self._database.snapshot(lambda rows: self._vault.derive(rows, org, purpose))
+        key = self._database.query(lambda rows: self._vault.derive(rows, org, purpose))
         return hmac.new(key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
     def details_in(self, rows: Rows, record: Approval) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a hostile agent, upstream or database tries, through a real client and a real server: nothing leaves its place."""
+"""What a hostile agent, upstream, file or database tries, through a real client and a real server: all in vain."""
 
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -315,9 +315,7 @@ async def test_an_argument_that_is_not_declared_is_refused_and_nothing_is_sent(
     assert open_upstream.requests == []
 
 
-async def test_half_a_character_is_refused_before_anything_is_made_of_it(
-    wide: Place, open_upstream: Upstream
-) -> None:
+async def test_half_a_character_is_refused_before_anything_is_made_of_it(wide: Place, open_upstream: Upstream) -> None:
     """A client cannot write half of a surrogate pair, but a program that speaks to the server can."""
     async with serving(wide.installation) as url, httpx2.AsyncClient(trust_env=False) as http:
         for arguments in ('{"charge": "ch_\\ud800"}', '{"ch\\udfffarge": "x"}', '{"charge": "x", "charge\\u0000": 1}'):
@@ -359,18 +357,18 @@ async def test_a_redirect_takes_the_credential_nowhere(place: Place, elsewhere: 
     place.rule(who="everyone", tools=["*"], then="allow")
     with Upstream() as sly:
         place.connect(sly.url, name="sly")
-        for target in (f"{elsewhere.url}/v1/charges", elsewhere.url.removeprefix("http:"), "/v1/other", "//127.0.0.1"):
-            sly.requests.clear()
-            sly.answer = lambda _, target=target: Answer(
-                {"see": target}, status, {"Location": target, "Refresh": f"0; url={target}", "Set-Cookie": "a=b"}
-            )
-            async with agent(place) as client:
+        async with agent(place) as client:
+            for target in (f"{elsewhere.url}/v1/a", elsewhere.url.removeprefix("http:"), "/v1/other", "//127.0.0.1"):
+                sly.requests.clear()
+                sly.answer = lambda _, target=target: Answer(
+                    {"see": target}, status, {"Location": target, "Refresh": f"0; url={target}", "Set-Cookie": "a=b"}
+                )
                 for name, arguments in (("sly_list_charges", {}), ("sly_create_refund", REFUND)):
                     result = await client.call_tool(name, arguments)
                     assert result.is_error
                     assert "redirect" in result.content[0].text  # type: ignore[union-attr]
-            assert [request.method for request in sly.requests] == ["GET", "POST"]
-            assert all("cookie" not in request.headers for request in sly.requests)
+                assert [request.method for request in sly.requests] == ["GET", "POST"]
+                assert all("cookie" not in request.headers for request in sly.requests)
 
 
 # -- orgs and agents
@@ -625,7 +623,9 @@ async def test_a_replaced_connector_file_with_another_base_url_leads_a_stored_ke
     _connected_probe(place, open_upstream)
     port = elsewhere.url.rpartition(":")[2]
     with_connector(
-        place, "probe", PROBE.replace("https://probe.example", f"https://127.0.0.1:{port}/base").replace("/search", "/x")
+        place,
+        "probe",
+        PROBE.replace("https://probe.example", f"https://127.0.0.1:{port}/base").replace("/search", "/x"),
     )
     place.rule(who="everyone", tools=["*"], then="allow")
     async with agent(place) as client:

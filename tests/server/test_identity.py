@@ -81,9 +81,7 @@ FORGERIES: dict[str, Callable[[str, str], str]] = {
 
 
 @pytest.mark.parametrize("forge", FORGERIES.values(), ids=FORGERIES)
-def test_what_is_not_exactly_a_token_is_nobody(
-    place: Place, other: Place, forge: Callable[[str, str], str]
-) -> None:
+def test_what_is_not_exactly_a_token_is_nobody(place: Place, other: Place, forge: Callable[[str, str], str]) -> None:
     forged = forge(place.tokens["reconciler"], other.tokens["reconciler"])
     assert forged != place.tokens["reconciler"]
     assert place.installation.directory.by_token(forged) is None
@@ -173,7 +171,21 @@ def test_an_owner_of_another_org_does_not_count(place: Place, other: Place) -> N
 # -- names
 
 
-BAD_NAMES = ["", " ", "Bob", "bo b", "-bob", "bob\n", "bob\u200b", "b\u043eb", "../bob", "bob;", "b" * 64, "bob\x00", "ſam"]
+BAD_NAMES = [
+    "",
+    " ",
+    "Bob",
+    "bo b",
+    "-bob",
+    "bob\n",
+    "bob\u200b",
+    "b\u043eb",
+    "../bob",
+    "bob;",
+    "b" * 64,
+    "bob\x00",
+    "ſam",
+]
 
 
 @pytest.mark.parametrize("name", BAD_NAMES, ids=ascii)
