@@ -203,8 +203,8 @@ def _line(value: Any, most: int) -> str | None:
     if value is None or value == "":
         return None
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text = "".join(" " if unicodedata.category(char)[0] == "C" else char for char in text[: most * 2])
-    text = " ".join(text.split())
+    # Nothing is joined here: what was scrubbed as pieces must not become whole again.
+    text = "".join(" · " if unicodedata.category(char)[0] == "C" else char for char in text[: most * 2]).strip(" ·")
     return text if len(text) <= most else text[: most - 1] + "…"
 
 

@@ -36,7 +36,6 @@ Attach = Callable[[dict[str, str], list[tuple[str, str]]], tuple[str, ...]]
 # The addresses of a host and port; an OSError where there are none.
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
-_PER_HOST = 100  # connections at once to one host; further calls wait, and give up after `connect_s`
 _RETRIES = 2
 _PATIENCE_S = 5.0  # the longest Retry-After that is waited for
 _SMALL = 64 * 1024  # up to here an answer may be as dense as it likes
@@ -129,9 +128,7 @@ class Egress:
 
     def _open(self, private: tuple[Network, ...]) -> aiohttp.ClientSession:
         session = self._sessions[private] = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                resolver=_Vetting(self._resolve, private), ssl=self._tls or True, limit=0, limit_per_host=_PER_HOST
-            ),
+            connector=aiohttp.TCPConnector(resolver=_Vetting(self._resolve, private), ssl=self._tls or True, limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             auto_decompress=False,

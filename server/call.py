@@ -5,8 +5,9 @@ A star, not a chain: this module calls each part once, and no part knows the nex
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -34,6 +35,7 @@ from server.errors import (
     ApprovalRequired,
     AskFirst,
     BadArguments,
+    Busy,
     CallRefused,
     Denied,
     NoLongerValid,
@@ -63,6 +65,8 @@ class Parts:
     vault: Vault
     egress: "Egress"
     approvals: Approvals
+    under_way: Counter[str] = field(default_factory=Counter[str], compare=False)
+    """How many calls each agent has under way in this process."""
 
 
 @dataclass(frozen=True)
@@ -99,18 +103,67 @@ async def call(
     `pointer` names the approval that an earlier answer to this call opened. From the attempt's record to the
     outcome's, nothing the client does can interrupt; egress bounds how long that takes.
     """
-    if parts.vault.sealed is not None:
-        raise VaultSealed(parts.vault.sealed)
+    parts.under_way[caller.agent] += 1
+    try:
+        if parts.vault.sealed is not None:
+            raise VaultSealed(parts.vault.sealed)
+        if parts.under_way[caller.agent] > MOST_AT_ONCE:
+            raise Busy(MOST_AT_ONCE)
+        return await _call(parts, caller, name, arguments, person, pointer)
+    except CallRefused as refusal:
+        if not refusal.on_record:
+            await _refuse(parts, caller, name, refusal)
+        raise
+    finally:
+        parts.under_way[caller.agent] -= 1
+        if not parts.under_way[caller.agent]:
+            del parts.under_way[caller.agent]
+
+
+LONG_BODY = 128 * 1024
+MOST_AT_ONCE = 100
+"""Calls of one agent under way at once, held ones included: no agent can use up what others need."""
+
+
+async def _call(  # noqa: PLR0917 - the arguments of `call`
+    parts: Parts, caller: Caller, name: str, arguments: Mapping[str, Any], person: Person, pointer: str | None
+) -> Outcome:
     bound = await _bind(parts, caller, name, arguments, new_id("idm"))
     clearance = Clearance()
     if bound.verdict.ruling is not Ruling.ALLOW or pointer is not None:
         bound, clearance = await _require(parts, bound, person, pointer)
         if clearance.outcome is not None:
             return Outcome(**clearance.outcome)
+    for _ in range(_TRIES):
+        try:
+            return await _shielded(parts, bound, clearance)
+        except Moved:
+            bound, clearance = await _anew(parts, bound, clearance, person)
+            if clearance.outcome is not None:
+                return Outcome(**clearance.outcome)
+    raise Refused("the organisation's rules or connections keep changing")
+
+
+_TRIES = 3
+
+
+class Moved(Exception):
+    """Something that the verdict rests on has changed since: the call has not begun, and is looked at again."""
+
+
+async def _shielded(parts: Parts, bound: _Bound, clearance: Clearance) -> Outcome:
     outcome = _SILENT
     with anyio.CancelScope(shield=True):
         outcome = await _carry_out(parts, bound, clearance)
     return outcome  # noqa: RET504 - a cancelled scope leaves by the end of its block
+
+
+async def _anew(parts: Parts, bound: _Bound, clearance: Clearance, person: Person) -> tuple[_Bound, Clearance]:
+    """Decide again, with the caller, rules and connections of now; what was approved stays so if it is enough."""
+    again = await _again(parts, bound, clearance)
+    if clearance.approval is not None or again.verdict.ruling is Ruling.ALLOW:
+        return again, Clearance(approval=clearance.approval)
+    return await _require(parts, again, person, None)
 
 
 async def _bind(parts: Parts, caller: Caller, name: str, arguments: Mapping[str, Any], key: str) -> _Bound:
@@ -243,6 +296,7 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> int | O
     asked = Asked(bound.caller, bound.call, bound.connection, bound.verdict, _NO_PROMPT)
 
     def change(rows: Rows) -> int:
+        _require_unmoved(rows, bound.caller)
         parts.approvals.claim(rows, asked, clearance)
         key = parts.vault.derive(rows, bound.caller.org, "audit-values")
         return append(
@@ -268,15 +322,20 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> int | O
         await _refuse(parts, bound.caller, bound.call.name, refusal, bound)
         raise
     except Lost:
-        return await _taken(parts, bound, clearance)
+        if clearance.approval is None:  # the grant's last use was taken, or it ended
+            raise Moved from None
+        return Outcome(**await parts.approvals.outcome_of(clearance.approval))
 
 
-async def _taken(parts: Parts, bound: _Bound, clearance: Clearance) -> Outcome:
-    """Another call holds the approval: what that one comes to is the outcome of this one too."""
-    if clearance.approval is None:
-        raise NoLongerValid(clearance.grant or "", "its last use was taken, or it ended")
-    found = await parts.approvals.outcome_of(clearance.approval)
-    return Outcome(**found)
+def _require_unmoved(rows: Rows, caller: Caller) -> None:
+    """In the attempt's own transaction: nothing that the verdict rests on has changed since it was made."""
+    row = rows.execute(
+        "SELECT 1 FROM agent a JOIN org o ON o.id = a.org "
+        "WHERE a.org = ? AND a.id = ? AND o.revision = ? AND o.frozen_at IS NULL",
+        (caller.org, caller.agent, caller.revision),
+    ).fetchone()
+    if row is None:
+        raise Moved
 
 
 async def _send(parts: Parts, bound: _Bound) -> tuple[State, Outcome, dict[str, Any]]:
@@ -299,7 +358,10 @@ async def _send(parts: Parts, bound: _Bound) -> tuple[State, Outcome, dict[str, 
         finally:
             secret.wipe()
         facts = {"status": reply.status, "bytes": reply.bytes_in}
-        result = interpret(bound_call, reply)
+        if len(reply.body) > LONG_BODY:  # seconds of work for the largest: others are served meanwhile
+            result = await anyio.to_thread.run_sync(interpret, bound_call, reply)
+        else:
+            result = interpret(bound_call, reply)
     except ConnectorError as error:
         return _failed(error, bound, facts)
     except Exception as error:
@@ -313,7 +375,7 @@ def _failed(error: ConnectorError, bound: _Bound, facts: dict[str, Any]) -> tupl
     """What a failure means: a call that may have changed something, and of which we cannot tell, is `unknown`."""
     said, maybe_done = _SAID.get(type(error), type(error).__name__), isinstance(error, ResponseTooLarge)
     if isinstance(error, UpstreamError):
-        said, maybe_done = "upstream", error.status >= 500
+        said, maybe_done = "upstream", error.status >= 500 or error.status == 408 or 300 <= error.status < 400
         facts |= {"status": error.status, "code": error.code, "request_id": error.request_id}
     elif isinstance(error, Unreachable):
         maybe_done = error.maybe_sent
@@ -345,6 +407,7 @@ _NO_PROMPT = Prompt("", whole=False)
 
 async def _refuse(parts: Parts, caller: Caller, name: str, refusal: CallRefused, bound: _Bound | None = None) -> None:
     """Write down that a call did not run. A refusal that cannot be written stays a refusal."""
+    refusal.on_record = True
     held = isinstance(refusal, ApprovalRequired)
     approval = getattr(refusal, "approval", None)
     known: dict[str, Any] = _what(bound) if bound is not None else {"tool": name[:200]}

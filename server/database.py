@@ -116,7 +116,9 @@ class Database:
                 raise
             writer.execute("ROLLBACK TO one")
             writer.execute("RELEASE one")
-            return None, _problem(self.path, error) if isinstance(error, sqlite3.Error) else error
+            if isinstance(error, sqlite3.Error | StopIteration):  # a future cannot carry a StopIteration
+                error = _problem(self.path, error)
+            return None, error
         writer.execute("RELEASE one")
         return result, None
 
@@ -156,11 +158,13 @@ class Database:
                 batch, self._queue = self._queue[:_BATCH], self._queue[_BATCH:]
                 try:
                     await self._commit(batch)
-                except Exception as error:
-                    problem = _problem(self.path, error) if isinstance(error, sqlite3.Error) else error
+                except BaseException as error:
+                    problem = _problem(self.path, error)
                     for _, done in batch:
                         if not done.done():
                             done.set_exception(problem)
+                    if isinstance(error, asyncio.CancelledError | KeyboardInterrupt | SystemExit):
+                        raise
         finally:
             self._flushing = None
 
@@ -206,6 +210,8 @@ async def _begin(writer: sqlite3.Connection) -> None:
 
 def _problem(path: Path, error: BaseException) -> DatabaseProblem:
     text = str(error)
+    if not isinstance(error, sqlite3.Error):
+        return DatabaseProblem(f"{path}: a change failed ({type(error).__name__}); nothing of it was kept.")
     if "no such table" in text:
         return DatabaseProblem(f"{path} holds no Keyleash tables. Run `keyleash init`, or `keyleash upgrade`.")
     if "locked" in text:

@@ -10,6 +10,8 @@ from typing import Any
 class CallRefused(Exception):
     """The call does not run. `reason` is for the record, the message for the model."""
 
+    on_record = False
+
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
@@ -85,6 +87,16 @@ class ApprovalRequired(CallRefused):
         )
         self.approval = approval
         self.expires_at = expires_at
+
+
+class Busy(CallRefused):
+    """The agent has as many calls under way as it may have."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"{most} calls of this agent are under way already. Nothing was sent. Wait for some of them to end.",
+            reason="too many calls at once",
+        )
 
 
 class Unrecorded(CallRefused):

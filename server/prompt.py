@@ -50,7 +50,7 @@ def render(
         summary(call),
         "",
         f"Tool: {call.name}, which {EFFECTS[call.tool.effect]} ({call.tool.effect})",
-        f"Account: {call.connection} ({call.connector.title}{f', {quote(account)}' if account else ''}), {key}",
+        f"Account: {call.connection} ({plain(call.connector.title)}{f', {quote(account)}' if account else ''}), {key}",
         f"Asked by: agent {caller.agent_name}, {acting}, of {caller.org_name}",
         f"Request: {request.method} {_shown_url(request.url)}",
     ]
@@ -69,7 +69,7 @@ def render(
 
 def summary(call: Call) -> str:
     """The connector's one line for this tool, its holes filled with quoted arguments."""
-    return call.tool.summary(call.arguments, lambda value: _short(quote(value))) or call.tool.title
+    return plain(call.tool.summary(call.arguments, lambda value: _short(quote(value))) or call.tool.title)
 
 
 def quote(value: Any) -> str:
@@ -79,6 +79,11 @@ def quote(value: Any) -> str:
     '"a\\\\u202eb"'
     """
     return "".join(map(_visible, json.dumps(value, ensure_ascii=False, sort_keys=True)))
+
+
+def plain(text: str) -> str:
+    """Text of a definition, on one line, with every character that could deceive the eye written as an escape."""
+    return "".join(map(_visible, text))
 
 
 def suspicions(value: Any) -> list[str]:

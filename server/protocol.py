@@ -9,7 +9,8 @@ import contextlib
 import json
 import logging
 import secrets
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, TextIO, TypeVar, cast
@@ -499,6 +500,9 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 _VERSION_HEADER = b"mcp-protocol-version"
+SESSION_S = 1800.0
+SESSIONS_PER_AGENT = 200
+"""Handshake sessions that one agent may open in `SESSION_S`, after which an idle one is closed."""
 CALLER = "keyleash.caller"
 """Where the HTTP application leaves the caller it has authenticated, in the ASGI scope."""
 
@@ -511,7 +515,21 @@ class HttpFace:
             enable_dns_rebinding_protection=True, allowed_hosts=hosts, allowed_origins=origins
         )
         self._modern = StreamableHTTPSessionManager(server, json_response=True, security_settings=security)
-        self._handshake = StreamableHTTPSessionManager(server, json_response=False, security_settings=security)
+        self._handshake = StreamableHTTPSessionManager(
+            server, json_response=False, security_settings=security, session_idle_timeout=SESSION_S
+        )
+        self._opened: dict[str, deque[float]] = {}
+
+    def _may_open(self, agent: str) -> bool:
+        """Whether the agent may open one more session; the SDK's own limit is one for all agents together."""
+        now = time.monotonic()
+        opened = self._opened.setdefault(agent, deque())
+        while opened and opened[0] < now - SESSION_S:
+            opened.popleft()
+        if len(opened) >= SESSIONS_PER_AGENT:
+            return False
+        opened.append(now)
+        return True
 
     @contextlib.asynccontextmanager
     async def run(self) -> AsyncGenerator[None]:
@@ -525,8 +543,19 @@ class HttpFace:
         manager = self._modern
         if version.decode("latin-1") not in MODERN_PROTOCOL_VERSIONS:
             manager = self._handshake
-            scope["user"] = _session_owner(scope[CALLER])
+            caller: Caller = scope[CALLER]
+            if not any(name == b"mcp-session-id" for name, _ in scope["headers"]) and not self._may_open(caller.agent):
+                await _too_many(send)
+                return
+            scope["user"] = _session_owner(caller)
         await manager.handle_request(scope, receive, send)  # pyright: ignore[reportArgumentType] - ASGI's own types
+
+
+async def _too_many(send: Send) -> None:
+    body = json.dumps({"error": "too_many_sessions", "error_description": "Use the sessions that are open."}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 429, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _session_owner(caller: Caller) -> AuthenticatedUser:

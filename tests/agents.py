@@ -10,8 +10,10 @@ import mcp_types as t
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
+from connectors.loading import load
 from server.app import open_installation, protocol_server, running
 from server.approval import Approval, Decision, State
+from server.connections import Workspaces
 from server.errors import Question
 from server.identity import Actor, Member
 from tests.installed import Place
@@ -77,20 +79,26 @@ async def connected(
 
 
 def with_connector(place: Place, identifier: str, text: str) -> Place:
-    """The same place, opened again with an operator's own connector file."""
-    folder = place.installation.settings.connectors
+    """The same place with an operator's own connector file, read as at a restart; the others are not read again."""
+    installation = place.installation
+    folder = installation.settings.connectors
     folder.mkdir(exist_ok=True, mode=0o700)
-    (folder / f"{identifier}.yaml").write_text(text, encoding="utf-8")
-    return reopened(place)
+    file = folder / f"{identifier}.yaml"
+    file.write_text(text, encoding="utf-8")
+    catalogue = replace(
+        installation.catalogue, connectors={**installation.catalogue.connectors, identifier: load(file)}
+    )
+    workspaces = Workspaces(installation.database, catalogue)
+    place.installation = replace(installation, catalogue=catalogue, workspaces=workspaces)
+    return place
 
 
 def reopened(place: Place) -> Place:
     """The same place, as after a restart."""
     settings = place.installation.settings
     place.installation.close()
-    installation = open_installation(settings)
-    assert installation.catalogue.problems == ()
-    place.installation = installation
+    place.installation = open_installation(settings)
+    assert place.installation.catalogue.problems == ()
     return place
 
 

@@ -14,6 +14,9 @@ from server.approval.record import (
     APPROVAL_MS,
     ASK_S,
     COLUMNS,
+    LONGEST_PROMPT,
+    PAUSE_AFTER,
+    PAUSE_MS,
     PENDING_PER_AGENT,
     POLL_S,
     SHARE_PROMPT_MS,
@@ -38,6 +41,7 @@ from server.database import Database, Rows
 from server.errors import ApprovalRequired, Denied, NoLongerValid, OutcomeUnknown, Question, Refused
 from server.identity import Actor, new_id
 from server.policy import Ruling
+from server.prompt import IN_CLIENT as IN_CLIENT_LENGTH
 from server.prompt import IN_CLIENT as SHOWN
 from server.prompt import Prompt, quote, summary
 from vault import Vault
@@ -192,6 +196,10 @@ class Approvals(Register):
             ).fetchone()[0]
             if waiting >= PENDING_PER_AGENT:
                 raise Refused(f"{waiting} calls of this agent already wait for a person")
+            if _denied_in_a_row(rows, caller.org, caller.agent, now):
+                raise Refused(f"{PAUSE_AFTER} calls in a row were denied: this agent pauses for a while")
+            if len(asked.prompt.text) > LONGEST_PROMPT:
+                raise Refused("the call is too long for any person to judge")
             return self._insert(rows, asked, call_hash, now), False
 
         return await self._database.write(change)
@@ -250,11 +258,13 @@ class Approvals(Register):
     # -- asking and waiting
 
     async def _decided(self, asked: Asked, record: Approval, person: Person, *, joined: bool) -> Approval:
+        question = self.question(record, asked.prompt)
         askable = (
             person.can_be_asked
             and not asked.caller.standalone
             and record.ruling is Ruling.CONFIRM
             and record.whole
+            and len(question.text) <= IN_CLIENT_LENGTH
             and record.declined_at is None
         )
         key = (record.org, record.id)
@@ -264,16 +274,16 @@ class Approvals(Register):
             return await self._held(record)
         self._asking.add(key)
         try:
-            return await self._asked(asked, record, person)
+            return await self._asked(asked, record, person, question)
         finally:
             self._asking.discard(key)
 
-    async def _asked(self, asked: Asked, record: Approval, person: Person) -> Approval:
+    async def _asked(self, asked: Asked, record: Approval, person: Person, question: Question) -> Approval:
         """Ask at the client, while someone may decide elsewhere; whoever is first has decided."""
         answer: list[Decision | None] = []
 
         async def ask() -> None:
-            answer.append(await person.ask(self.question(record, asked.prompt)))
+            answer.append(await person.ask(question))
             scope.cancel()
 
         async def watch() -> None:
@@ -363,3 +373,13 @@ class Approvals(Register):
             if reached(current.state):
                 return current
             await anyio.sleep(POLL_S)
+
+
+def _denied_in_a_row(rows: Rows, org: str, agent: str, now: int) -> bool:
+    latest = rows.execute(
+        "SELECT state, changed_at FROM approval WHERE org = ? AND agent = ? AND state NOT IN ('pending', 'cancelled') "
+        "ORDER BY changed_at DESC LIMIT ?",
+        (org, agent, PAUSE_AFTER),
+    ).fetchall()
+    denied = [changed for state, changed in latest if state == State.DENIED]
+    return len(denied) == PAUSE_AFTER and denied[0] + PAUSE_MS > now

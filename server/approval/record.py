@@ -20,6 +20,10 @@ APPROVAL_MS = 60 * 60 * 1000
 STATE_TTL_S = 2 * 60 * 60
 """How long a client's pointer to a record lives: longer than any record."""
 PENDING_PER_AGENT = 20
+PAUSE_AFTER = 10
+PAUSE_MS = 10 * 60 * 1000
+"""After so many denials in a row an agent opens no new approval for this long: a person is not to be worn down."""
+LONGEST_PROMPT = 200_000
 LOST_MS = 3 * 60 * 1000
 """A call still `executing` after this long was lost: longer than a call can take."""
 ASK_S = 50.0

@@ -1,11 +1,13 @@
 """Approvals and grants: who may decide, what a decision covers, and that each is used as often as it says."""
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio
+import mcp_types as t
 import pytest
 
 from server.app import running
@@ -392,16 +394,43 @@ async def test_an_agent_can_make_so_many_calls_wait_and_no_more(place: Place, ca
     assert [event["reason"] for event in place.events("call.refused")] == [reason] * 2
 
 
-async def test_identical_calls_at_once_put_one_question_and_send_once(tmp_path: Path, upstream: Upstream) -> None:
-    place = make(tmp_path / "sharing", hold_seconds=20)
+class Counted(Approvals):
+    """The gate, which counts who has come to it."""
+
+    came = 0
+
+    async def clear(self, *more: Any) -> Clearance:
+        self.came += 1
+        return await super().clear(*more)
+
+    async def all_joined(self, many: int) -> None:
+        """So many calls have come, and each has joined its record: what is written comes after what they wrote."""
+        while self.came < many:
+            await anyio.lowlevel.checkpoint()
+        await self._database.write(lambda rows: None)
+
+
+@pytest.fixture
+def patient(tmp_path: Path, upstream: Upstream) -> Iterator[tuple[Place, Counted]]:
+    """A place that holds a call as long as it takes."""
+    place = make(tmp_path / "patient")
     place.connect(upstream.url)
     place.agent()
-    opened = anyio.Event()
+    gate = Counted(place.installation.database, place.installation.vault, hold_seconds=40)
+    place.installation = replace(place.installation, approvals=gate)
+    yield place, gate
+    place.installation.close()
+
+
+async def test_identical_calls_at_once_put_one_question_and_send_once(
+    patient: tuple[Place, Counted], upstream: Upstream
+) -> None:
+    place, gate = patient
 
     class Waiting(Person):
         async def ask(self, question: Any) -> Decision | None:
             self.questions.append(question)
-            await opened.wait()
+            await gate.all_joined(6)
             return Decision.APPROVE
 
     people = [Waiting() for _ in range(6)]
@@ -413,10 +442,6 @@ async def test_identical_calls_at_once_put_one_question_and_send_once(tmp_path: 
 
         for person in people:
             group.start_soon(agent, person)
-        while not any(person.questions for person in people):
-            await anyio.lowlevel.checkpoint()
-        await anyio.wait_all_tasks_blocked()
-        opened.set()
     assert sum(len(person.questions) for person in people) == 1
     assert len(place.installation.approvals.list(place.org)) == 1
     assert len(upstream.requests) == 1
@@ -425,17 +450,15 @@ async def test_identical_calls_at_once_put_one_question_and_send_once(tmp_path: 
 
 
 @pytest.mark.parametrize("era", ["auto", "legacy"])
-async def test_identical_calls_of_one_client_put_one_question(tmp_path: Path, upstream: Upstream, era: str) -> None:
-    import mcp_types as t
-
-    place = make(tmp_path / "sharing", hold_seconds=20)
-    place.connect(upstream.url)
-    place.agent()
+async def test_identical_calls_of_one_client_put_one_question(
+    patient: tuple[Place, Counted], upstream: Upstream, era: str
+) -> None:
+    place, gate = patient
     questions: list[t.ElicitRequestParams] = []
 
     async def answer(_context: Any, params: t.ElicitRequestParams) -> t.ElicitResult:
         questions.append(params)
-        await anyio.wait_all_tasks_blocked()
+        await gate.all_joined(4)
         return t.ElicitResult(action="accept", content={"decision": "approve"})
 
     results: list[t.CallToolResult] = []
@@ -447,7 +470,7 @@ async def test_identical_calls_of_one_client_put_one_question(tmp_path: Path, up
         for _ in range(4):
             group.start_soon(agent)
     assert len(questions) == 1
-    assert [result.is_error for result in results] == [False] * 4, results
+    assert [result.is_error for result in results] == [False] * 4
     assert len(upstream.requests) == 1
 
 

@@ -3,6 +3,8 @@
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
+from itertools import product
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -17,7 +19,7 @@ from server.approval import Decision, State
 from server.call import call
 from server.connections import plan, store
 from server.identity import Narrowing, create_agent
-from tests.agents import ERAS, Nobody, answering, connected, decide, execute, with_connector
+from tests.agents import ERAS, Nobody, answering, connected, decide, execute, reopened, with_connector
 from tests.installed import SECRET, Place, add_org
 from tests.leaks import leak
 from tests.serving import serving
@@ -352,23 +354,26 @@ def _raw_call(tool: str, arguments: str) -> bytes:
 # -- upstreams that send the credential on
 
 
-@pytest.mark.parametrize("status", [300, 301, 302, 303, 305, 307, 308])
-async def test_a_redirect_takes_the_credential_nowhere(place: Place, elsewhere: Upstream, status: int) -> None:
+async def test_a_redirect_takes_the_credential_nowhere(place: Place, elsewhere: Upstream) -> None:
     place.rule(who="everyone", tools=["*"], then="allow")
     with Upstream() as sly:
         place.connect(sly.url, name="sly")
+        targets = (f"{elsewhere.url}/v1/a", elsewhere.url.removeprefix("http:"), "/v1/other", "//127.0.0.1")
         async with agent(place) as client:
-            for target in (f"{elsewhere.url}/v1/a", elsewhere.url.removeprefix("http:"), "/v1/other", "//127.0.0.1"):
+            for status, target in product((300, 301, 302, 303, 305, 307, 308), targets):
                 sly.requests.clear()
-                sly.answer = lambda _, target=target: Answer(
-                    {"see": target}, status, {"Location": target, "Refresh": f"0; url={target}", "Set-Cookie": "a=b"}
-                )
+                headers = {"Location": target, "Refresh": f"0; url={target}", "Set-Cookie": "a=b"}
+                sly.answer = partial(_always, Answer({"see": target}, status, headers))
                 for name, arguments in (("sly_list_charges", {}), ("sly_create_refund", REFUND)):
                     result = await client.call_tool(name, arguments)
                     assert result.is_error
                     assert "redirect" in result.content[0].text  # type: ignore[union-attr]
                 assert [request.method for request in sly.requests] == ["GET", "POST"]
                 assert all("cookie" not in request.headers for request in sly.requests)
+
+
+def _always(answer: Answer, _: Received) -> Answer:
+    return answer
 
 
 # -- orgs and agents
@@ -438,51 +443,54 @@ FORGED_STATES = [
 ]
 
 
-@pytest.mark.parametrize("state", FORGED_STATES, ids=ascii)
-async def test_a_state_that_is_not_sealed_by_us_approves_nothing(place: Place, upstream: Upstream, state: str) -> None:
+async def test_a_state_that_is_not_sealed_by_us_approves_nothing(place: Place, upstream: Upstream) -> None:
     accept = {"approval": t.ElicitResult(action="accept", content={"decision": "approve"})}
     answer, _ = answering("decline")
     async with connected(place, "http", "auto", answer) as client:
         pending = await client.session.call_tool("stripe_create_refund", REFUND, allow_input_required=True)
         assert isinstance(pending, t.InputRequiredResult)
-        forged = state.replace("apr_aaaaaaaaaaaaaaaa", place.installation.approvals.list(place.org)[0].id)
-        try:
-            result = await client.session.call_tool(
-                "stripe_create_refund",
-                REFUND,
-                input_responses=accept,
-                request_state=forged,
-                allow_input_required=True,
-            )
-        except MCPError:
-            result = None
-    assert result is None or isinstance(result, t.InputRequiredResult) or result.is_error
+        assert pending.request_state
+        approval = place.installation.approvals.list(place.org)[0].id
+        ours = pending.request_state
+        altered = [ours[:-1], f"{ours}x", ours[: len(ours) // 2], ours.swapcase(), f"{ours[:-9]}AAAA{ours[-5:]}"]
+        for state in [*FORGED_STATES, *altered]:
+            try:
+                result = await client.session.call_tool(
+                    "stripe_create_refund",
+                    REFUND,
+                    input_responses=accept,
+                    request_state=state.replace("apr_aaaaaaaaaaaaaaaa", approval),
+                    allow_input_required=True,
+                )
+            except MCPError:
+                continue
+            assert isinstance(result, t.InputRequiredResult) or result.is_error, state
     assert upstream.requests == []
+    assert place.installation.approvals.list(place.org)[0].state is State.PENDING
 
 
 NO_ANSWERS: list[Any] = [{}, {"decision": None}, {"decision": ["approve"]}, {"decision": "APPROVE"}, {"approve": True}]
 
 
 @pytest.mark.parametrize("era", ERAS)
-@pytest.mark.parametrize("content", NO_ANSWERS, ids=str)
-async def test_accept_without_the_approving_word_approves_nothing(
-    place: Place, upstream: Upstream, era: str, content: Any
-) -> None:
-    answer, asked = answering("accept")
+async def test_accept_without_the_approving_word_approves_nothing(place: Place, upstream: Upstream, era: str) -> None:
+    asked: list[t.ElicitRequestParams] = []
 
-    async def accepting(context: Any, params: t.ElicitRequestParams) -> t.ElicitResult:
-        await answer(context, params)
-        return t.ElicitResult.model_construct(action="accept", content=content)
+    async def accepting(_context: Any, params: t.ElicitRequestParams) -> t.ElicitResult:
+        asked.append(params)
+        return t.ElicitResult.model_construct(action="accept", content=NO_ANSWERS[len(asked) - 1])
 
     async with connected(place, "http", era, accepting) as client:
-        try:
-            result = await client.call_tool("stripe_create_refund", REFUND)
-        except MCPError:
-            result = None
-    assert result is None or result.is_error
-    assert len(asked) == 1
+        for amount, _ in enumerate(NO_ANSWERS, start=1):
+            try:
+                result = await client.call_tool("stripe_create_refund", {**REFUND, "amount": amount})
+            except MCPError:
+                continue
+            assert result.is_error
+    assert len(asked) == len(NO_ANSWERS)
     assert upstream.requests == []
-    assert place.installation.approvals.list(place.org)[0].state is State.PENDING
+    assert {each.state for each in place.installation.approvals.list(place.org)} == {State.PENDING}
+    assert len(place.installation.approvals.list(place.org)) == len(NO_ANSWERS)
 
 
 # -- an intruder in the database
@@ -642,7 +650,7 @@ async def test_an_approval_does_not_outlive_a_replaced_connector_file(place: Pla
     assert held.structured_content is not None
     approval = held.structured_content["approval"]["id"]
     decide(place, approval, Decision.APPROVE)
-    with_connector(place, "probe", PROBE.replace("GET /search", "GET /everything"))
+    reopened(with_connector(place, "probe", PROBE.replace("GET /search", "GET /everything")))
     async with agent(place) as client:
         again = await client.call_tool("probe_query", {"words": "x"})
     assert again.is_error

@@ -1,6 +1,8 @@
 """The path of a call: what is sent, what is not, and what is on record either way."""
 
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from server.call import Outcome, Parts, call
 from server.errors import (
     ApprovalRequired,
     BadArguments,
+    Busy,
     Denied,
     NoLongerValid,
     NoSuchTool,
@@ -22,6 +25,7 @@ from server.errors import (
     VaultSealed,
 )
 from server.identity import remove_agent, set_frozen
+from server.rules import add as add_rule
 from tests.installed import SECRET, Place, add_org, make
 from tests.upstream import Answer, Upstream
 
@@ -430,7 +434,9 @@ def prompt(place: Place, approval: str) -> str:
     return place.installation.approvals.prompt(record)
 
 
-@pytest.mark.parametrize(("status", "outcome"), [(500, "unknown"), (503, "unknown"), (402, "failed"), (429, "failed")])
+@pytest.mark.parametrize(
+    ("status", "outcome"), [(500, "unknown"), (503, "unknown"), (402, "failed"), (429, "failed"), (303, "unknown")]
+)
 async def test_a_write_that_an_upstream_fails_at_is_unknown_and_one_it_refuses_has_failed(
     place: Place, calling: Calling, upstream: Upstream, status: int, outcome: str
 ) -> None:
@@ -443,3 +449,89 @@ async def test_a_write_that_an_upstream_fails_at_is_unknown_and_one_it_refuses_h
     read = await calling("stripe_list_charges", {})
     assert "not known whether" not in read.text
     assert place.events("call.outcome")[-1]["outcome"] == "failed"
+
+
+@pytest.mark.parametrize("change", ["freeze", "deny", "remove"])
+async def test_what_changes_while_the_attempt_waits_to_be_written_still_counts(
+    place: Place, parts: Parts, upstream: Upstream, change: str
+) -> None:
+    place.rule(who="everyone", tools=["stripe.*"], then="allow")
+    agent = place.installation.directory.agent(place.org, "reconciler")
+    other = sqlite3.connect(place.installation.settings.database, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Refused):
+        async with collapse(), anyio.create_task_group() as group:
+            group.start_soon(call, parts, place.caller(), "stripe_create_refund", REFUND, Nobody())
+            await anyio.wait_all_tasks_blocked()
+            match change:
+                case "freeze":
+                    set_frozen(other, place.org, frozen=True, by="alice")
+                case "deny":
+                    add_rule(other, place.org, {"who": "everyone", "tools": ["*"], "then": "deny"}, by="alice")
+                case _:
+                    remove_agent(other, place.org, agent, by="alice")
+            other.execute("COMMIT")
+    other.close()
+    assert upstream.requests == []
+    assert place.events("call.attempt") == []
+
+
+@asynccontextmanager
+async def collapse() -> AsyncIterator[None]:
+    """Raise the one exception of a group by itself."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
+
+
+async def test_an_agent_has_so_many_calls_under_way_and_no_more(place: Place, parts: Parts, upstream: Upstream) -> None:
+    parts.under_way[place.caller().agent] = 100
+    with pytest.raises(Busy):
+        await call(parts, place.caller(), "stripe_list_charges", {}, Nobody())
+    assert upstream.requests == []
+    assert place.events("call.refused")[0]["reason"] == "too many calls at once"
+    parts.under_way[place.caller().agent] = 99
+    assert (await call(parts, place.caller(), "stripe_list_charges", {}, Nobody())).ok
+    assert parts.under_way[place.caller().agent] == 99
+
+
+async def test_a_grants_last_use_goes_to_one_call_and_the_others_are_asked_about(
+    place: Place, calling: Calling, upstream: Upstream
+) -> None:
+    place.connect(upstream.url, connector="slack", name="chat")
+    upstream.answer = lambda request: Answer({"ok": True, "ts": "1"})
+    assert (await calling("chat_post_message", {"channel": "C1", "text": "a"}, Client(Decision.APPROVE_HOUR))).ok
+    place.installation.database.write_now(lambda rows: rows.execute("UPDATE call_grant SET uses_left = 1"))
+    ends: list[str] = []
+
+    async def post(text: str) -> None:
+        try:
+            await calling("chat_post_message", {"channel": "C1", "text": text})
+            ends.append("sent")
+        except ApprovalRequired:
+            ends.append("held")
+
+    async with anyio.create_task_group() as group:
+        for text in ("b", "c", "d"):
+            group.start_soon(post, text)
+    assert sorted(ends) == ["held", "held", "sent"]
+    assert len(upstream.requests) == 2
+
+
+async def test_an_agent_that_is_denied_again_and_again_pauses(
+    place: Place, calling: Calling, upstream: Upstream
+) -> None:
+    for amount in range(1, 11):
+        with pytest.raises(Denied):
+            await calling("stripe_create_refund", {**REFUND, "amount": amount}, Client(Decision.DENY))
+    client = Client(Decision.APPROVE)
+    with pytest.raises(Refused):
+        await calling("stripe_create_refund", {**REFUND, "amount": 11}, client)
+    assert client.questions == []
+    assert "pauses" in place.events("call.refused")[-1]["reason"]
+    place.installation.database.write_now(
+        lambda rows: rows.execute("UPDATE approval SET changed_at = changed_at - 11 * 60 * 1000")
+    )
+    assert (await calling("stripe_create_refund", {**REFUND, "amount": 11}, client)).ok
+    assert len(upstream.requests) == 1

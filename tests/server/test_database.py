@@ -71,6 +71,27 @@ async def test_a_commit_that_fails_fails_every_writer_and_leaves_nothing(path: P
     database.close()
 
 
+class Panic(BaseException):
+    """What a library written in Rust raises where it gives up."""
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("raised", [Panic, StopIteration, KeyError])
+async def test_whatever_a_change_raises_no_writer_waits_for_ever(path: Path, raised: type[BaseException]) -> None:
+    database = Database(path)
+
+    def bad(rows: Any) -> None:
+        add(rows, "bad")
+        raise raised
+
+    with anyio.fail_after(20):
+        with pytest.raises((DatabaseProblem, KeyError)):
+            await database.write(bad)
+        await database.write(lambda rows: add(rows, "good"))
+    assert database.read("SELECT id FROM org") == [("good",)]
+    database.close()
+
+
 @pytest.mark.anyio
 async def test_another_process_that_writes_is_waited_for(path: Path) -> None:
     database = Database(path)

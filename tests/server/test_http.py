@@ -102,6 +102,25 @@ async def test_a_strange_host_or_origin_is_refused_in_both_eras(
     assert "stripe" not in reply.text
 
 
+async def test_one_agent_cannot_use_up_the_sessions_of_all(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.protocol.SESSIONS_PER_AGENT", 2)
+    place.agent("other")
+    opening = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "initialize",
+        "params": {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "0"}},
+    }
+    async with serving(place.installation) as url, httpx2.AsyncClient(trust_env=False) as client:
+
+        async def opened(agent: str) -> int:
+            headers = {"Accept": HEADERS["Accept"], "Authorization": f"Bearer {place.tokens[agent]}"}
+            return (await client.post(url, json=opening, headers=headers)).status_code
+
+        assert [await opened("reconciler") for _ in range(3)] == [200, 200, 429]
+        assert await opened("other") == 200
+
+
 async def test_health_says_only_that_it_is_up(place: Place) -> None:
     async with serving(place.installation) as url, httpx2.AsyncClient(trust_env=False) as client:
         reply = await client.get(url.replace("/agent/mcp", "/health"))
