@@ -124,6 +124,7 @@ def quiet_logs(level: str) -> None:
     """Log to standard error, plainly. Libraries stay at WARNING: at DEBUG some of them print headers and URLs."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     log.setLevel(level)
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what it would say is said by the command
 
 
 async def serve_stdio(installation: Installation, *, org: str, agent: str, stdin: TextIO, stdout: TextIO) -> None:

@@ -157,6 +157,11 @@ def plan(
     clash = catalogue.collision({c.name: c.connector for c in existing}, name, connector)
     if clash:
         raise ConnectionProblem(f"{clash} Choose another name with `--name`.")
+    if _base_url(base_url or definition.base_url).startswith("http://") and not private:
+        raise ConnectionProblem(
+            "Over plain http the key could be read on its way. Use https; for an address of your own network, name it "
+            "with `--allow-private CIDR` as well."
+        )
     return Plan(
         connector=definition,
         kind=_kind(definition, kind),

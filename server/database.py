@@ -131,8 +131,17 @@ class Database:
         return reader
 
     def _connect(self) -> sqlite3.Connection:
-        if not self.path.exists():
-            raise DatabaseProblem(f"There is no database at {self.path}. Run `keyleash init` first.")
+        try:
+            if not self.path.exists():
+                raise DatabaseProblem(f"There is no database at {self.path}. Run `keyleash init` first.")
+            # Asked, and never opened here: closing any descriptor of the file would drop SQLite's locks on it.
+            if not os.access(self.path, os.R_OK | os.W_OK):
+                raise PermissionError
+        except OSError:
+            raise DatabaseProblem(
+                f"{self.path} cannot be opened. Only the system user that ran `keyleash init` can use it; look at its "
+                "owner and mode."
+            ) from None
         try:
             connection = sqlite3.connect(
                 self.path, isolation_level=None, check_same_thread=False, cached_statements=256
@@ -212,23 +221,28 @@ def _problem(path: Path, error: BaseException) -> DatabaseProblem:
     text = str(error)
     if not isinstance(error, sqlite3.Error):
         return DatabaseProblem(f"{path}: a change failed ({type(error).__name__}); nothing of it was kept.")
-    if "no such table" in text:
-        return DatabaseProblem(f"{path} holds no Keyleash tables. Run `keyleash init`, or `keyleash upgrade`.")
-    if "locked" in text:
-        return DatabaseProblem(f"{path} is locked by another process. Try again when that has ended.")
-    if "readonly" in text:
-        return DatabaseProblem(f"{path} cannot be written. Check its owner and its mode.")
-    if "full" in text:
-        return DatabaseProblem(f"The disk that holds {path} is full. Free some space.")
-    return DatabaseProblem(f"{path}: {text}.")
+    said = next((words for part, words in _WORDS if part in text), f"{text}.")
+    return DatabaseProblem(f"{path}: {said}")
+
+
+_WORDS = (
+    ("no such table", "this holds no Keyleash tables. Run `keyleash init`, or `keyleash upgrade`."),
+    ("not a database", "this is damaged, or no database. Put a backup in its place."),
+    ("malformed", "this is damaged. Put a backup in its place."),
+    ("locked", "another process has locked it. Try again when that has ended."),
+    ("readonly", "it cannot be written. Check its owner and its mode."),
+    ("full", "the disk that holds it is full. Free some space."),
+)
 
 
 def schema_of(database: Database) -> str | None:
     """The migration that the database stands at, or None where it has no tables yet."""
     try:
         rows = database.read("SELECT version_num FROM alembic_version")
-    except DatabaseProblem:
-        return None
+    except DatabaseProblem as problem:
+        if "no Keyleash tables" in str(problem):
+            return None
+        raise
     return str(rows[0][0]) if rows else None
 
 
@@ -238,7 +252,7 @@ def require_schema(database: Database) -> None:
     if found == SCHEMA:
         return
     if found is None:
-        raise DatabaseProblem(f"There is no usable database at {database.path}. Run `keyleash init` first.")
+        raise DatabaseProblem(f"{database.path} is a database, and none of Keyleash's. Move it away first.")
     if found < SCHEMA:
         raise DatabaseProblem(
             f"The database is at schema {found}, this release needs {SCHEMA}. "

@@ -173,10 +173,13 @@ def _decide(approval: str, decision: "Decision", *, yes: bool, org: str | None, 
 
     with at_desk(org, as_member, "look around") as desk:
         record = _find(desk, approval)
+        shown = whole_prompt(desk, record)  # a sealed vault cannot show it, and nobody decides what cannot be shown
+        if record.state is State.PENDING and yes:
+            say(shown)
         if record.state is State.PENDING and not yes:
             question = "Deny this call?" if decision is Decision.DENY else "Approve this call?"
             terms = hour_terms(desk, record) if decision is Decision.APPROVE_HOUR else None
-            text = "\n\n".join(part for part in (whole_prompt(desk, record), terms, question) if part)
+            text = "\n\n".join(part for part in (shown, terms, question) if part)
             if not ask_yes(text, otherwise=UNATTENDED):
                 raise NotSure("Nothing was decided.")
         state = settle(desk, record, decision, unattended=yes)

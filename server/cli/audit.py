@@ -240,7 +240,10 @@ def _record(desk: Desk, event: "Event", **fields: Any) -> None:
 
 
 def _row(seq: int, event: str, body: dict[str, Any]) -> tuple[object, ...]:
-    who = body.get("agent") or body.get("by") or body.get("approver")
+    # Who did it: a decision is its approver's, a command its person's; only what is left is an agent's own.
+    who = body.get("approver") if event == "approval.decided" else body.get("by") or body.get("agent")
+    if body.get("unattended"):
+        who = f"{who} (unattended)"
     what = next(
         (body[name] for name in ("tool", "connection", "approval", "grant", "rule", "name") if name in body), ""
     )

@@ -348,6 +348,11 @@ def _obtain(
     try:
         return planned, fields, _verify(planned, planned.connector, Given(fields))
     except ConnectorError as error:
+        if "not public" in str(error):
+            raise ConnectionProblem(
+                f"{str(error).rstrip('.')}. If it is yours to open, name it: `--allow-private 127.0.0.1/32`, say. "
+                "Nothing was stored."
+            ) from None
         raise ConnectionProblem(
             f"{str(error).rstrip('.')}. Nothing was stored. `--no-verify` stores it untried."
         ) from None

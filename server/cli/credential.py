@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import typer
 
-from connectors.definition import CredentialKind
+from connectors.definition import CredentialKind, Field
 from server.cli.terminal import ask_hidden, ask_line
 from server.connections import ConnectionProblem
 
@@ -38,9 +38,13 @@ def read_fields(kind: CredentialKind, *, stdin: bool, reference: str | None, hom
     if reference is not None:
         return parse_fields(kind, resolve(reference, home=home))
     return {
-        field.name: (ask_hidden if field.secret else ask_line)(f"{kind.label}, {field.label}: ", otherwise=OPTIONS)
+        field.name: (ask_hidden if field.secret else ask_line)(f"{_asked(kind, field)}: ", otherwise=OPTIONS)
         for field in kind.fields
     }
+
+
+def _asked(kind: CredentialKind, field: Field) -> str:
+    return kind.label if field.label == kind.label else f"{kind.label}, {field.label}"
 
 
 def parse_fields(kind: CredentialKind, text: str) -> dict[str, str]:

@@ -113,6 +113,8 @@ def run(*, no_input: bool, console: Console) -> int:
         seconds = time.monotonic() - started - waited
         console.print()
         stage.say(f"{seconds:.0f} seconds, not counting the time you took.", "dim")
+    except* (KeyboardInterrupt, BrokenPipeError):
+        failed = True  # whoever stopped it knows; what it made is taken away all the same
     except* DemoFailed as group:
         console.print(Text(f"The demo did not go as it should: {_first(group)}", style="bold red"))
         failed = True
@@ -185,7 +187,7 @@ def _admin(stage: Stage) -> None:
         "127.0.0.1/32",
         secret=stage.key,
     )
-    stage.say("The key was checked with the account, encrypted, and can never be read again by anyone.", "green")
+    stage.say("The key was checked with the account, encrypted, and no command reads it out again.", "green")
     stage.command("member", "create", "bob")
     stage.command("agent", "create", "reconciler", "--for", "bob")
     stage.say("Bob's agent may now ask. It has no key, and a leash: the rules of the preset `default`.", "green")
@@ -363,23 +365,24 @@ def _auditor(stage: Stage) -> None:
     stage.command("audit", "export", "--format", "jsonl", "--output", str(log))
     stage.say(_first_line(stage.command("audit", "verify", "--export", str(log))), "green")
     altered = stage.home / "altered.jsonl"
-    number = _alter(log, altered)
-    stage.say(f"Somebody changes one word in a copy: in entry {number}, the denial becomes an approval.")
+    number, change = _alter(log, altered)
+    stage.say(f"Somebody changes one word in a copy: in entry {number}, {change}.")
     verdict = stage.command("audit", "verify", "--export", str(altered), good=(1,))
     stage.say(_first_line(verdict), "bold yellow")
     if str(number) not in verdict:
         raise DemoFailed("the verifier did not name the altered entry")
 
 
-def _alter(log: Path, altered: Path) -> int:
-    """Change one decision in a copy of the export; returns the number of the entry."""
+def _alter(log: Path, altered: Path) -> tuple[int, str]:
+    """Change one decision in a copy of the export; returns the number of the entry, and what was changed."""
     lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
     for place, line in enumerate(lines):
         if "approval.decided" in line:
             word, other = ("deny", "approve") if "deny" in line else ("approve", "deny")
             lines[place] = line.replace(word, other)
             altered.write_text("".join(lines), encoding="utf-8")
-            return _number(line)
+            change = "the denial becomes an approval" if word == "deny" else "the approval becomes a denial"
+            return _number(line), change
     raise DemoFailed("the log holds no decision")
 
 
@@ -396,7 +399,8 @@ def _closing(stage: Stage) -> None:
     stage.heading("That was the main job")
     stage.say("Real: init, connect, serve over stdio, an MCP client of protocol 2026-07-28, vault, rules, log.")
     stage.say("Simulated: Stripe, and the agent's reasoning. The demo's home folder is gone again.")
-    stage.say("Next: keyleash init · keyleash connect stripe · keyleash client add claude-code", "bold")
+    here = keyleash()[0]
+    stage.say(f"Next: {here} init · connect stripe · client add claude-code", "bold")
 
 
 @asynccontextmanager
@@ -454,7 +458,7 @@ def _at_the_terminal(console: Console) -> Decide:
 
     def ask(choices: list[str]) -> str:
         while True:
-            console.print(Text("  You are Bob. [a]pprove or [d]eny? (Deny first, and see.) ", style="bold"), end="")
+            console.print(Text("  You are Bob. Type a to approve or d to deny, then Enter: ", style="bold"), end="")
             try:
                 typed = input().strip().lower()
             except EOFError:

@@ -157,6 +157,8 @@ def keychain(patient: Patient) -> Iterator[Finding]:
             yield Finding("keychain", "fail", str(problem))
         elif found:
             yield Finding("keychain", "ok", "There is an OS keychain; the root key is in a file instead.")
+        elif patient.installation is None:
+            yield Finding("keychain", "ok", "There is no OS keychain here: use `keyleash init --root file`.")
         else:
             yield Finding(
                 "keychain", "ok", "There is no OS keychain here, and none is needed: the root key is in a file."

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -45,6 +46,9 @@ def _stdio(agent: str | None, org: str | None, stdin: io.TextIOWrapper, stdout: 
     settings = read_settings()
     quiet_logs(settings.log_level)
     installation = open_installation(settings)
+    if sys.stdin.isatty():
+        print("keyleash: this speaks to an MCP client, which starts it. Ctrl-C ends it.", file=sys.stderr)  # noqa: T201
+        signal.signal(signal.SIGINT, _leave)
     found = installation.directory.org(org)
     agents = installation.directory.agents(found.id)
     if agent is None:
@@ -54,9 +58,13 @@ def _stdio(agent: str | None, org: str | None, stdin: io.TextIOWrapper, stdout: 
     _run(serve_stdio(installation, org=found.id, agent=chosen.id, stdin=stdin, stdout=stdout))
 
 
+def _leave(_signal: int, _frame: object) -> None:
+    os._exit(130)  # the thread that reads the terminal cannot be woken, and would be waited for
+
+
 def _http(bind: str) -> None:
     from server.app import open_installation, quiet_logs, serve_http
-    from server.http import parse_bind
+    from server.http import AGENT_PATH, BindProblem, parse_bind
     from server.settings import read_settings
 
     settings = read_settings()
@@ -65,7 +73,12 @@ def _http(bind: str) -> None:
     installation = open_installation(settings)
     if installation.vault.sealed is not None:
         print(f"keyleash: sealed, no tools are offered: {installation.vault.sealed}", file=sys.stderr)  # noqa: T201
-    _run(serve_http(installation, host=host, port=port))
+    shown = f"[{host}]" if ":" in host else host
+    print(f"keyleash: agents connect at http://{shown}:{port}{AGENT_PATH}", file=sys.stderr)  # noqa: T201
+    try:
+        _run(serve_http(installation, host=host, port=port))
+    except SystemExit:
+        raise BindProblem(f"Nothing can listen at {bind}: it is in use, or not an address of this machine.") from None
 
 
 def _run(coroutine: Coroutine[Any, Any, None]) -> None:

@@ -257,8 +257,9 @@ def test_a_day_of_stripe_can_be_reconciled():
 
 def test_a_refund_states_what_it_will_do_with_and_without_an_amount():
     ask = OFFER.get("stripe_create_refund").tool.summary
-    assert ask({"charge": "ch_1", "amount": 500}) == "Refund 500 of charge ch_1 (payment –), reason: none"
-    assert ask({"charge": "ch_1"}) == "Refund everything that is left of charge ch_1 (payment –), reason: none"
+    unit = "An amount counts the currency's smallest unit, cents"
+    assert ask({"charge": "ch_1", "amount": 500}) == f"Refund 500 of charge ch_1, reason: none. {unit}"
+    assert ask({"charge": "ch_1"}) == f"Refund everything that is left of charge ch_1, reason: none. {unit}"
 
 
 def test_thirty_github_issues_are_a_few_kilobytes():

@@ -123,6 +123,7 @@ SHAPES: dict[str, Callable[[str], Answer]] = {
     "a key": lambda echo: Answer({"data": {echo: {echo: 1}}}),
     "json in json in json": lambda echo: Answer({"data": json.dumps({"inner": json.dumps({"note": echo})})}),
     "text": lambda echo: Answer(echo.encode(), headers={"Content-Type": "text/plain"}),
+    "a content type": lambda echo: Answer(b"text", headers={"Content-Type": f"text/x; y={echo}"}),
     "half of json": lambda echo: Answer(json.dumps({"note": echo}).encode()[:-1]),
     "headers": lambda echo: Answer({"x": 1}, headers={"Request-Id": echo, "Content-Type": f"text/x; y={echo}"}),
     "an error": lambda echo: Answer({"error": {"message": echo, "code": echo}}, 400, {"Request-Id": echo}),

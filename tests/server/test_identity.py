@@ -80,11 +80,12 @@ FORGERIES: dict[str, Callable[[str, str], str]] = {
 }
 
 
-@pytest.mark.parametrize("forge", FORGERIES.values(), ids=FORGERIES)
-def test_what_is_not_exactly_a_token_is_nobody(place: Place, other: Place, forge: Callable[[str, str], str]) -> None:
-    forged = forge(place.tokens["reconciler"], other.tokens["reconciler"])
-    assert forged != place.tokens["reconciler"]
-    assert place.installation.directory.by_token(forged) is None
+def test_what_is_not_exactly_a_token_is_nobody(place: Place, other: Place) -> None:
+    mine, theirs = place.tokens["reconciler"], other.tokens["reconciler"]
+    for name, forge in FORGERIES.items():
+        forged = forge(mine, theirs)
+        assert forged not in (mine, theirs)
+        assert place.installation.directory.by_token(forged) is None, name
 
 
 def test_a_token_is_kept_as_a_hash_and_a_new_one_ends_the_old(place: Place) -> None:
@@ -171,7 +172,7 @@ def test_an_owner_of_another_org_does_not_count(place: Place, other: Place) -> N
 # -- names
 
 
-BAD_NAMES = [
+BAD_NAMES = (
     "",
     " ",
     "Bob",
@@ -183,22 +184,22 @@ BAD_NAMES = [
     "../bob",
     "bob;",
     "b" * 64,
-    "bob\x00",
-    "ſam",
-]
+    "b\0",
+    "\u017fam",
+)
 
 
-@pytest.mark.parametrize("name", BAD_NAMES, ids=ascii)
-def test_a_name_is_plain_wherever_a_person_reads_it(place: Place, name: str) -> None:
-    database = place.installation.database
-    for make in (
-        lambda rows: create_agent(rows, place.org, name=name, member=None, by="alice"),
-        lambda rows: create_member(rows, place.org, name=name, roles=("member",), os_user=None, by="alice"),
-        lambda rows: create_org(rows, name=name, preset="default", by="alice"),
-    ):
-        with pytest.raises(IdentityProblem, match="cannot name"):
-            database.write_now(make)
-    assert [event["event"] for event in place.events()][-1] == "agent.created"
+def test_a_name_is_plain_wherever_a_person_reads_it(place: Place) -> None:
+    before = place.events()
+    for name in BAD_NAMES:
+        for make in (
+            lambda rows, name=name: create_agent(rows, place.org, name=name, member=None, by="alice"),
+            lambda rows, name=name: create_member(rows, place.org, name=name, roles=(), os_user=None, by="alice"),
+            lambda rows, name=name: create_org(rows, name=name, preset="default", by="alice"),
+        ):
+            with pytest.raises(IdentityProblem, match="cannot name"):
+                place.installation.database.write_now(make)
+    assert place.events() == before
 
 
 def test_a_name_is_taken_once_in_an_org_and_is_free_in_another(place: Place) -> None:
@@ -220,25 +221,25 @@ def test_a_name_is_taken_once_in_an_org_and_is_free_in_another(place: Place) -> 
 # -- narrowing
 
 
-NARROWINGS: list[tuple[Narrowing, str, bool]] = [
-    (Narrowing(), "read", True),
-    (Narrowing(tools=("stripe.*",)), "read", True),
-    (Narrowing(tools=("stripe.list_*",)), "read", True),
-    (Narrowing(tools=("github.*", "stripe.list_charges")), "read", True),
-    (Narrowing(effects=("read",)), "read", True),
-    (Narrowing(tools=("stripe.*",), effects=("read", "write")), "read", True),
-    (Narrowing(tools=("github.*",)), "read", False),
-    (Narrowing(tools=("stripe.list_charge",)), "read", False),
-    (Narrowing(tools=("STRIPE.*",)), "read", False),
-    (Narrowing(effects=("spend",)), "read", False),
-    (Narrowing(tools=("stripe.*",), effects=("write",)), "read", False),
-    (Narrowing(tools=("github.*",), effects=("read",)), "read", False),
+NARROWINGS: list[tuple[Narrowing, bool]] = [
+    (Narrowing(), True),
+    (Narrowing(tools=("stripe.*",)), True),
+    (Narrowing(tools=("stripe.list_*",)), True),
+    (Narrowing(tools=("github.*", "stripe.list_charges")), True),
+    (Narrowing(effects=("read",)), True),
+    (Narrowing(tools=("stripe.*",), effects=("read", "write")), True),
+    (Narrowing(tools=("github.*",)), False),
+    (Narrowing(tools=("stripe.list_charge",)), False),
+    (Narrowing(tools=("STRIPE.*",)), False),
+    (Narrowing(effects=("spend",)), False),
+    (Narrowing(tools=("stripe.*",), effects=("write",)), False),
+    (Narrowing(tools=("github.*",), effects=("read",)), False),
 ]
 
 
-@pytest.mark.parametrize(("narrowing", "effect", "admitted"), NARROWINGS, ids=str)
+@pytest.mark.parametrize(("narrowing", "admitted"), NARROWINGS, ids=str)
 async def test_a_narrowed_agent_sees_and_reaches_what_it_is_narrowed_to(
-    place: Place, parts: Parts, upstream: Upstream, narrowing: Narrowing, effect: str, admitted: bool
+    place: Place, parts: Parts, upstream: Upstream, narrowing: Narrowing, admitted: bool
 ) -> None:
     place.rule(who="everyone", tools=["*"], then="allow")  # rules do not widen a leash
     place.installation.database.write_now(
@@ -246,7 +247,7 @@ async def test_a_narrowed_agent_sees_and_reaches_what_it_is_narrowed_to(
     )
     caller = place.caller("narrow")
     assert caller.narrowing == narrowing
-    assert narrowing.admits("stripe", "list_charges", effect) is admitted
+    assert narrowing.admits("stripe", "list_charges", "read") is admitted
     assert ("stripe_list_charges" in [tool.name for tool in tools_for(parts, caller)]) is admitted
     if admitted:
         assert (await call(parts, caller, "stripe_list_charges", {}, Nobody())).ok
