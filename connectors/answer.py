@@ -7,7 +7,7 @@ values only. An upstream's own words about a refused credential are never passed
 import json
 import math
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import time
 from typing import TYPE_CHECKING, Any, cast
@@ -101,12 +101,31 @@ def _scrubbed(connector: Connector, reply: "Reply") -> _Answer:
         value = scrubber.value(value)
         if scrubber.finds(json.dumps(value, ensure_ascii=False)):
             value = {"note": "The answer repeated a credential in a way that could not be cut out, so it is withheld."}
+    if is_json and _whole_once_flat(value, reply.secrets):
+        value = {"note": "The answer repeated a credential in pieces, so it is withheld."}
     shown = {name: scrubber.text(headers[name]) for name in _HEADERS if name in headers}
     named = connector.errors.request_id_header
     request_id = scrubber.text(headers.get(named, "")) if named else None
     if not request_id and connector.errors.request_id:
         request_id = connector.errors.request_id.search(value) if is_json else None
     return _Answer(reply.status, shown, is_json, value, len(reply.body), _line(request_id, _MAX_NAME))
+
+
+def _whole_once_flat(value: Any, secrets: Sequence[str]) -> bool:
+    """Whether a secret with spaces in it would become whole where `_line` turns control characters into spaces."""
+    spaced = [" ".join(secret.split()) for secret in secrets if " " in secret]
+    return bool(spaced) and any(secret in flat for flat in _flat(value) for secret in spaced)
+
+
+def _flat(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield " ".join("".join(" " if unicodedata.category(char)[0] == "C" else char for char in value).split())
+    elif isinstance(value, dict):
+        for key, item in cast("dict[str, Any]", value).items():
+            yield from (*_flat(key), *_flat(item))
+    elif isinstance(value, list):
+        for item in cast("list[Any]", value):
+            yield from _flat(item)
 
 
 _HEADERS = ("content-type", "retry-after", "x-ratelimit-remaining", "x-ratelimit-reset")
@@ -203,8 +222,8 @@ def _line(value: Any, most: int) -> str | None:
     if value is None or value == "":
         return None
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    # Nothing is joined here: what was scrubbed as pieces must not become whole again.
-    text = "".join(" · " if unicodedata.category(char)[0] == "C" else char for char in text[: most * 2]).strip(" ·")
+    text = "".join(" " if unicodedata.category(char)[0] == "C" else char for char in text[: most * 2])
+    text = " ".join(text.split())
     return text if len(text) <= most else text[: most - 1] + "…"
 
 

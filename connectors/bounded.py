@@ -18,6 +18,7 @@ class Limits:
     total_s: float = 30
     max_body: int = 10 * 1024 * 1024
     max_ratio: int = 100
+    max_values: int = 50_000  # in JSON, about: each costs far more in memory than on the wire
     max_depth: int = 64
 
 

@@ -246,6 +246,8 @@ async def _read(response: aiohttp.ClientResponse, prepared: Prepared, limits: Li
     if inflate and wire:
         inflate.check_whole()
     body = b"".join(parts)
+    if body.count(b",") > limits.max_values and body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"[", b"{"):
+        raise ResponseTooLarge(f"{host} sent more than {limits.max_values} values. Ask for less: a smaller page.")
     if deeper_than(body, limits.max_depth):
         raise ResponseTooLarge(f"{host} sent JSON that is nested more than {limits.max_depth} deep.")
     return body, wire

@@ -157,6 +157,7 @@ def http_door(installation: Installation, parts: Parts, *, host: str) -> "Door":
         HttpFace(server, hosts=hosts, origins=origins),
         partial(installation.directory.by_token, transport="http"),
         caller_key=CALLER,
+        hosts=hosts,
     )
 
 

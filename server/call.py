@@ -65,6 +65,8 @@ class Parts:
     vault: Vault
     egress: "Egress"
     approvals: Approvals
+    long_answers: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(4), compare=False)
+    """How many long answers are taken apart at once."""
     under_way: Counter[str] = field(default_factory=Counter[str], compare=False)
     """How many calls each agent has under way in this process."""
 
@@ -111,7 +113,8 @@ async def call(
             raise Busy(MOST_AT_ONCE)
         return await _call(parts, caller, name, arguments, person, pointer)
     except CallRefused as refusal:
-        if not refusal.on_record:
+        sent = isinstance(refusal, Unrecorded) and refusal.sent  # then the attempt stands alone, and is `unknown`
+        if not refusal.on_record and not sent:
             await _refuse(parts, caller, name, refusal)
         raise
     finally:
@@ -174,6 +177,7 @@ async def _bind(parts: Parts, caller: Caller, name: str, arguments: Mapping[str,
         connection = workspace.connections[bound_call.connection]
         verdict = _decide(parts, caller, bound_call)
         if verdict.ruling is Ruling.DENY:
+            await parts.approvals.overrule(caller.org, caller.agent, bound_call)
             raise Refused(verdict.reason)
         request = prepare(bound_call, base_url=connection.base_url, idempotency_key=key)
     except UnknownTool:
@@ -223,8 +227,29 @@ async def _require(parts: Parts, bound: _Bound, person: Person, pointer: str | N
         await _refuse(parts, caller, bound_call.name, refusal, bound)
         raise
     if clearance.outcome is not None:
+        await _replayed(parts, bound, clearance)
         return bound, clearance
     return await _again(parts, bound, clearance), clearance
+
+
+async def _replayed(parts: Parts, bound: _Bound, clearance: Clearance) -> None:
+    """A stored outcome is told again only once that is on record."""
+
+    def change(rows: Rows) -> None:
+        append(
+            rows,
+            bound.caller.org,
+            Event.CALL_REPLAYED,
+            **_who(bound.caller),
+            **_what(bound),
+            **_by_leave_of(clearance),
+            outcome="replayed",
+        )
+
+    try:
+        await parts.database.write(change)
+    except (DatabaseProblem, AuditError):
+        raise Unrecorded(sent=False) from None
 
 
 async def _again(parts: Parts, bound: _Bound, clearance: Clearance) -> _Bound:
@@ -344,7 +369,10 @@ async def _send(parts: Parts, bound: _Bound) -> tuple[State, Outcome, dict[str, 
     try:
         kind = credential_kind(connection, bound_call.connector)
         secret = parts.database.query(lambda rows: open_credential(rows, parts.vault, connection))
-    except (CannotOpen, DatabaseProblem):
+    except DatabaseProblem:
+        text = "The credential could not be read just now. Nothing was sent; try again later."
+        return State.FAILED, _failure(text), {"error": "credential cannot be read"}
+    except CannotOpen:
         text = f"The credential of {bound_call.connection} cannot be opened. An admin has to connect it again."
         return State.FAILED, _failure(text), {"error": "credential cannot be opened"}
     facts: dict[str, Any] = {}
@@ -359,7 +387,7 @@ async def _send(parts: Parts, bound: _Bound) -> tuple[State, Outcome, dict[str, 
             secret.wipe()
         facts = {"status": reply.status, "bytes": reply.bytes_in}
         if len(reply.body) > LONG_BODY:  # seconds of work for the largest: others are served meanwhile
-            result = await anyio.to_thread.run_sync(interpret, bound_call, reply)
+            result = await anyio.to_thread.run_sync(interpret, bound_call, reply, limiter=parts.long_answers)
         else:
             result = interpret(bound_call, reply)
     except ConnectorError as error:

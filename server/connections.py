@@ -18,6 +18,7 @@ from connectors.request import base, prepare_verify
 from server.audit import Event, append
 from server.clock import now_ms
 from server.database import Database, Rows
+from server.ending import end_with
 from server.identity import Caller, new_id, touch
 from server.policy import Rule, load_preset, parse_rule
 from vault import CannotOpen, Secret, Vault
@@ -157,16 +158,13 @@ def plan(
     clash = catalogue.collision({c.name: c.connector for c in existing}, name, connector)
     if clash:
         raise ConnectionProblem(f"{clash} Choose another name with `--name`.")
-    if _base_url(base_url or definition.base_url).startswith("http://") and not private:
-        raise ConnectionProblem(
-            "Over plain http the key could be read on its way. Use https; for an address of your own network, name it "
-            "with `--allow-private CIDR` as well."
-        )
+    where = _base_url(base_url or definition.base_url)
+    _require_private_for_http(where, private)
     return Plan(
         connector=definition,
         kind=_kind(definition, kind),
         name=name,
-        base_url=_base_url(base_url or definition.base_url),
+        base_url=where,
         private=tuple(str(_network(text)) for text in private),
     )
 
@@ -177,6 +175,14 @@ def _kind(definition: Connector, wanted: str | None) -> CredentialKind:
             return kind
     kinds = ", ".join(kind.id for kind in definition.credentials)
     raise ConnectionProblem(f"{definition.title} has no credential kind {wanted!r}. It has {kinds}.")
+
+
+def _require_private_for_http(base_url: str, private: Sequence[str]) -> None:
+    if base_url.startswith("http://") and not private:
+        raise ConnectionProblem(
+            "Over plain http the key could be read on its way. Use https; for an address of your own network, name it "
+            "with `--allow-private CIDR` as well."
+        )
 
 
 def _base_url(text: str) -> str:
@@ -330,12 +336,15 @@ def replan(
     What is None stays; only a new `base_url` also drops the private addresses that are not named with it.
     """
     kept = () if base_url is not None else connection.private
+    where = _base_url(base_url or connection.base_url)
+    allowed = kept if private is None else private
+    _require_private_for_http(where, allowed)
     return Plan(
         connector=connector,
         kind=_kind(connector, kind or connection.kind),
         name=connection.name,
-        base_url=_base_url(base_url or connection.base_url),
-        private=tuple(str(_network(text)) for text in (kept if private is None else private)),
+        base_url=where,
+        private=tuple(str(_network(text)) for text in allowed),
     )
 
 
@@ -434,18 +443,10 @@ def tested(rows: Rows, connection: Connection, *, account: str | None, problem: 
 
 def remove(rows: Rows, vault: Vault, connection: Connection, *, by: str) -> None:
     """Remove a connection with its credential; its approvals and grants end with it."""
-    org, now = connection.org, now_ms()
+    org = connection.org
     vault.remove(rows, org=org, connection=connection.id)
     rows.execute("DELETE FROM connection WHERE org = ? AND id = ?", (org, connection.id))
-    rows.execute(
-        "UPDATE approval SET state = 'cancelled', changed_at = ? WHERE org = ? AND connection = ? "
-        "AND state IN ('pending', 'approved')",
-        (now, org, connection.id),
-    )
-    rows.execute(
-        "UPDATE call_grant SET revoked_at = ? WHERE org = ? AND connection = ? AND revoked_at IS NULL",
-        (now, org, connection.id),
-    )
+    end_with(rows, org, "connection", connection.id, by=by)
     touch(rows, org)
     append(rows, org, Event.CONNECTION_REMOVED, connection=connection.name, by=by)
 

@@ -103,6 +103,7 @@ class Unrecorded(CallRefused):
     """The record could not be written, so nothing was sent, or the result is withheld."""
 
     def __init__(self, *, sent: bool) -> None:
+        self.sent = sent
         super().__init__(
             "The call may have been carried out, but its outcome could not be recorded, so its result is withheld. "
             "Tell the person you work for; do not repeat the call."

@@ -33,7 +33,10 @@ class Face(Protocol):
 class Door:
     """An ASGI application: `/agent/mcp` for agents, `/health` for whoever watches, nothing else."""
 
-    def __init__(self, face: Face, by_token: Callable[[str], Caller | None], *, caller_key: str) -> None:
+    def __init__(
+        self, face: Face, by_token: Callable[[str], Caller | None], *, caller_key: str, hosts: list[str]
+    ) -> None:
+        self._hosts = frozenset(hosts)
         self._face = face
         self._by_token = by_token
         self._caller_key = caller_key
@@ -44,6 +47,8 @@ class Door:
             await self._live(receive, send)
         elif scope["type"] != "http":
             raise RuntimeError("only HTTP is served here")
+        elif not _welcome(scope, self._hosts):
+            await _answer(send, 421, {"error": "misdirected", "error_description": "No such host is served here."})
         elif scope["path"] == AGENT_PATH:
             await self._agent(scope, receive, send)
         elif scope["path"] == "/health":
@@ -73,6 +78,15 @@ class Door:
             await send({"type": "lifespan.startup.complete"})
             await receive()
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _welcome(scope: Scope, hosts: frozenset[str]) -> bool:
+    """Whether the one Host header names us, with any port where the list says `:*`."""
+    given = [value.decode("latin-1").lower() for name, value in scope["headers"] if name == b"host"]
+    if len(given) != 1:
+        return False
+    name, colon, port = given[0].rpartition(":")
+    return given[0] in hosts or bool(colon and port.isdigit() and f"{name}:*" in hosts)
 
 
 def _bearer(scope: Scope) -> str:

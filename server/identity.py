@@ -17,6 +17,7 @@ from functools import lru_cache
 from server.audit import Event, append
 from server.clock import now_ms
 from server.database import Database, Rows
+from server.ending import end_with
 
 ROLES = ("owner", "admin", "approver", "auditor", "member")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
@@ -362,21 +363,14 @@ def rotate_agent(rows: Rows, org: str, agent: Agent, *, by: str) -> str:
 def remove_agent(rows: Rows, org: str, agent: Agent, *, by: str) -> None:
     """Remove an agent: its token stops at once, its pending approvals are cancelled and its grants end."""
     rows.execute("DELETE FROM agent WHERE org = ? AND id = ?", (org, agent.id))
-    now = now_ms()
-    rows.execute(
-        "UPDATE approval SET state = 'cancelled', changed_at = ? WHERE org = ? AND agent = ? "
-        "AND state IN ('pending', 'approved')",
-        (now, org, agent.id),
-    )
-    rows.execute(
-        "UPDATE call_grant SET revoked_at = ? WHERE org = ? AND agent = ? AND revoked_at IS NULL", (now, org, agent.id)
-    )
+    end_with(rows, org, "agent", agent.id, by=by)
     append(rows, org, Event.AGENT_REMOVED, agent=agent.name, by=by)
 
 
 def set_frozen(rows: Rows, org: str, *, frozen: bool, by: str) -> None:
     """Stop all agents of an org at their next call, or let them go on."""
     rows.execute("UPDATE org SET frozen_at = ? WHERE id = ?", (now_ms() if frozen else None, org))
+    touch(rows, org)
     append(rows, org, Event.ORG_FROZEN if frozen else Event.ORG_UNFROZEN, by=by)
 
 

@@ -262,7 +262,7 @@ async def _listen(
     return result
 
 
-async def changes(parts: Parts, caller: Caller) -> AsyncIterator[None]:
+async def changes(parts: Parts, caller: Caller, *, through_freeze: bool = False) -> AsyncIterator[None]:
     """Yields whenever the caller's tools may have changed, within a second or so; ends when it may no longer ask."""
     revision = caller.revision
     while True:
@@ -270,7 +270,10 @@ async def changes(parts: Parts, caller: Caller) -> AsyncIterator[None]:
         try:
             now = parts.directory.by_agent(caller.org, caller.agent)
         except Frozen:
-            return
+            if not through_freeze:
+                return
+            revision = -1
+            continue
         except DatabaseProblem:
             continue  # it may be back at the next look; calls say so themselves meanwhile
         if now is None or now.token_mark != caller.token_mark:
@@ -450,7 +453,7 @@ async def run_stdio(
                 caller = identify(None)
             except Exception:
                 return
-            async for _ in changes(parts, caller):
+            async for _ in changes(parts, caller, through_freeze=True):
                 if not modern:
                     note = t.JSONRPCNotification(jsonrpc="2.0", method="notifications/tools/list_changed")
                     await write.send(SessionMessage(note))
@@ -544,9 +547,12 @@ class HttpFace:
         if version.decode("latin-1") not in MODERN_PROTOCOL_VERSIONS:
             manager = self._handshake
             caller: Caller = scope[CALLER]
-            if not any(name == b"mcp-session-id" for name, _ in scope["headers"]) and not self._may_open(caller.agent):
+            in_session = any(name == b"mcp-session-id" for name, _ in scope["headers"])
+            if scope["method"] == "POST" and not in_session and not self._may_open(caller.agent):
                 await _too_many(send)
                 return
+            if scope["method"] == "DELETE" and self._opened.get(caller.agent):
+                self._opened[caller.agent].popleft()
             scope["user"] = _session_owner(caller)
         await manager.handle_request(scope, receive, send)  # pyright: ignore[reportArgumentType] - ASGI's own types
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import anyio
 
-from connectors.definition import Effect
+from connectors.definition import Call, Effect
 from server.approval.decisions import Decisions
 from server.approval.grants import GRANT_USES, IN_CLIENT, Grants
 from server.approval.record import (
@@ -132,13 +132,27 @@ class Approvals(Register):
         )
 
     async def retire(self, approval: Approval, why: str) -> None:
-        """Mark an approved record stale: it can no longer be used for anything."""
+        """Mark a pending or approved record stale: it can no longer be used for anything."""
 
         def change(rows: Rows) -> None:
-            if move(rows, approval, State.APPROVED, State.CANCELLED, now_ms()):
+            now = now_ms()
+            if any(move(rows, approval, state, State.CANCELLED, now) for state in (State.APPROVED, State.PENDING)):
                 append(rows, approval.org, Event.APPROVAL_STALE, approval=approval.id, reason=why)
 
         await self._database.write(change)
+
+    async def overrule(self, org: str, agent: str, call: Call) -> None:
+        """A rule now denies this call: what was approved or waits for it ends, and does not come back with the rule."""
+        call_hash = self.call_hash(org, call)
+        found = self._database.read(
+            "SELECT id FROM approval WHERE org = ? AND agent = ? AND call_hash = ? "
+            "AND state IN ('pending', 'approved')",
+            (org, agent, call_hash),
+        )
+        for (approval,) in found:
+            record = self.find(org, str(approval))
+            if record is not None:
+                await self.retire(record, "a rule denies it now")
 
     # -- for people
 

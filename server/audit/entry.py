@@ -67,6 +67,7 @@ class Event(StrEnum):
     CALL_OUTCOME = "call.outcome"  # durable before the client hears; names its attempt
     CALL_REFUSED = "call.refused"
     CALL_HELD = "call.held"
+    CALL_REPLAYED = "call.replayed"  # the stored outcome of an approved call was told again; nothing was sent
 
     APPROVAL_OPENED = "approval.opened"
     APPROVAL_DECIDED = "approval.decided"

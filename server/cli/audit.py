@@ -126,12 +126,24 @@ def verify(
     known = [_head(text) for text in head or ()]
     if len({one.seq for one in known}) != len(set(known)):
         raise typer.BadParameter("two heads have one number and different hashes: only one of them can be true.")
-    report = _verified_export(export, known, org) if export else _verified_database(known, org, as_member)
+    try:
+        report = _verified_export(export, known, org) if export else _verified_database(known, org, as_member)
+    except _cannot() as problem:
+        from server.cli.output import complain
+
+        complain(f"{problem} Nothing was verified.")
+        raise typer.Exit(3) from None  # 1 would say: altered
     if json:
         show_json(report.as_dict())
     else:
         _show(report)
     raise typer.Exit(report.exit_code)
+
+
+def _cannot() -> tuple[type[Exception], ...]:
+    from server.cli.problems import PROBLEMS
+
+    return PROBLEMS
 
 
 def _verified_export(export: Path, known: "list[Head]", org: str | None) -> "Report":

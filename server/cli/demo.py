@@ -214,7 +214,7 @@ async def _agent(stage: Stage, decide: Decide) -> float:
                 raise DemoFailed("the refund was not held for a person")
             form = _shown(stage, question)
             started = time.monotonic()
-            answer = await anyio.to_thread.run_sync(decide, form)
+            answer = await anyio.to_thread.run_sync(decide, form, abandon_on_cancel=True)
             waited += time.monotonic() - started
             result = await _answered(client, refund, question, answer)
             if answer == "approve":

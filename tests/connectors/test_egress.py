@@ -587,6 +587,15 @@ async def test_deep_json_is_refused_before_anything_parses_it() -> None:
         assert (await get(egress, server.origin)).status == 200
 
 
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf "])
+async def test_json_of_very_many_small_values_is_refused_before_anything_parses_it(mark: bytes) -> None:
+    many, commas = mark + b"[" + b"1," * 50_001 + b"1]", b"a,b," * 50_000
+    async with upstream(says(many), says(commas)) as server, Egress() as egress:
+        with pytest.raises(ResponseTooLarge, match="50000 values"):
+            await get(egress, server.origin)
+        assert (await get(egress, server.origin)).status == 200, "a table in text has commas, and few values"
+
+
 @pytest.mark.parametrize(
     ("text", "deeper"),
     [

@@ -115,7 +115,7 @@ async def test_only_an_approved_record_can_be_claimed_and_only_once(place: Place
         database.write_now(lambda rows: approvals.claim(rows, asked(place), clearance))
 
 
-async def test_only_an_executing_record_comes_to_an_end_and_only_an_approved_one_is_retired(
+async def test_only_an_executing_record_comes_to_an_end_and_only_a_live_one_is_retired(
     place: Place, calling: Calling
 ) -> None:
     approval = await held(calling)
@@ -124,7 +124,7 @@ async def test_only_an_executing_record_comes_to_an_end_and_only_an_approved_one
     for state in State:
         execute(place, "UPDATE approval SET state = ? WHERE id = ?", state.value, approval)
         await approvals.retire(found, "a reason")
-        assert state_of(place, approval) == ("cancelled" if state is State.APPROVED else state.value)
+        assert state_of(place, approval) == ("cancelled" if state in (State.APPROVED, State.PENDING) else state.value)
         execute(place, "UPDATE approval SET state = ? WHERE id = ?", state.value, approval)
         database.write_now(lambda rows: approvals.finish(rows, found, State.SUCCEEDED, {"text": "x"}))
         assert state_of(place, approval) == ("succeeded" if state is State.EXECUTING else state.value)

@@ -26,6 +26,7 @@ from server.errors import (
 )
 from server.identity import remove_agent, set_frozen
 from server.rules import add as add_rule
+from server.rules import remove as remove_rule
 from tests.installed import SECRET, Place, add_org, make
 from tests.upstream import Answer, Upstream
 
@@ -353,6 +354,7 @@ async def test_a_result_whose_outcome_cannot_be_recorded_is_withheld(
     with pytest.raises(Unrecorded) as withheld:
         await calling("stripe_list_charges", {})
     assert "ch_secret_result" not in str(withheld.value)
+    assert place.events("call.refused") == [], "it was sent: to call it refused would be false"
     assert len(upstream.requests) == 1
 
 
@@ -535,3 +537,37 @@ async def test_an_agent_that_is_denied_again_and_again_pauses(
     )
     assert (await calling("stripe_create_refund", {**REFUND, "amount": 11}, client)).ok
     assert len(upstream.requests) == 1
+
+
+async def test_a_rule_that_denies_ends_what_was_approved_for_good(
+    place: Place, calling: Calling, upstream: Upstream
+) -> None:
+    with pytest.raises(ApprovalRequired) as held:
+        await calling("stripe_create_refund", REFUND)
+    decide(place, held.value.approval, Decision.APPROVE)
+    rule = place.rule(who="everyone", tools=["stripe.create_refund"], then="deny")
+    with pytest.raises(Refused):
+        await calling("stripe_create_refund", REFUND)
+    place.installation.database.write_now(lambda rows: remove_rule(rows, place.org, rule, by="alice"))
+    with pytest.raises(ApprovalRequired):
+        await calling("stripe_create_refund", REFUND)
+    assert upstream.requests == []
+
+
+async def test_an_outcome_told_again_is_on_record(place: Place, calling: Calling, upstream: Upstream) -> None:
+    with pytest.raises(ApprovalRequired) as held:
+        await calling("stripe_create_refund", REFUND)
+    decide(place, held.value.approval, Decision.APPROVE)
+    first = await calling("stripe_create_refund", REFUND)
+    again = await calling("stripe_create_refund", REFUND, pointer=held.value.approval)
+    assert again == first
+    assert [entry["approval"] for entry in place.events("call.replayed")] == [held.value.approval]
+    assert len(upstream.requests) == 1
+
+
+async def test_what_ends_with_an_agent_is_on_record(place: Place, calling: Calling) -> None:
+    with pytest.raises(ApprovalRequired) as held:
+        await calling("stripe_create_refund", REFUND)
+    agent = place.installation.directory.agent(place.org, "reconciler")
+    place.installation.database.write_now(lambda rows: remove_agent(rows, place.org, agent, by="alice"))
+    assert [entry["approval"] for entry in place.events("approval.cancelled")] == [held.value.approval]

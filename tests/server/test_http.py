@@ -121,6 +121,13 @@ async def test_one_agent_cannot_use_up_the_sessions_of_all(place: Place, monkeyp
         assert await opened("other") == 200
 
 
+async def test_a_strange_host_gets_nothing_at_all(place: Place) -> None:
+    async with serving(place.installation) as url, httpx2.AsyncClient(trust_env=False) as client:
+        for path in ("/health", "/agent/mcp", "/elsewhere"):
+            reply = await client.get(url.replace("/agent/mcp", path), headers={"Host": "evil.example"})
+            assert reply.status_code == 421
+
+
 async def test_health_says_only_that_it_is_up(place: Place) -> None:
     async with serving(place.installation) as url, httpx2.AsyncClient(trust_env=False) as client:
         reply = await client.get(url.replace("/agent/mcp", "/health"))
