@@ -42,7 +42,6 @@ from server.errors import ApprovalRequired, Denied, NoLongerValid, OutcomeUnknow
 from server.identity import Actor, new_id
 from server.policy import Ruling
 from server.prompt import IN_CLIENT as IN_CLIENT_LENGTH
-from server.prompt import IN_CLIENT as SHOWN
 from server.prompt import Prompt, quote, summary
 from vault import Vault
 
@@ -360,7 +359,7 @@ class Approvals(Register):
                 f"{Decision.APPROVE_HOUR.value} also lets this agent repeat {record.tool} with {kept}, whatever its "
                 f"other arguments, up to {GRANT_USES} times within one hour."
             )
-            if len(text) + len(hour) + 2 > SHOWN:
+            if len(text) + len(hour) + 2 > IN_CLIENT_LENGTH:
                 return Question(record.id, text, choices)  # terms that a client would cut are not offered
             same = " and ".join(details["keeps"])
             choices = {

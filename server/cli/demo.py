@@ -9,16 +9,17 @@ import base64
 import json
 import os
 import secrets
+import select
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import anyio
 import mcp_types as t
@@ -33,7 +34,7 @@ from rich.text import Text
 from server.cli.demo_upstream import DAY, yesterday
 
 CLIENT = t.Implementation(name="keyleash-demo", version="1")
-Decide = Callable[[list[str]], str]
+Decide = Callable[[list[str]], Awaitable[str]]
 
 
 class DemoFailed(Exception):
@@ -104,6 +105,7 @@ def run(*, no_input: bool, console: Console) -> int:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        start_new_session=True,  # Ctrl-C is for the demo, which ends it
     )
     failed = False
     try:
@@ -214,7 +216,7 @@ async def _agent(stage: Stage, decide: Decide) -> float:
                 raise DemoFailed("the refund was not held for a person")
             form = _shown(stage, question)
             started = time.monotonic()
-            answer = await anyio.to_thread.run_sync(decide, form, abandon_on_cancel=True)
+            answer = await decide(form)
             waited += time.monotonic() - started
             result = await _answered(client, refund, question, answer)
             if answer == "approve":
@@ -413,56 +415,51 @@ async def _recorded(stage: Stage) -> "AsyncGenerator[Any]":
     stage.wire.append(json.dumps(parameters.args))
     log = (stage.home / "serve.log").open("w+", encoding="utf-8")
     try:
-        yield _Recorder(stdio_client(parameters, errlog=log), stage.wire)
+        yield _tapped(parameters, log, stage.wire)
     finally:
         log.seek(0)
         stage.wire.append(log.read())
         log.close()
 
 
-class _Recorder:
-    """A transport that keeps a copy of what goes through it."""
+@asynccontextmanager
+async def _tapped(parameters: StdioServerParameters, log: TextIO, wire: list[str]) -> AsyncGenerator[Any]:
+    """The transport to this server, with a copy of what goes through it in `wire`."""
 
-    def __init__(self, inner: Any, wire: list[str]) -> None:
-        self._inner, self._wire = inner, wire
-
-    async def __aenter__(self) -> Any:
-        read, write = await self._inner.__aenter__()
-        self._group = await anyio.create_task_group().__aenter__()
-        to_client, from_server = anyio.create_memory_object_stream[SessionMessage | Exception](0)
-        to_server, from_client = anyio.create_memory_object_stream[SessionMessage](0)
-        self._group.start_soon(self._copy, read, to_client)
-        self._group.start_soon(self._copy, from_client, write)
-        return from_server, to_server
-
-    async def __aexit__(self, *error: Any) -> Any:
-        self._group.cancel_scope.cancel()
-        await self._group.__aexit__(None, None, None)
-        return await self._inner.__aexit__(*error)
-
-    async def _copy(self, source: Any, target: Any) -> None:
+    async def copy(source: Any, target: Any) -> None:
         async with target:
             async for item in source:
                 if isinstance(item, SessionMessage):
-                    self._wire.append(item.message.model_dump_json(by_alias=True, exclude_unset=True))
+                    wire.append(item.message.model_dump_json(by_alias=True, exclude_unset=True))
                 await target.send(item)
+
+    to_client, from_server = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+    to_server, from_client = anyio.create_memory_object_stream[SessionMessage](0)
+    async with stdio_client(parameters, errlog=log) as (read, write), anyio.create_task_group() as group:
+        group.start_soon(copy, read, to_client)
+        group.start_soon(copy, from_client, write)
+        yield from_server, to_server
+        group.cancel_scope.cancel()
 
 
 def _scripted() -> Decide:
     answers = iter(["deny", "approve"])
-    return lambda _choices: next(answers)
+
+    async def answer(_choices: list[str]) -> str:
+        return next(answers)
+
+    return answer
 
 
 def _at_the_terminal(console: Console) -> Decide:
     scripted = _scripted()
 
-    def ask(choices: list[str]) -> str:
+    async def ask(choices: list[str]) -> str:
         while True:
             console.print(Text("  You are Bob. Type a to approve or d to deny, then Enter: ", style="bold"), end="")
-            try:
-                typed = input().strip().lower()
-            except EOFError:
-                answer = scripted(choices)
+            typed = await _typed()
+            if typed is None:
+                answer = await scripted(choices)
                 console.print(Text(f"\n  Nobody is at this terminal, so the demo answers: {answer}", style="dim"))
                 return answer
             for choice in choices:
@@ -470,6 +467,15 @@ def _at_the_terminal(console: Console) -> Decide:
                     return choice
 
     return ask
+
+
+async def _typed() -> str | None:
+    """A line from standard input, None at its end. It is waited for here, where Ctrl-C still works."""
+    if sys.platform != "win32":
+        while not select.select([sys.stdin], [], [], 0)[0]:  # noqa: ASYNC110 - a terminal has no event
+            await anyio.sleep(0.05)
+    line = sys.stdin.readline()
+    return line.strip().lower() if line else None
 
 
 def _text(result: t.CallToolResult) -> str:

@@ -17,7 +17,7 @@ from mcp.shared.exceptions import MCPError
 from server.app import running
 from server.approval import Decision, State
 from server.call import call
-from server.connections import plan, store
+from server.connections import bound_scheme, plan, store
 from server.identity import Narrowing, create_agent
 from tests.agents import ERAS, Nobody, answering, connected, decide, execute, reopened, with_connector
 from tests.installed import SECRET, Place, add_org
@@ -182,7 +182,7 @@ def assert_below(request: Received, fixed: list[str]) -> None:
 async def test_no_path_argument_of_any_tool_leads_out_of_its_place(
     wide: Place, open_upstream: Upstream, elsewhere: Upstream
 ) -> None:
-    tools = [
+    tools = [  # all; the values that climb are tried on each, the many others on the first of each connector
         offered
         for offered in wide.installation.workspaces.of(wide.caller()).offer.tools
         if offered.name.startswith("my_")
@@ -191,13 +191,14 @@ async def test_no_path_argument_of_any_tool_leads_out_of_its_place(
     assert len({offered.connector.id for offered in tools}) >= 5
     values = [*CLIMBS, f"//127.0.0.1:{elsewhere.url.rpartition(':')[2]}/", elsewhere.url]
     sent = refused = 0
+    first = {offered.connector.id: offered for offered in reversed(tools)}
     async with running(wide.installation) as parts:
         for offered in tools:
             fixed = ["base", "v1", *(part for part in offered.tool.path.split("/")[1:] if "{" not in part)]
             for attacked in offered.tool.arguments:
                 if attacked.place != "path" or attacked.schema.get("type") != "string":
                     continue
-                for value in values:
+                for value in values if first[offered.connector.id] is offered or attacked.slashes else CLIMBS[:12]:
                     open_upstream.requests.clear()
                     arguments = {**_fitting(offered.tool.arguments), attacked.name: value}
                     try:
@@ -622,6 +623,28 @@ async def test_a_replaced_connector_file_puts_a_stored_key_in_no_other_place(
     assert "cannot be opened" in result.content[0].text  # type: ignore[union-attr]
     assert open_upstream.requests == []
     assert [event["outcome"] for event in place.events("call.outcome")] == ["failed"]
+
+
+MOVED = {name: change for name, change in REPLACED.items() if name != "another kind"}  # that one is put as before
+
+
+@pytest.mark.parametrize(("old", "new"), MOVED.values(), ids=MOVED)
+async def test_nor_where_the_row_in_the_database_was_changed_to_fit(
+    place: Place, open_upstream: Upstream, old: str, new: str
+) -> None:
+    """File and row agree, and so does the vault's own column; what was sealed does not."""
+    _connected_probe(place, open_upstream)
+    with_connector(place, "probe", PROBE.replace(old, new))
+    kind = place.installation.catalogue.connectors["probe"].credentials[0]
+    for table in ("connection", "vault_credential"):
+        execute(place, f"UPDATE {table} SET scheme = ? WHERE scheme LIKE 'header:%'", bound_scheme(kind))
+    execute(place, "UPDATE connection SET kind = ? WHERE connector = 'probe'", kind.id)
+    place.rule(who="everyone", tools=["*"], then="allow")
+    async with agent(place) as client:
+        result = await client.call_tool("probe_query", {"words": "x"})
+    assert result.is_error
+    assert "cannot be opened" in result.content[0].text  # type: ignore[union-attr]
+    assert open_upstream.requests == []
 
 
 async def test_a_replaced_connector_file_with_another_base_url_leads_a_stored_key_nowhere(

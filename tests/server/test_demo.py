@@ -1,6 +1,7 @@
 """The demo does what it says, ends well, and shows no key."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -52,3 +53,24 @@ def test_without_anyone_at_the_terminal_it_answers_itself_and_says_so(tmp_path: 
     assert told.returncode == 0, told.stdout + told.stderr
     assert "Nobody is at this terminal, so the demo answers: deny" in told.stdout
     assert "Refunds sent to Stripe: 1" in told.stdout
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_the_question_ends_it_at_once_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from server.cli import main; main()", "demo"],
+        env={**os.environ, "TMPDIR": str(tmp_path), "COLUMNS": "200", "PYTHONUNBUFFERED": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert process.stdout is not None
+    told = b""
+    while b"then Enter" not in told:
+        told += process.stdout.read1(4096)  # type: ignore[attr-defined]
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=20)
+    assert process.returncode != 0
+    assert b"Traceback" not in rest
+    assert b"went wrong" not in rest
+    assert list(tmp_path.iterdir()) == []

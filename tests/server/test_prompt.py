@@ -216,7 +216,7 @@ def values(schema: Any) -> st.SearchStrategy[Any]:
             return TEXT
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_what_is_shown_is_what_arrives(desk: Desk, data: st.DataObject) -> None:
     offered = data.draw(st.sampled_from(desk.parts.workspaces.of(desk.place.caller()).offer.tools))
