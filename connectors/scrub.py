@@ -172,8 +172,18 @@ def _forms(secret: str) -> Iterator[str]:
     yield from (hexadecimal, hexadecimal.upper())
     for form in (secret, secret[::-1], secret.replace(" ", "+")) if " " in secret else (secret, secret[::-1]):
         yield form
+        yield from _read_as_escaped(form)
         if not form.isascii():
             yield form.encode("utf-8", "surrogatepass").decode("latin-1")  # what undoing %C3%A9 byte by byte leaves
+
+
+def _read_as_escaped(form: str) -> Iterator[str]:
+    """What undoing layers leaves of a secret that itself holds what looks like an escape: `%41`, `\\/`, `&amp;`."""
+    for _ in range(_LAYERS):
+        before, form = form, _ESCAPE.sub(_unescaped, form)
+        if form == before or len(form) < _SHORTEST:
+            return
+        yield form
 
 
 def _cores(secret: str) -> Iterator[str]:

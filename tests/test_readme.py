@@ -1,4 +1,4 @@
-"""What the README says can be done: its connector loads, its commands exist, and nothing in it still waits to be filled in."""
+"""What the README says can be done: its connector loads, its commands exist, nothing in it waits to be filled in."""
 
 import re
 import shlex

@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pytest
 from hypothesis import given
@@ -212,3 +212,9 @@ JSON = st.recursive(
 @given(JSON)
 def test_an_answer_without_a_secret_is_unchanged(value: Any) -> None:
     assert scrub(value, [TOKEN]) == value
+
+
+@pytest.mark.parametrize("secret", ["pa%41ss<word>&more12345", "Zt\\/+a1b2c3d4e5f6", 'a&amp;b"c1d2e3f4g5h6'])
+def test_a_secret_that_itself_looks_escaped_is_found_in_every_form(secret: str) -> None:
+    for form in (secret, html.escape(secret), json.dumps(secret)[1:-1], quote(secret, safe=""), unquote(secret)):
+        assert REMOVED in scrub(f"before {form} after", [secret]), form
