@@ -18,8 +18,8 @@ from server.audit import Event, append
 from server.clock import now_ms
 from server.database import Database, Rows
 from server.ending import end_with
+from server.policy import ROLES
 
-ROLES = ("owner", "admin", "approver", "auditor", "member")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 _TOKEN = re.compile(r"kla_([a-z0-9]{16})_([A-Za-z0-9_-]{43})")
 

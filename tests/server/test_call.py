@@ -27,6 +27,8 @@ from server.errors import (
 from server.identity import remove_agent, set_frozen
 from server.rules import add as add_rule
 from server.rules import remove as remove_rule
+from tests.agents import Nobody
+from tests.agents import Person as Client
 from tests.installed import SECRET, Place, add_org, make
 from tests.upstream import Answer, Upstream
 
@@ -34,25 +36,6 @@ pytestmark = pytest.mark.anyio
 
 REFUND = {"charge": "ch_1", "amount": 1200}
 Calling = Callable[..., Awaitable[Outcome]]
-
-
-class Client:
-    """A person at a client that can be asked; `answers` are given in order, and `questions` kept."""
-
-    can_be_asked = True
-    answers_later = False
-
-    def __init__(self, *answers: Decision | None) -> None:
-        self.answers = list(answers)
-        self.questions: list[Question] = []
-
-    async def ask(self, question: Question) -> Decision | None:
-        self.questions.append(question)
-        return self.answers.pop(0)
-
-
-class Nobody(Client):
-    can_be_asked = False
 
 
 @pytest.fixture

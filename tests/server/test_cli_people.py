@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from server.cli.acting import EVERYONE, MAY
-from server.identity import ROLES, system_user
+from server.identity import system_user
+from server.policy import ROLES
 from tests.commandline import CommandLine, Ran, everything
 from tests.installed import Place, files_holding
 

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -18,6 +18,7 @@ from mcp.shared.exceptions import MCPError
 
 from server.app import protocol_server, running
 from server.approval import Decision, State
+from tests.agents import Answering, answering
 from tests.installed import SECRET, Place
 from tests.serving import serving
 from tests.upstream import Answer, Upstream
@@ -27,18 +28,6 @@ pytestmark = pytest.mark.anyio
 REFUND = {"charge": "ch_1", "amount": 1200}
 ERAS = ["auto", "legacy"]
 TRANSPORTS = ["memory", "stdio", "http"]
-Answering = Callable[[Any, t.ElicitRequestParams], Awaitable[t.ElicitResult]]
-
-
-def answering(action: str, content: dict[str, Any] | None = None) -> tuple[Answering, list[t.ElicitRequestParams]]:
-    """A client's person who always answers the same, and the questions they were asked."""
-    asked: list[t.ElicitRequestParams] = []
-
-    async def answer(_context: Any, params: t.ElicitRequestParams) -> t.ElicitResult:
-        asked.append(params)
-        return t.ElicitResult(action=action, content=content)  # pyright: ignore[reportArgumentType]
-
-    return answer, asked
 
 
 @asynccontextmanager
