@@ -158,17 +158,31 @@ class Vault(Opaque):
 
     def open(self, db: Rows, *, org: str, connection: str, version: int, origin: str, scheme: str) -> Secret:
         """The credential, for one call; wipe it after. CannotOpen unless it was put for exactly these."""
-        self._open_root()
+        return self.take(db, org=org, connection=connection, version=version, origin=origin, scheme=scheme)()
+
+    def take(
+        self, db: Rows, *, org: str, connection: str, version: int, origin: str, scheme: str
+    ) -> Callable[[], Secret]:
+        """What opens the credential, once or more, as its rows are now: a rotation or removal after this is too late.
+
+        Opens nothing and refuses nothing yet: CannotOpen, or whatever else `open` raises, comes from what is returned.
+        """
         rows = db.execute(_CREDENTIAL, (org, connection, version)).fetchall()
-        if not rows:
-            raise CannotOpen
         place = (org, connection, version, origin, scheme, *rows)
-        if place not in self._openers:
-            if len(self._openers) >= MOST_OPENERS:
-                self._openers.clear()
-            self._openers[place] = self._opened(_Slot(org, connection, version, rows[0][0], origin, scheme), rows)
-        opened = self._openers[place]
-        return Secret({field: opener().decode("utf-8", "surrogatepass") for field, opener in opened.items()})
+
+        def opened() -> Secret:
+            self._open_root()
+            if not rows:
+                raise CannotOpen
+            if place not in self._openers:
+                if len(self._openers) >= MOST_OPENERS:
+                    self._openers.clear()
+                self._openers[place] = self._opened(_Slot(org, connection, version, rows[0][0], origin, scheme), rows)
+            return Secret(
+                {field: opener().decode("utf-8", "surrogatepass") for field, opener in self._openers[place].items()}
+            )
+
+        return opened
 
     def _opened(self, slot: "_Slot", rows: Sequence[Any]) -> dict[str, Callable[[], bytes]]:
         """What opens each field, time and again, without deriving its key anew. Checked now: CannotOpen."""

@@ -78,7 +78,8 @@ REPOINTED = [
     "UPDATE vault_credential SET version = 2; UPDATE vault_field SET version = 2",
     "UPDATE vault_credential SET key_id = 'key_0000000000000000'",
     "UPDATE vault_credential SET key_version = 2",
-    "INSERT INTO vault_org_key SELECT org, 2, wrapped, 0 FROM vault_org_key;UPDATE vault_credential SET key_version=2",
+    "INSERT INTO vault_org_key SELECT org, 2, wrapped, 0, 1 FROM vault_org_key;"
+    "UPDATE vault_credential SET key_version = 2",
     "UPDATE vault_org_key SET version = 7 WHERE org = 'org_a'; UPDATE vault_credential SET key_version = 7",
     "UPDATE vault_credential SET org = 'org_b'; UPDATE vault_field SET org = 'org_b'",
     "UPDATE vault_credential SET connection = 'con_9'; UPDATE vault_field SET connection = 'con_9'",
@@ -140,7 +141,7 @@ def one_key(db: sqlite3.Connection, root: LocalRootKey) -> Vault:
     """Two orgs, and two versions, that were all given one key: only what the seals bind keeps them apart."""
     for org, version in [("org_a", 1), ("org_a", 2), ("org_b", 1)]:
         wrapped = root.wrap(b"n" * 32, context=("org-key", org, str(version)))
-        db.execute("INSERT INTO vault_org_key VALUES (?, ?, ?, 0)", (org, version, wrapped))
+        db.execute("INSERT INTO vault_org_key VALUES (?, ?, ?, 0, 1)", (org, version, wrapped))
     return Vault(root)
 
 
@@ -253,7 +254,7 @@ def test_text_sealed_under_an_earlier_org_key_still_opens_after_a_newer_one_is_t
     before = vault.seal_text(db, "org_a", "prompt", "apr_1", "before")
     put(vault, db)
     wrapped = root.wrap(b"n" * 32, context=("org-key", "org_a", "2"))
-    db.execute("INSERT INTO vault_org_key VALUES ('org_a', 2, ?, 0)", (wrapped,))
+    db.execute("INSERT INTO vault_org_key VALUES ('org_a', 2, ?, 0, 1)", (wrapped,))
     after = vault.seal_text(db, "org_a", "prompt", "apr_1", "after")
     assert put(vault, db) == 2
     assert (before[:4], after[:4]) == (b"\0\0\0\1", b"\0\0\0\2")
