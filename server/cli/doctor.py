@@ -264,6 +264,19 @@ def _reaches_anything(agent: "Agent", offer: "Offer", rules: Sequence["Rule"], p
     return any(possible(subject, one.connection, one.tool.name, one.tool.effect, rules, preset) for one in offer.tools)
 
 
+def memory(_patient: Patient) -> Iterator[Finding]:
+    """Whether a crash, or another process of the same user, could show what this process holds."""
+    from server.hygiene import memory_is_private
+
+    missing = [what for what, held in memory_is_private().items() if not held]
+    if missing:
+        yield Finding(
+            "memory", "warn", f"This platform does not give: {', '.join(missing)}. Run it under its own user."
+        )
+    else:
+        yield Finding("memory", "ok", "Core dumps are off, and no other process of this user can read the memory.")
+
+
 def packages(patient: Patient) -> Iterator[Finding]:
     """No other distribution brings a package of one of our names: whichever came last would win."""
     from importlib.metadata import packages_distributions
@@ -336,6 +349,7 @@ CHECKS: tuple[Callable[[Patient], Iterator[Finding]], ...] = (
     connectors,
     credentials,
     agents,
+    memory,
     packages,
     clients,
 )
