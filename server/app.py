@@ -16,6 +16,7 @@ from server.call import Parts
 from server.connections import Workspaces
 from server.database import Database, require_schema
 from server.identity import Directory
+from server.keys import Keys
 from server.settings import Settings
 from vault import RootKey, Vault, VaultError, root_key_spec
 
@@ -49,7 +50,8 @@ class Installation:
 
     def parts(self, egress: "Egress") -> Parts:
         """The rooms that a call passes through."""
-        return Parts(self.database, self.directory, self.workspaces, self.vault, egress, self.approvals)
+        keys = Keys(self.database, self.vault)
+        return Parts(self.database, self.directory, self.workspaces, self.vault, egress, self.approvals, keys)
 
     def close(self) -> None:
         """Let go of the database."""

@@ -146,23 +146,19 @@ def keychain(patient: Patient) -> Iterator[Finding]:
     """Whether there is an OS keychain that could hold the root key."""
     from vault import RootKeyProblem, root_key_spec
 
-    provider = "file"
+    provider = ""
     if patient.installation is not None:
         provider = patient.installation.database.snapshot(patient.installation.vault.status).provider
+    elsewhere = f"the root key is in {provider}" if provider else "use `keyleash init --root file`"
     try:
         root_key_spec("keychain", patient.settings.home).load()
     except RootKeyProblem as problem:
-        found = "has no root key named" in str(problem)
         if provider == "keychain":
             yield Finding("keychain", "fail", str(problem))
-        elif found:
-            yield Finding("keychain", "ok", "There is an OS keychain; the root key is in a file instead.")
-        elif patient.installation is None:
-            yield Finding("keychain", "ok", "There is no OS keychain here: use `keyleash init --root file`.")
+        elif "has no root key named" in str(problem):
+            yield Finding("keychain", "ok", f"There is an OS keychain; {elsewhere}.")
         else:
-            yield Finding(
-                "keychain", "ok", "There is no OS keychain here, and none is needed: the root key is in a file."
-            )
+            yield Finding("keychain", "ok", f"There is no OS keychain here: {elsewhere}.")
     else:
         yield Finding("keychain", "ok", "The OS keychain answers.")
 
