@@ -15,6 +15,7 @@ from server.approval import Approvals
 from server.call import Parts
 from server.connections import Workspaces
 from server.database import Database, require_schema
+from server.erasure import retrying
 from server.identity import Directory
 from server.keys import Keys
 from server.settings import Settings
@@ -117,10 +118,10 @@ def find_root(home: Path, provider: str, location: str) -> RootKey:
 
 @asynccontextmanager
 async def running(installation: Installation) -> AsyncGenerator[Parts]:
-    """The parts with the door out open."""
+    """The parts with the door out open; what was removed is erased from the files meanwhile, where it could not be."""
     from connectors.egress import Egress  # the HTTP library: commands that send nothing do without
 
-    async with Egress() as egress:
+    async with Egress() as egress, retrying(installation.database):
         yield installation.parts(egress)
 
 

@@ -110,6 +110,8 @@ class Event(StrEnum):
     VAULT_BACKED_UP = "vault.backed_up"
     VAULT_RESTORED = "vault.restored"
 
+    ERASURE_COMPLETED = "erasure.completed"  # what was removed before is gone from the database's files as well
+
     AUDIT_LISTED = "audit.listed"
     AUDIT_EXPORTED = "audit.exported"
     AUDIT_VERIFIED = "audit.verified"

@@ -227,16 +227,26 @@ def rotate_connection(
 
 @connection_app.command("remove")
 def remove_connection(
-    name: Annotated[str, typer.Argument()], yes: Yes = False, org: OrgName = None, as_member: AsMember = None
+    name: Annotated[str, typer.Argument()],
+    yes: Yes = False,
+    org: OrgName = None,
+    as_member: AsMember = None,
+    json: AsJson = False,
 ) -> None:
     """Remove a connection with its secret. Its approvals and grants end."""
+    from server.cli.erasing import erased, say_of_backups, whether_gone
     from server.connections import connection_named, remove
 
     with at_desk(org, as_member, "connect accounts") as desk:
         connection = connection_named(desk.installation.database, desk.org.id, name)
         require_yes(f"Remove {connection.name} ({connection.connector}) and its secret?", yes=yes)
         desk.installation.database.write_now(lambda rows: remove(rows, desk.installation.vault, connection, by=desk.by))
-        show_text(f"Removed {connection.name}.")
+        gone = erased(desk.installation, connection.org, connection.id)
+        if json:
+            show_json({"name": connection.name, "id": connection.id, "erased": gone})
+        else:
+            show_text(f"Removed {connection.name}. {whether_gone('Its secret', gone=gone)}")
+        say_of_backups(desk.installation)
 
 
 @connector_app.command("list")

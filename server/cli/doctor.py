@@ -218,6 +218,29 @@ def credentials(patient: Patient) -> Iterator[Finding]:
     yield Finding("credentials", "ok", f"{total} connections were looked at.")
 
 
+def erasures(patient: Patient) -> Iterator[Finding]:
+    """What was removed has left the files."""
+    from server.clock import iso
+    from server.erasure import pending
+
+    if patient.installation is None:
+        return
+    directory = patient.installation.directory
+    names = {org.id: org.name for org in (*directory.orgs(), *directory.removed_orgs())}
+    waiting = pending(patient.installation.database)
+    for one in waiting:
+        yield Finding(
+            "erasures",
+            "warn",
+            f"{names.get(one.org, one.org)}: the {one.what} {one.name} was removed at {iso(one.requested_at)}, and its sealed bytes are still in the "
+            "database's files: a process that reads an older state holds them there. It is tried again by every "
+            "removal, by every server that runs, and by `keyleash vault status`. If it stays, end whatever else has "
+            f"{patient.settings.database} open.",
+        )
+    if not waiting:
+        yield Finding("erasures", "ok", "Nothing that was removed is left in the database's files.")
+
+
 def agents(patient: Patient) -> Iterator[Finding]:
     """Agents that can do nothing, and orgs that are frozen."""
     from server.clock import now_ms
@@ -344,6 +367,7 @@ CHECKS: tuple[Callable[[Patient], Iterator[Finding]], ...] = (
     keychain,
     connectors,
     credentials,
+    erasures,
     agents,
     memory,
     packages,
