@@ -344,7 +344,7 @@ def held_up(place: Place) -> Iterator[tuple[list[bytes], Any]]:
 
 async def until_gone(place: Place) -> None:
     with anyio.fail_after(30):
-        while pending(place.installation.database):
+        while pending(place.installation.database):  # noqa: ASYNC110 - what is waited for is in the database
             await anyio.sleep(0.01)
 
 
