@@ -43,9 +43,12 @@ def test_what_is_shipped_loads_without_a_problem():
     assert OFFER.problems == ()
     assert set(CATALOGUE.connectors) == {
         "anthropic",
+        "discord",
         "github",
         "notion",
         "openai",
+        "pagerduty",
+        "sentry",
         "slack",
         "stripe",
     }
