@@ -45,12 +45,15 @@ def test_what_is_shipped_loads_without_a_problem():
         "anthropic",
         "discord",
         "github",
+        "jira",
         "notion",
         "openai",
         "pagerduty",
+        "sendgrid",
         "sentry",
         "slack",
         "stripe",
+        "twilio",
     }
 
 
