@@ -42,9 +42,11 @@ def test_what_is_shipped_loads_without_a_problem():
     assert [str(problem) for problem in CATALOGUE.problems] == []
     assert OFFER.problems == ()
     assert set(CATALOGUE.connectors) == {
+        "airtable",
         "anthropic",
         "discord",
         "github",
+        "hubspot",
         "jira",
         "notion",
         "openai",
@@ -54,6 +56,7 @@ def test_what_is_shipped_loads_without_a_problem():
         "slack",
         "stripe",
         "twilio",
+        "zendesk",
     }
 
 
