@@ -44,8 +44,10 @@ def test_what_is_shipped_loads_without_a_problem():
     assert set(CATALOGUE.connectors) == {
         "airtable",
         "anthropic",
+        "cloudflare",
         "discord",
         "github",
+        "google_gemini",
         "hubspot",
         "jira",
         "notion",
