@@ -16,8 +16,9 @@ from server.call import Parts
 from server.connections import Workspaces
 from server.database import Database, require_schema
 from server.identity import Directory
+from server.keys import Keys
 from server.settings import Settings
-from vault import RootKeyProblem, Vault, WrongRootKey, root_key_spec
+from vault import RootKey, Vault, VaultError, root_key_spec
 
 if TYPE_CHECKING:
     from connectors.egress import Egress
@@ -49,7 +50,8 @@ class Installation:
 
     def parts(self, egress: "Egress") -> Parts:
         """The rooms that a call passes through."""
-        return Parts(self.database, self.directory, self.workspaces, self.vault, egress, self.approvals)
+        keys = Keys(self.database, self.vault)
+        return Parts(self.database, self.directory, self.workspaces, self.vault, egress, self.approvals, keys)
 
     def close(self) -> None:
         """Let go of the database."""
@@ -66,7 +68,7 @@ def open_installation(settings: Settings) -> Installation:
     catalogue = Catalogue.load(shipped_folder(), settings.connectors)
     for problem in catalogue.problems_in(settings.connectors):
         log.error("a connector file is left out: %s", problem)
-    vault = open_vault(database, settings.home)
+    vault = open_vault(database, settings)
     return Installation(
         settings=settings,
         database=database,
@@ -78,24 +80,31 @@ def open_installation(settings: Settings) -> Installation:
     )
 
 
-def open_vault(database: Database, home: Path) -> Vault:
+def open_vault(database: Database, settings: Settings) -> Vault:
     """The vault of this database, open if the root key is there and is the right one, sealed otherwise."""
-    rows = database.read("SELECT provider, location FROM vault_root WHERE id = 1")
+    rows = database.read(
+        "SELECT provider, location FROM vault_root WHERE check_blob IS NOT NULL ORDER BY id DESC LIMIT 1"
+    )
     if not rows:
         return Vault(None, why_sealed="this installation has no root key. Run `keyleash init`.")
-    provider, location = rows[0]
-    # A home that was moved as a whole has its key where a new one would have it; the check below tells keys apart.
-    moved = provider == "file" and not Path(location).exists()
+    find = partial(find_root, settings.home)
     try:
-        root = root_key_spec(provider if moved else f"{provider}:{location}", home).load()
-    except RootKeyProblem as problem:
-        return Vault(None, why_sealed=str(problem))
-    vault = Vault(root)
-    try:
+        vault = Vault(find(*rows[0]), find=find, keep_seconds=settings.key_seconds)
         database.snapshot(vault.check_root)
-    except WrongRootKey as problem:
+    except VaultError as problem:
         return Vault(None, why_sealed=str(problem))
     return vault
+
+
+def find_root(home: Path, provider: str, location: str) -> RootKey:
+    """The root key that is kept there; in a home that was moved as a whole, where it is now. Raises RootKeyProblem.
+
+    Whether it is the right one is the vault's to check.
+    """
+    if provider == "file" and not Path(location).exists():
+        moved = home / "keys" / Path(location).name
+        location = str(moved if moved.exists() else location)
+    return root_key_spec(f"{provider}:{location}", home).load()
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
-SCHEMA = "0001"
+SCHEMA = "0002"
 """The migration this code was written for; a test holds it to the newest one in `migrations/versions`."""
 
 _BUSY_MS = 10_000

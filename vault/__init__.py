@@ -4,10 +4,11 @@ Knows no server, no connector and no network: it works on a connection handed in
 """
 
 from vault.errors import CannotOpen, RootKeyProblem, Sealed, VaultError, WrongRootKey
+from vault.generations import Rows
 from vault.keys import PROVIDERS, LocalRootKey, RootKey, RootKeyRef, root_key_spec
 from vault.seal import seal, unseal
 from vault.secret import Secret
-from vault.store import Rows, Vault, VaultStatus
+from vault.store import Vault, VaultStatus
 
 __all__ = [
     "PROVIDERS",

@@ -1,11 +1,12 @@
 """The root key in a file that only its owner can read; refused where others could have read or published it."""
 
 import errno
+import itertools
 import os
 import shutil
 import stat
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -63,6 +64,27 @@ class FileRef:
                 f"{self.path} does not hold a whole root key. Restore it from its backup: no other key opens the vault."
             )
         return root
+
+    def successor(self, generation: int) -> "FileRef":
+        stem = self.path.stem.rsplit("-", 1)[0] if self.path.stem.rpartition("-")[2].isdigit() else self.path.stem
+        places = (self.path.with_name(f"{stem}-{n}{self.path.suffix}") for n in itertools.count(generation))
+        return replace(self, path=next(place for place in places if not os.path.lexists(place)))
+
+    def destroy(self) -> bool:
+        """Overwrite and delete the file. A disk may keep what was overwritten; there is no claim beyond the file."""
+        try:
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(b"0" * MAX_FILE_BYTES)
+                file.flush()
+                os.fsync(descriptor)
+            self.path.unlink()
+            _sync_folder(self.path.parent)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise RootKeyProblem(f"The root key at {self.path} could not be deleted: {error.strerror}.") from None
+        return True
 
     def _read(self) -> str:
         # O_NONBLOCK: a pipe in the key's place must not hold up the start.

@@ -35,6 +35,14 @@ class RootKeyRef(Protocol):
         """RootKeyProblem when there is none, it is damaged, or others could have read it."""
         ...
 
+    def successor(self, generation: int) -> "RootKeyRef":
+        """Where the key of the next generation goes: a free place beside this one, or this one where keys stay put."""
+        ...
+
+    def destroy(self) -> bool:
+        """Destroy the key that is kept here, if it can be done from here; whether it was. RootKeyProblem."""
+        ...
+
     def describe(self) -> dict[str, str]:
         """{"provider": …, "location": …}; nothing secret."""
         ...

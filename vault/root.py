@@ -21,6 +21,11 @@ class RootKey(Protocol):
     @property
     def location(self) -> str: ...
 
+    @property
+    def remote(self) -> bool:
+        """Whether wrapping asks a service: never inside a transaction then, and what was unwrapped is not kept long."""
+        ...
+
     def wrap(self, key: bytes, *, context: Sequence[str]) -> bytes: ...
 
     def unwrap(self, blob: bytes, *, context: Sequence[str]) -> bytes:
@@ -38,6 +43,10 @@ class LocalRootKey(Opaque):
         self._key = Key(raw)
         self.provider = provider
         self.location = location
+
+    @property
+    def remote(self) -> bool:
+        return False
 
     def wrap(self, key: bytes, *, context: Sequence[str]) -> bytes:
         return self._key.seal(key, context=context)

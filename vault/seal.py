@@ -62,12 +62,11 @@ def unseal(key: bytes, blob: bytes, *, context: Sequence[str]) -> bytes:
 
 def opener(key: bytes, blob: bytes, *, context: Sequence[str]) -> Callable[[], bytes]:
     """What unseals this one blob, over and over, its key derived once. Raises CannotOpen now, as `unseal` does."""
-    head, ciphertext = blob[:HEAD_BYTES], blob[HEAD_BYTES:]
-    if _opened(key, blob, context) is None:
+    decrypt = _decryption(key, blob, context)
+    del key  # so that a traceback that prints locals has no key to print
+    if decrypt is None or _tried(decrypt) is None:
         raise CannotOpen
-    cipher_key, nonce, _ = _expand(key, head[1 : 1 + SALT_BYTES])
-    decrypt, bound = AESGCM(cipher_key).decrypt, head + _encode(context)
-    return lambda: decrypt(nonce, ciphertext, bound)
+    return decrypt
 
 
 def derive(key: bytes, *, context: Sequence[str]) -> bytes:
@@ -92,19 +91,33 @@ class Key(Opaque):
     def unseal(self, blob: bytes, *, context: Sequence[str]) -> bytes:
         return unseal(self._raw(), blob, context=context)
 
+    def opener(self, blob: bytes, *, context: Sequence[str]) -> Callable[[], bytes]:
+        return opener(self._raw(), blob, context=context)
+
     def derive(self, *, context: Sequence[str]) -> bytes:
         return derive(self._raw(), context=context)
 
 
 def _opened(key: bytes, blob: bytes, context: Sequence[str]) -> bytes | None:
+    decrypt = _decryption(key, blob, context)
+    return None if decrypt is None else _tried(decrypt)
+
+
+def _decryption(key: bytes, blob: bytes, context: Sequence[str]) -> Callable[[], bytes] | None:
+    """What decrypts, or raises InvalidTag; None where the version or the commitment is not this key's."""
     if blob[:1] != VERSION:
         return None
     head, ciphertext = blob[:HEAD_BYTES], blob[HEAD_BYTES:]
     cipher_key, nonce, commitment = _expand(key, head[1 : 1 + SALT_BYTES])
     if not hmac.compare_digest(commitment, head[1 + SALT_BYTES :]):
         return None
+    decrypt, bound = AESGCM(cipher_key).decrypt, head + _encode(context)
+    return lambda: decrypt(nonce, ciphertext, bound)
+
+
+def _tried(decrypt: Callable[[], bytes]) -> bytes | None:
     try:
-        return AESGCM(cipher_key).decrypt(nonce, ciphertext, head + _encode(context))
+        return decrypt()
     except InvalidTag:
         return None
 

@@ -105,6 +105,7 @@ class Event(StrEnum):
     VAULT_OPENED = "vault.opened"
     VAULT_SEALED = "vault.sealed"
     VAULT_ROOT_ROTATED = "vault.root_rotated"
+    VAULT_ROOT_DROPPED = "vault.root_dropped"
     VAULT_ORG_ROTATED = "vault.org_rotated"
     VAULT_BACKED_UP = "vault.backed_up"
     VAULT_RESTORED = "vault.restored"

@@ -146,23 +146,19 @@ def keychain(patient: Patient) -> Iterator[Finding]:
     """Whether there is an OS keychain that could hold the root key."""
     from vault import RootKeyProblem, root_key_spec
 
-    provider = "file"
+    provider = ""
     if patient.installation is not None:
         provider = patient.installation.database.snapshot(patient.installation.vault.status).provider
+    elsewhere = f"the root key is in {provider}" if provider else "use `keyleash init --root file`"
     try:
         root_key_spec("keychain", patient.settings.home).load()
     except RootKeyProblem as problem:
-        found = "has no root key named" in str(problem)
         if provider == "keychain":
             yield Finding("keychain", "fail", str(problem))
-        elif found:
-            yield Finding("keychain", "ok", "There is an OS keychain; the root key is in a file instead.")
-        elif patient.installation is None:
-            yield Finding("keychain", "ok", "There is no OS keychain here: use `keyleash init --root file`.")
+        elif "has no root key named" in str(problem):
+            yield Finding("keychain", "ok", f"There is an OS keychain; {elsewhere}.")
         else:
-            yield Finding(
-                "keychain", "ok", "There is no OS keychain here, and none is needed: the root key is in a file."
-            )
+            yield Finding("keychain", "ok", f"There is no OS keychain here: {elsewhere}.")
     else:
         yield Finding("keychain", "ok", "The OS keychain answers.")
 
@@ -264,6 +260,19 @@ def _reaches_anything(agent: "Agent", offer: "Offer", rules: Sequence["Rule"], p
     return any(possible(subject, one.connection, one.tool.name, one.tool.effect, rules, preset) for one in offer.tools)
 
 
+def memory(_patient: Patient) -> Iterator[Finding]:
+    """Whether a crash, or another process of the same user, could show what this process holds."""
+    from server.hygiene import memory_is_private
+
+    missing = [what for what, held in memory_is_private().items() if not held]
+    if missing:
+        yield Finding(
+            "memory", "warn", f"This platform does not give: {', '.join(missing)}. Run it under its own user."
+        )
+    else:
+        yield Finding("memory", "ok", "Core dumps are off, and no other process of this user can read the memory.")
+
+
 def packages(patient: Patient) -> Iterator[Finding]:
     """No other distribution brings a package of one of our names: whichever came last would win."""
     from importlib.metadata import packages_distributions
@@ -336,6 +345,7 @@ CHECKS: tuple[Callable[[Patient], Iterator[Finding]], ...] = (
     connectors,
     credentials,
     agents,
+    memory,
     packages,
     clients,
 )
