@@ -18,7 +18,7 @@ from connectors.definition import Call
 from connectors.egress import Reply
 from connectors.errors import ConnectorError, CredentialRejected, RateLimited, UpstreamError
 from connectors.loading import load
-from connectors.scrub import REMOVED
+from connectors.scrub import REMOVED, Scrubber
 
 ROOT = Path(__file__).parents[2]
 CANARY = "sk_live_CANARY4f8a91"
@@ -252,7 +252,7 @@ def test_a_secret_in_a_text_in_base64url_is_removed(shop: dict[str, Call]) -> No
         wrapped = base64.urlsafe_b64encode(f"key: {wrapped}".encode()).decode()
         result = interpret(shop["mail"], reply({"parts": [{"data": wrapped}]}))
         assert CANARY not in result.text
-        assert base64.urlsafe_b64encode(CANARY.encode()).decode()[4:12] not in result.text
+        assert not Scrubber((CANARY,)).finds(result.text)
 
 
 SENTRY = (
