@@ -18,7 +18,7 @@ from server.database import Database, require_schema
 from server.identity import Directory
 from server.keys import Keys
 from server.settings import Settings
-from vault import RootKey, Vault, VaultError, root_key_spec
+from vault import KeysUnavailable, RootKey, Sealed, Vault, VaultError, root_key_spec
 
 if TYPE_CHECKING:
     from connectors.egress import Egress
@@ -81,7 +81,10 @@ def open_installation(settings: Settings) -> Installation:
 
 
 def open_vault(database: Database, settings: Settings) -> Vault:
-    """The vault of this database, open if the root key is there and is the right one, sealed otherwise."""
+    """The vault of this database, open if the root key is there and is the right one, sealed otherwise.
+
+    While its key service is away the vault is open all the same: calls are refused until it is back.
+    """
     rows = database.read(
         "SELECT provider, location FROM vault_root WHERE check_blob IS NOT NULL ORDER BY id DESC LIMIT 1"
     )
@@ -90,7 +93,12 @@ def open_vault(database: Database, settings: Settings) -> Vault:
     find = partial(find_root, settings.home)
     try:
         vault = Vault(find(*rows[0]), find=find, keep_seconds=settings.key_seconds)
-        database.snapshot(vault.check_root)
+    except VaultError as problem:
+        return Vault(None, why_sealed=str(problem))
+    try:
+        database.query(vault.check_root)
+    except KeysUnavailable as problem:
+        log.warning("%s", problem)
     except VaultError as problem:
         return Vault(None, why_sealed=str(problem))
     return vault
@@ -122,10 +130,13 @@ def protocol_server(installation: Installation, parts: Parts, identify: Any) -> 
 
     from server.protocol import build
 
-    if installation.vault.sealed is None:
-        key = installation.database.snapshot(lambda rows: installation.vault.derive(rows, "", "request-state"))
-    else:
+    try:
+        key = installation.database.query(lambda rows: installation.vault.derive(rows, "", "request-state"))
+    except Sealed:
         key = secrets.token_bytes(32)  # nothing is ever sealed with it: a sealed server asks nobody
+    except KeysUnavailable:
+        log.warning("answers to approval prompts are taken by this process only, until it is started again")
+        key = secrets.token_bytes(32)
     return build(parts, identify, version=release(), state_keys=[key])
 
 

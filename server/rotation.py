@@ -82,10 +82,12 @@ def _root_at(place: RootKeyRef, *, made_before: bool) -> RootKey:
     """The key at this place: the one that an earlier run made there, otherwise a new one."""
     if made_before:
         try:
-            return place.load()
+            root = place.load()
         except RootKeyProblem:
-            pass  # killed before it was made
-    return place.create()
+            return place.create()  # killed before it was made
+        if not root.remote:
+            return root
+    return place.create()  # a service's key is there already, and is proven
 
 
 def _ready(database: Database, vault: Vault, generation: int, root: RootKey) -> None:

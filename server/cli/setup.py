@@ -50,8 +50,16 @@ def init(
         return
     show_text(f"Keyleash is set up for {name} in {settings.home}.")
     where = reference.describe()
-    say(f"The root key is in: {where['provider']}, {where['location']}. Keep a copy apart: without it nothing opens.")
+    say(
+        f"The root key is in: {where['provider']}, {where['location']}. Without it nothing opens: {_safekeeping(where)}"
+    )
     say("Next: keyleash connect stripe  (or: keyleash connector list), then: keyleash client add claude-code")
+
+
+def _safekeeping(where: dict[str, str]) -> str:
+    if where["provider"] in ("file", "keychain"):
+        return "`keyleash vault export-recovery FILE` makes a copy of it under a passphrase; keep that apart."
+    return "see to it that nobody deletes it at its service."
 
 
 def create_installation(settings: "Settings", reference: "RootKeyRef", *, org: str, preset: str) -> None:

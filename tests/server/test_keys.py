@@ -17,7 +17,7 @@ from server.keys import RETRY_SECONDS
 from tests.agents import Nobody
 from tests.installed import Place, add_org
 from tests.upstream import Upstream
-from vault import LocalRootKey, RootKey, Vault, VaultError, root_key_spec
+from vault import KeysUnavailable, LocalRootKey, Mend, RootKey, Vault, root_key_spec
 
 pytestmark = pytest.mark.anyio
 KEEP = 300.0
@@ -47,7 +47,7 @@ class Service:
         if self.wait:
             self.wait.wait(20)
         if self.down:
-            raise VaultError("The key service does not answer.")
+            raise KeysUnavailable("The key service does not answer.", mend=Mend.REACH, how="Wait.")
         return self._key.unwrap(blob, context=context)
 
 
