@@ -4,6 +4,7 @@ Everything returned or raised here has been through the scrubber first, and is r
 values only. An upstream's own words about a refused credential are never passed on.
 """
 
+import base64
 import json
 import math
 import unicodedata
@@ -12,8 +13,9 @@ from dataclasses import dataclass
 from time import time
 from typing import TYPE_CHECKING, Any, cast
 
-from connectors.definition import Call, Connector, Selector
+from connectors.definition import Call, Connector, Selector, Tool
 from connectors.errors import CredentialRejected, RateLimited, UpstreamError
+from connectors.paging import cursor_in_link, cursor_in_url
 from connectors.scrub import Scrubber
 
 if TYPE_CHECKING:
@@ -24,12 +26,6 @@ MAX_MESSAGE = 500  # characters of an upstream's own error message
 _MAX_RAW = 8_000  # characters of an answer that is not JSON
 _MAX_PLAIN = 40_000  # characters of an answer that is meant to be text
 _MAX_NAME = 128  # characters of a code, a request id, an account's name
-
-# An upstream that answers 200 to everything says in the body that it refuses the credential.
-# Source: https://docs.slack.dev/reference/methods/auth.test, under "Errors".
-_CREDENTIAL_CODES = frozenset(
-    ("not_authed", "invalid_auth", "account_inactive", "token_revoked", "token_expired", "org_login_required")
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +67,17 @@ def interpret(call: Call, reply: "Reply") -> Result:
         return _result(_text_of(answer, _as_text(reply.body, Scrubber(reply.secrets))), answer, None)
     if not answer.json:
         return _result(_not_json(answer, shaped=bool(tool.output_select or tool.output_redact)), answer, None)
+    value = answer.value
+    if tool.output_base64url:
+        value = _decoded(value, tool.output_base64url, Scrubber(reply.secrets))
     usage = _numbers(tool.output_usage.search(answer.value)) if tool.output_usage else None
-    value = _without(answer.value, tool.output_redact)
+    value = _without(value, tool.output_redact)
     if tool.output_select:
         value = tool.output_select.search(value)
-    return _result(_object(value, answer.status), answer, usage)
+    shaped = _object(value, answer.status)
+    if tool.output_next:
+        shaped = shaped | {"next_cursor": _next_cursor(tool, answer)}
+    return _result(shaped, answer, usage)
 
 
 def interpret_verify(connector: Connector, reply: "Reply") -> str | None:
@@ -128,7 +130,7 @@ def _flat(value: Any) -> Iterator[str]:
             yield from _flat(item)
 
 
-_HEADERS = ("content-type", "retry-after", "x-ratelimit-remaining", "x-ratelimit-reset")
+_HEADERS = ("content-type", "link", "retry-after", "x-ratelimit-remaining", "x-ratelimit-reset")
 
 
 def _parsed(body: bytes) -> tuple[bool, Any]:
@@ -166,7 +168,8 @@ def _raise_refusal(connector: Connector, whose: str, answer: _Answer) -> None:
         return
     code = _found(errors.code, answer, _MAX_NAME)
     wait = _retry_after(answer)
-    if answer.status == 429 or (answer.status == 403 and (wait is not None or _used_up(answer))):
+    limited = code in errors.limited or (answer.status == 403 and (wait is not None or _used_up(answer)))
+    if answer.status == 429 or limited:
         when = f"Try again in {wait:.0f} s." if wait is not None else "Try again later."
         raise RateLimited(
             answer.status,
@@ -175,7 +178,7 @@ def _raise_refusal(connector: Connector, whose: str, answer: _Answer) -> None:
             code=code,
             request_id=answer.request_id,
         )
-    if answer.status in (401, 403) or (failed and code in _CREDENTIAL_CODES):
+    if answer.status in (401, 403) or code in errors.rejected:
         raise CredentialRejected(_rejected(title, whose, answer.status))
     said = _found(errors.message, answer, MAX_MESSAGE)
     message = f"{title} refused the call and says: {said}" if said else f"{title} {_meaning(answer.status)}"
@@ -235,6 +238,12 @@ def _result(structured: dict[str, Any], answer: _Answer, usage: dict[str, Any] |
     return Result(True, structured, text, answer.status, answer.request_id, usage)
 
 
+def _next_cursor(tool: Tool, answer: _Answer) -> str | None:
+    if tool.output_next_url is None:
+        return cursor_in_link(answer.headers.get("link", ""), tool.output_next)
+    return cursor_in_url(tool.output_next_url.search(answer.value), tool.output_next)
+
+
 def _object(value: Any, status: int) -> dict[str, Any]:
     if isinstance(value, dict):
         return cast("dict[str, Any]", value)
@@ -283,6 +292,28 @@ def _without(value: Any, keys: tuple[str, ...]) -> Any:
     if isinstance(value, list):
         return [_without(item, keys) for item in cast("list[Any]", value)]
     return value
+
+
+def _decoded(value: Any, keys: tuple[str, ...], scrubber: Scrubber) -> Any:
+    """A copy in which the base64url texts under these keys, at any depth, are read as UTF-8, and scrubbed once more."""
+    if isinstance(value, list):
+        return [_decoded(item, keys, scrubber) for item in cast("list[Any]", value)]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: _read_base64url(item, scrubber)
+        if name in keys and isinstance(item, str)
+        else _decoded(item, keys, scrubber)
+        for name, item in cast("dict[str, Any]", value).items()
+    }
+
+
+def _read_base64url(text: str, scrubber: Scrubber) -> str:
+    try:
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except ValueError:
+        return text
+    return scrubber.text(raw.decode("utf-8", "replace"))
 
 
 def _bounded(value: dict[str, Any]) -> tuple[dict[str, Any], str]:

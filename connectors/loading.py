@@ -34,13 +34,14 @@ from connectors.definition import (
 )
 from connectors.effects import derive
 from connectors.errors import Unsendable
+from connectors.layout import read_layout
 from connectors.request import base
 from connectors.source import NAME_MEND, NAME_PATTERN, Spot, read_file, read_text, suggestion
 
 _ID = re.compile(NAME_PATTERN)
 _CALL = re.compile(keys.CALL_PATTERN)
 _CALL_MEND = "Write `METHOD /path`, for instance `GET /v1/charges/{charge}`."
-_SEGMENT = re.compile(r"([A-Za-z0-9._~:-]|\{[a-z][a-z0-9_]*\})+")
+_SEGMENT = re.compile(r"([A-Za-z0-9._~:@-]|\{[a-z][a-z0-9_]*\})+")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,510}[\x21-\x7e])?")
 _DATE = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])(-(0[1-9]|[12][0-9]|3[01]))?")
 
@@ -203,7 +204,19 @@ def _errors(spot: Spot | None) -> ErrorShape:
         request_id=_selector(block.get("request_id")),
         request_id_header=header.text("The header").lower() if header else None,
         ok_field=_selector(block.get("ok")),
+        limited=_codes(block, "limited"),
+        rejected=_codes(block, "rejected"),
     )
+
+
+def _codes(block: Mapping[str, Spot], key: str) -> frozenset[str]:
+    if key in block and "code" not in block:
+        block[key].fail(f"`{key}:` lists codes, and there is no `code:` that finds one.", "Add `code:`.")
+    return frozenset(_texts(block, key))
+
+
+def _texts(block: Mapping[str, Spot], key: str) -> tuple[str, ...]:
+    return block[key].texts(key.capitalize()) if key in block else ()
 
 
 def _deprecation(spot: Spot) -> Deprecation:
@@ -251,7 +264,8 @@ def _prefix(scheme: SchemeName, block: dict[str, Spot]) -> str:
         return "Bearer " if scheme == "bearer" else ""
     if scheme not in ("bearer", "header"):
         block["prefix"].fail(f"The scheme {scheme!r} takes no prefix.", "Remove it.")
-    return block["prefix"].matching("The prefix", _HEADER_VALUE, "Use visible ASCII only.") + " "
+    prefix = block["prefix"].matching("The prefix", _HEADER_VALUE, "Use visible ASCII only.")
+    return prefix if prefix.endswith("=") else f"{prefix} "
 
 
 def _fields(scheme: SchemeName, label: str, block: dict[str, Spot], spot: Spot) -> tuple[Field, ...]:
@@ -330,7 +344,8 @@ def _verify(spot: Spot, about: _About) -> Tool:
 def _tool(name: str, spot: Spot, about: _About) -> Tool:
     block = spot.block("A tool", keys.TOOL, keys.required(keys.TOOL))
     method, path, holes = _call(block["call"])
-    arguments = read_arguments(block, method, holes, about.taken)
+    arguments = read_arguments(block, method, holes, about.taken, about.body_style)
+    layout = read_layout(block, method, arguments, about.body_style, about.taken)
     names = [argument.name for argument in arguments]
     effect = _effect(name, block, spot, about)
     output = block["output"].block("Output", keys.OUTPUT) if "output" in block else {}
@@ -348,9 +363,15 @@ def _tool(name: str, spot: Spot, about: _About) -> Tool:
         arguments=arguments,
         input_schema=schema,
         headers=_headers(block.get("headers"), about.taken.headers),
+        fixed_query=layout.fixed_query,
+        fixed_body=layout.fixed_body,
+        encode=layout.encode,
         output_select=_selector(output.get("select")),
         output_text=_output_text(output),
-        output_redact=output["redact"].texts("Redact") if "redact" in output else (),
+        output_redact=_texts(output, "redact"),
+        output_base64url=_texts(output, "base64url"),
+        output_next=_next(output),
+        output_next_url=_selector(output.get("next_url")),
         output_usage=_selector(output.get("usage")),
         ask=_ask(block.get("ask"), names, effect, spot),
         grant=_names_of(block.get("grant"), names),
@@ -376,10 +397,18 @@ def _call(spot: Spot) -> tuple[str, str, list[str]]:
 def _output_text(output: Mapping[str, Spot]) -> bool:
     if "text" not in output or not output["text"].flag("Text"):
         return False
-    for other in ("select", "redact", "usage"):
+    for other in ("select", "redact", "usage", "base64url", "next", "next_url"):
         if other in output:
             output["text"].fail(f"A text has nothing that `{other}:` could find.", "Remove one of the two.")
     return True
+
+
+def _next(output: Mapping[str, Spot]) -> str:
+    if "next" in output:
+        return output["next"].text("Next")
+    if "next_url" in output:
+        output["next_url"].fail("Nobody knows which part of that URL is wanted.", "Add `next:`.")
+    return ""
 
 
 def _hash(about: _About, tool: Mapping[str, Any]) -> str:

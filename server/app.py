@@ -67,7 +67,7 @@ def open_installation(settings: Settings) -> Installation:
     database = Database(settings.database)
     require_schema(database)
     catalogue = Catalogue.load(shipped_folder(), settings.connectors)
-    for problem in catalogue.problems:
+    for problem in catalogue.problems_in(settings.connectors):
         log.error("a connector file is left out: %s", problem)
     vault = open_vault(database, settings)
     return Installation(

@@ -164,6 +164,11 @@ def plan(
     clash = catalogue.collision({c.name: c.connector for c in existing}, name, connector)
     if clash:
         raise ConnectionProblem(f"{clash} Choose another name with `--name`.")
+    if base_url is None and definition.example_url:
+        raise ConnectionProblem(
+            f"Every account of {definition.title} has an address of its own. Give yours with `--base-url`, for "
+            f"instance `--base-url {definition.example_url}`."
+        )
     where = _base_url(base_url or definition.base_url)
     _require_private_for_http(where, private)
     return Plan(

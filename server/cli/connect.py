@@ -273,7 +273,8 @@ def show_connector(connector: Annotated[str, typer.Argument()], json: AsJson = F
     if json:
         show_json(_connector_as_json(found))
         return
-    show_fields({"id": found.id, "title": found.title, "address": found.base_url, "file": found.file})
+    address = f"your own, for instance {found.example_url}" if found.example_url else found.base_url
+    show_fields({"id": found.id, "title": found.title, "address": address, "file": found.file})
     show_table(
         ("CREDENTIAL", "FIELDS", "HOW TO GET IT"),
         ((kind.id, ", ".join(field.name for field in kind.fields), kind.help) for kind in found.credentials),
@@ -400,7 +401,8 @@ def _connector_as_json(connector: "Connector") -> dict[str, Any]:
     return {
         "id": connector.id,
         "title": connector.title,
-        "base_url": connector.base_url,
+        "base_url": None if connector.example_url else connector.base_url,
+        "example_url": connector.example_url or None,
         "file": connector.file,
         "credentials": [
             {
