@@ -25,7 +25,9 @@ def init(
     root: Annotated[
         str,
         typer.Option(
-            "--root", metavar="PLACE", help="Where the root key lives: keychain, file, file:PATH, or a key service."
+            "--root",
+            metavar="PLACE",
+            help="Where the root key lives: keychain, file, file:PATH, aws-kms:ARN or transit:URL#KEY.",
         ),
     ] = "keychain",
     preset: Annotated[
