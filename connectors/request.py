@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, cast
 from urllib.parse import quote, unquote, urlsplit
 
-from connectors.definition import Argument, Call, Connector, Tool
+from connectors.definition import Argument, Call, Connector, Operation, Tool
 from connectors.errors import Unsendable
 
 MAX_PATH_VALUE = 512  # characters, one segment
@@ -46,6 +46,12 @@ class Prepared:
     headers: tuple[tuple[str, str], ...]
     body: bytes | None = None
     idempotent: bool = False  # carries an idempotency key that the upstream honours
+    query: bool = False  # a GraphQL query: sent by POST, and as harmless as a GET
+
+    @property
+    def safe(self) -> bool:
+        """Whether it promises to change nothing, so that it may be sent again, and a lost answer is no riddle."""
+        return self.query or self.method in ("GET", "HEAD")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +136,7 @@ def _prepare(connector: Connector, tool: Tool, arguments: Mapping[str, Any], whe
     query = "&".join(pair for argument, value in given if argument.place == "query" for pair in _query(argument, value))
     url = where.url + _path(tool, given) + (f"?{query}" if query else "")
     check_below(url, origin=where.origin, base_path=where.path)
-    body = _body(connector, tool, given)
+    body = _body(connector, tool, given, key)
     headers = {"accept": ("Accept", "application/json")}
     headers |= {name.lower(): (name, value) for name, value in (*connector.headers, *tool.headers)}
     headers |= {a.wire_name.lower(): (a.wire_name, _header(a, value)) for a, value in given if a.place == "header"}
@@ -141,7 +147,10 @@ def _prepare(connector: Connector, tool: Tool, arguments: Mapping[str, Any], whe
     idempotent = bool(key and connector.idempotency_header and tool.method in connector.idempotency_methods)
     if idempotent and connector.idempotency_header:
         headers[connector.idempotency_header.lower()] = (connector.idempotency_header, key)
-    return Prepared(tool.method, url, where.origin, where.path, tuple(headers.values()), body, idempotent)
+    if tool.operation:
+        idempotent = bool(key and tool.operation.key_variable)
+    query = tool.operation is not None and tool.safe
+    return Prepared(tool.method, url, where.origin, where.path, tuple(headers.values()), body, idempotent, query)
 
 
 _CONTENT_TYPES = {"json": "application/json", "form": "application/x-www-form-urlencoded"}
@@ -203,10 +212,12 @@ def _check_text(argument: Argument, text: str, limit: int) -> None:
         raise Unsendable(f"{argument.name} may not hold line breaks or other control characters.")
 
 
-def _body(connector: Connector, tool: Tool, given: Given) -> bytes | None:
-    if not any(argument.place == "body" for argument in tool.arguments):
+def _body(connector: Connector, tool: Tool, given: Given, key: str) -> bytes | None:
+    if not tool.operation and not any(argument.place == "body" for argument in tool.arguments):
         return None
     fields = {argument.wire_name: value for argument, value in given if argument.place == "body"}
+    if tool.operation:
+        fields = _graphql(tool.operation, fields, key)
     if connector.body_style == "form":
         text = "&".join(pair for name, value in fields.items() for pair in _form(name, value))
     else:
@@ -218,6 +229,13 @@ def _body(connector: Connector, tool: Tool, given: Given) -> bytes | None:
     if len(body) > MAX_BODY:
         raise Unsendable(f"The body of the request is longer than {MAX_BODY} bytes; shorten the arguments.")
     return body
+
+
+def _graphql(operation: Operation, variables: dict[str, Any], key: str) -> dict[str, Any]:
+    """The document as the file has it; arguments are variables, and one that was left out is no null."""
+    if operation.key_variable and key:
+        variables[operation.key_variable] = key
+    return {"query": operation.document, "operationName": operation.name, "variables": variables}
 
 
 def _form(name: str, value: Any) -> Iterator[str]:

@@ -158,11 +158,16 @@ def plan(
     clash = catalogue.collision({c.name: c.connector for c in existing}, name, connector)
     if clash:
         raise ConnectionProblem(f"{clash} Choose another name with `--name`.")
+    wanted = _kind(definition, kind)
+    if base_url is None and _is_nobodys(definition.base_url):
+        raise ConnectionProblem(
+            f"{definition.title} has an address for each account; give yours with `--base-url`. {wanted.help}"
+        )
     where = _base_url(base_url or definition.base_url)
     _require_private_for_http(where, private)
     return Plan(
         connector=definition,
-        kind=_kind(definition, kind),
+        kind=wanted,
         name=name,
         base_url=where,
         private=tuple(str(_network(text)) for text in private),
@@ -183,6 +188,11 @@ def _require_private_for_http(base_url: str, private: Sequence[str]) -> None:
             "Over plain http the key could be read on its way. Use https; for an address of your own network, name it "
             "with `--allow-private CIDR` as well."
         )
+
+
+def _is_nobodys(base_url: str) -> bool:
+    """Whether a connector's own address is a placeholder: a name below .invalid is nobody's (RFC 2606)."""
+    return base(base_url).origin.endswith(".invalid")
 
 
 def _base_url(text: str) -> str:
