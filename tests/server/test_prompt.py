@@ -25,7 +25,7 @@ from tests.installed import Place, make
 from tests.upstream import Answer, Received, Upstream
 
 BASE = "/base/v1"
-CONNECTORS = ("stripe", "github", "slack", "openai", "anthropic", "notion")
+CONNECTORS = ("stripe", "github", "slack", "openai", "anthropic", "notion", "linear", "shopify")
 
 
 @dataclass
@@ -76,6 +76,8 @@ class Read:
     url: str
     arguments: dict[str, Any]
     careful: list[str]
+    document: str = ""  # of GraphQL
+    added: str = ""  # the variable that Keyleash fills
 
 
 FRAME = (
@@ -83,6 +85,8 @@ FRAME = (
     "Account: ",
     "Asked by: ",
     "Request: ",
+    "Document, from the connector's file: ",
+    "Added by Keyleash: ",
     "Written by the agent",
     "  ",
     "Careful: ",
@@ -100,7 +104,11 @@ def read(text: str) -> Read:
     one = {start: [line for line in rest if line.startswith(start)] for start in FRAME}
     for start in ("Tool: ", "Account: ", "Asked by: ", "Request: ", "Written by the agent"):
         assert len(one[start]) == 1, start
-    assert [line[:4] for line in rest[:5]] == ["Tool", "Acco", "Aske", "Requ", "Writ"]
+    documents, added = one["Document, from the connector's file: "], one["Added by Keyleash: "]
+    assert len(documents) <= 1
+    assert len(added) <= len(documents)
+    frame = ["Tool", "Acco", "Aske", "Requ", *["Docu"] * len(documents), *["Adde"] * len(added), "Writ"]
+    assert [line[:4] for line in rest[: len(frame)]] == frame
     method, _, url = one["Request: "][0].removeprefix("Request: ").partition(" ")
     arguments: dict[str, Any] = {}
     for line in one["  "]:
@@ -108,7 +116,9 @@ def read(text: str) -> Read:
         assert name not in arguments
         arguments[name] = unquoted(value)
     tool = one["Tool: "][0].removeprefix("Tool: ").partition(",")[0]
-    return Read(tool, method, url, arguments, [line.removeprefix("Careful: ") for line in one["Careful: "]])
+    careful = [line.removeprefix("Careful: ") for line in one["Careful: "]]
+    document = "".join(documents).removeprefix("Document, from the connector's file: ")
+    return Read(tool, method, url, arguments, careful, document, "".join(added)[19:].partition(",")[0])
 
 
 def unquoted(text: str) -> Any:
@@ -120,7 +130,7 @@ def unquoted(text: str) -> Any:
     return json.loads(re.sub(r"\\U([0-9a-f]{8})|\\.", pair, text))
 
 
-def arrived(request: Received, arguments: tuple[Argument, ...], path: str) -> dict[str, Any]:
+def arrived(request: Received, arguments: tuple[Argument, ...], path: str, seen: Read) -> dict[str, Any]:
     """The arguments out of the bytes that the upstream got, by the places that the definition names."""
     target, _, query = request.target.partition("?")
     found: dict[str, Any] = {}
@@ -130,6 +140,12 @@ def arrived(request: Received, arguments: tuple[Argument, ...], path: str) -> di
     pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), errors="strict")
     form = "form" in request.headers.get("content-type", "")
     body = {} if form or not request.body else json.loads(request.body)
+    if seen.document:
+        assert list(body) == ["query", "operationName", "variables"]
+        assert body["query"] == seen.document
+        assert body["operationName"] == re.findall(r"\w+", seen.document)[1]
+        body = body["variables"]
+        assert (body.pop(seen.added) != "") if seen.added else True
     fields = request.body.decode().split("&") if form and request.body else []
     for argument in arguments:
         if argument.place == "query":
@@ -249,7 +265,7 @@ def test_what_is_shown_is_what_arrives(desk: Desk, data: st.DataObject) -> None:
     assert host == request.headers["host"]
     assert f"/{path}" == request.target.partition("?")[0]
     assert seen.arguments == arguments
-    got = arrived(request, offered.tool.arguments, offered.tool.path)
+    got = arrived(request, offered.tool.arguments, offered.tool.path, seen)
     places = {argument.name: argument for argument in offered.tool.arguments}
     form = "form" in request.headers.get("content-type", "")
     for name, value in seen.arguments.items():
