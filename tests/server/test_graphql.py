@@ -180,6 +180,17 @@ async def test_a_rule_sees_a_variable_as_it_sees_any_argument(
     assert [issue["teamId"] for issue in tracker.issues] == ["t1"]
 
 
+async def test_a_client_is_told_which_operations_may_be_repeated(place: Place, linear: Upstream) -> None:
+    async with connected(place, "memory", "auto") as client:
+        tools = {tool.name: tool.annotations for tool in (await client.list_tools()).tools}
+    read, write = tools["linear_get_me"], tools["linear_create_issue"]
+    assert read is not None
+    assert write is not None
+    assert (read.read_only_hint, read.idempotent_hint) == (True, True)
+    assert (write.read_only_hint, write.idempotent_hint) == (False, False)
+    assert linear.requests == []
+
+
 # -- what goes wrong
 
 
