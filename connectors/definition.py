@@ -177,9 +177,9 @@ class ErrorShape:
     request_id_header: str | None = None  # in lower case
     ok_field: Selector | None = None  # false in the body means an error, whatever the status
     user_errors: str = ""  # the key of a mutation's payload that lists why it was refused
-    limited: tuple[str, ...] = ()  # codes that ask for fewer calls
-    rejected: tuple[str, ...] = ()  # codes that refuse the credential
-    unclear: tuple[str, ...] = ()  # codes after which a call that changes something may have done so
+    limited: frozenset[str] = frozenset()  # codes that ask for fewer calls
+    rejected: frozenset[str] = frozenset()  # codes that refuse the credential
+    unclear: frozenset[str] = frozenset()  # codes after which a call that changes something may have done so
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,8 +109,8 @@ ERRORS: Mapping[str, Key] = {
     "request_id": _text("JMESPath, where it is in the body."),
     "request_id_header": _text("Its header, where it is in one."),
     "ok": _text("JMESPath: false means an error, whatever the status."),
-    "limited": _texts("Codes that ask for fewer calls."),
-    "rejected": _texts("Codes by which the credential is refused."),
+    "limited": _texts("Codes that ask for fewer calls, whatever the status."),
+    "rejected": _texts("Codes that refuse the credential, whatever the status."),
     "unclear": _texts("Codes after which a call that changes something may have done so."),
 }
 

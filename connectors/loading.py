@@ -245,10 +245,16 @@ def _errors(spot: Spot | None, kind: Kind) -> ErrorShape:
         request_id_header=header.text("The header").lower() if header else None,
         ok_field=_selector(block.get("ok")),
         user_errors=block["user_errors"].text("The key") if "user_errors" in block else "",
-        limited=block["limited"].texts("A code") if "limited" in block else (),
-        rejected=block["rejected"].texts("A code") if "rejected" in block else (),
-        unclear=block["unclear"].texts("A code") if "unclear" in block else (),
+        limited=_codes(block, "limited"),
+        rejected=_codes(block, "rejected"),
+        unclear=_codes(block, "unclear"),
     )
+
+
+def _codes(block: Mapping[str, Spot], key: str) -> frozenset[str]:
+    if key in block and "code" not in block:
+        block[key].fail(f"`{key}:` lists codes, and there is no `code:` that finds one.", "Add `code:`.")
+    return frozenset(block[key].texts("A code")) if key in block else frozenset()
 
 
 def _deprecation(spot: Spot) -> Deprecation:

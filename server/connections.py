@@ -192,7 +192,7 @@ def _require_private_for_http(base_url: str, private: Sequence[str]) -> None:
 
 def _is_nobodys(base_url: str) -> bool:
     """Whether a connector's own address is a placeholder: a name below .invalid is nobody's (RFC 2606)."""
-    return base(base_url).origin.endswith(".invalid")
+    return base(base_url).origin.partition("//")[2].partition(":")[0].endswith(".invalid")
 
 
 def _base_url(text: str) -> str:

@@ -28,7 +28,7 @@ WHOLE = """\
 query GetOrder($id: ID!, $lines: Int! = 20, $tags: [[String!]!], $kind: Kind = OPEN) {
   first: order(id: $id, where: {tags: $tags, kind: $kind, at: "a \\"#, b\\" \\u00e9", cost: -1.5e3}) {
     ...on Paid @include(if: true) { total }
-    total, lines(first: $lines) { nodes { id, sku } }
+    total, lines(first: $lines) { nodes { id, sku } } # of each, the number
   }
   shop { id }
 }

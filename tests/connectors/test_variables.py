@@ -66,7 +66,7 @@ def test_the_good_file_loads_as_written() -> None:
     assert cancel.operation is not None
     assert cancel.operation.key_variable == "key"
     assert "key" not in cancel.input_schema["properties"]
-    assert (shop.errors.user_errors, shop.errors.limited) == ("userErrors", ("SLOW",))
+    assert (shop.errors.user_errors, shop.errors.limited) == ("userErrors", frozenset({"SLOW"}))
     assert shop.errors.message is not None
     assert shop.errors.code is not None
     error = {"errors": [{"message": "No.", "extensions": {"code": "NOPE"}}]}
