@@ -125,8 +125,13 @@ class Tool:
 
     @property
     def safe(self) -> bool:
-        """Whether the way it is sent promises that it changes nothing: GET and HEAD (RFC 9110, 9.2.1), a query."""
-        return self.operation.kind == "query" if self.operation else self.method in ("GET", "HEAD")
+        """Whether the way it is sent promises that it changes nothing: GET and HEAD (RFC 9110, 9.2.1), a query.
+
+        A query of which the file says that it changes something is none.
+        """
+        if self.operation is None:
+            return self.method in ("GET", "HEAD")
+        return self.operation.kind == "query" and self.effect.strictness < Effect.WRITE.strictness
 
     def summary(self, arguments: Mapping[str, Any], show: Callable[[Any], str] | None = None) -> str:
         """`ask` with its holes filled, once: a value that looks like a hole stays as it is.

@@ -46,12 +46,12 @@ class Prepared:
     headers: tuple[tuple[str, str], ...]
     body: bytes | None = None
     idempotent: bool = False  # carries an idempotency key that the upstream honours
-    query: bool = False  # a GraphQL query: sent by POST, and as harmless as a GET
+    reads: bool = False  # a GraphQL query: sent by POST, and as harmless as a GET
 
     @property
     def safe(self) -> bool:
         """Whether it promises to change nothing, so that it may be sent again, and a lost answer is no riddle."""
-        return self.query or self.method in ("GET", "HEAD")
+        return self.reads or self.method in ("GET", "HEAD")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +149,8 @@ def _prepare(connector: Connector, tool: Tool, arguments: Mapping[str, Any], whe
         headers[connector.idempotency_header.lower()] = (connector.idempotency_header, key)
     if tool.operation:
         idempotent = bool(key and tool.operation.key_variable)
-    query = tool.operation is not None and tool.safe
-    return Prepared(tool.method, url, where.origin, where.path, tuple(headers.values()), body, idempotent, query)
+    reads = tool.operation is not None and tool.safe
+    return Prepared(tool.method, url, where.origin, where.path, tuple(headers.values()), body, idempotent, reads)
 
 
 _CONTENT_TYPES = {"json": "application/json", "form": "application/x-www-form-urlencoded"}

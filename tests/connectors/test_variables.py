@@ -219,6 +219,15 @@ def test_a_request_is_the_document_its_name_and_the_given_arguments() -> None:
     assert not prepared.idempotent
 
 
+def test_a_query_that_changes_something_by_the_files_own_word_is_not_safe() -> None:
+    shop = parse(GOOD.replace("    effect: read\n", "    effect: write\n    ask: List {first}\n", 1))
+    tool = shop.tools["list_orders"]
+    assert not tool.safe
+    assert not prepare(Call("shop", shop, tool, "shop_list_orders", {}), base_url=BASE).safe
+    sensitive = parse(GOOD.replace("    effect: read\n", "    effect: sensitive\n    ask: List {first}\n", 1))
+    assert sensitive.tools["list_orders"].safe
+
+
 def test_a_left_out_argument_is_absent_and_not_null() -> None:
     assert (body_of("list_orders", {}) or b"").endswith(b'"variables":{}}')
     assert b"null" not in (body_of("cancel_order", {"order": "o_1"}, "k1") or b"")
