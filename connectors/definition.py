@@ -50,6 +50,8 @@ DEFAULTS: dict[str, Effect] = {
 }
 
 
+_EXAMPLE = re.compile(r"(https?://[^/]+)\.invalid((?::[0-9]+)?(?:/.*)?)")  # .invalid exists nowhere: RFC 2606
+
 HOLE = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 
 
@@ -80,6 +82,7 @@ class Argument:
     wire_name: str  # the name upstream: `created[gte]`; for a path argument, its hole
     schema: Mapping[str, Any]
     required: bool = False
+    steps: tuple[str, ...] = ()  # in a JSON body: the way to it, `ticket[subject]` as two; a step "0" is a list of one
     slashes: bool = False  # a path argument of several segments: each is checked and encoded by itself
     list_style: ListStyle = "repeat"  # how an array stands in a query
     absent: str = "(not given)"  # what the summary says where the argument was left out
@@ -112,9 +115,15 @@ class Tool:
     arguments: tuple[Argument, ...] = ()
     input_schema: Mapping[str, Any]  # root object, additionalProperties false, no $ref
     headers: tuple[tuple[str, str], ...] = ()  # fixed, in place of the connector's own of the same name
+    fixed_query: tuple[tuple[str, str], ...] = ()  # sent with every call
+    fixed_body: tuple[tuple[tuple[str, ...], Any], ...] = ()  # the same, as steps and value
+    encode: tuple[tuple[tuple[str, ...], str], ...] = ()  # what stands there is written by this encoder
     output_select: Selector | None = None
     output_text: bool = False  # the answer is a text, even where it reads as JSON
     output_redact: tuple[str, ...] = ()  # keys whose values are removed, at any depth
+    output_base64url: tuple[str, ...] = ()  # keys whose values are texts in base64url, at any depth
+    output_next: str = ""  # the query parameter that leads to the next page, in the URL of that page
+    output_next_url: Selector | None = None  # finds that URL; without it, it is in the Link header
     output_usage: Selector | None = None  # finds the object in which the provider reports tokens or cost
     ask: str = ""  # one line with {argument} holes: what a person is asked to agree to
     grant: tuple[str, ...] = ()  # arguments that a one-hour answer keeps fixed; empty: none is offered
@@ -182,8 +191,8 @@ class ErrorShape:
     request_id_header: str | None = None  # in lower case
     ok_field: Selector | None = None  # false in the body means an error, whatever the status
     user_errors: str = ""  # the key of a mutation's payload that lists why it was refused
-    limited: frozenset[str] = frozenset()  # codes that ask for fewer calls
-    rejected: frozenset[str] = frozenset()  # codes that refuse the credential
+    limited: frozenset[str] = frozenset()  # codes that ask for fewer calls, whatever the status
+    rejected: frozenset[str] = frozenset()  # codes that refuse the credential, whatever the status
     unclear: frozenset[str] = frozenset()  # codes after which a call that changes something may have done so
 
 
@@ -216,6 +225,12 @@ class Connector:
     reviewed: bool = False
     help: str = ""  # the vendor's reference
     file: str = ""
+
+    @property
+    def example_url(self) -> str:
+        """What a base URL looks like where every account has its own; empty where `base_url` serves them all."""
+        found = _EXAMPLE.fullmatch(self.base_url)
+        return found[1] + found[2] if found else ""
 
     def kind(self, identifier: str) -> CredentialKind:
         """The credential kind of this id; KeyError without one."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from connectors.definition import BodyStyle, Effect, Kind, ListStyle, Place, SchemeName
+from connectors.encoding import ENCODERS
 from connectors.source import NAME_PATTERN
 
 CALL_PATTERN = r"^(GET|HEAD|POST|PUT|PATCH|DELETE) /\S*$"
@@ -54,7 +55,12 @@ CONNECTOR: Mapping[str, Key] = {
     "id": _text("The name of the file without .yaml.", required=True, pattern=NAME_PATTERN),
     "title": _text("The vendor's name for it.", required=True),
     "kind": _one_of(["rest"], "How it is spoken to; rest by default."),
-    "base_url": _text("https://host/base; every call stays below it.", required=True, pattern="^https://"),
+    "base_url": _text(
+        "https://host/base; every call stays below it. "
+        "A host that ends in .invalid is an example: each account has its own.",
+        required=True,
+        pattern="^https://",
+    ),
     "help": _text("The vendor's reference, as a URL."),
     "reviewed": _flag("A person has read every tool: each states its effect."),
     "headers": _HEADERS,
@@ -72,7 +78,9 @@ CREDENTIAL: Mapping[str, Key] = {
     "help": _text("Where to make one, and with which rights.", required=True),
     "scheme": _one_of(get_args(SchemeName), "How it enters the request.", required=True),
     "name": _text("The header or query parameter, for those schemes."),
-    "prefix": _text("Stands before the secret in a header; `Bearer` by default for bearer."),
+    "prefix": _text(
+        "Before the secret in a header, and a space after it unless it ends in `=`; `Bearer` by default for bearer."
+    ),
     "pattern": _text("What a right value looks like."),
     "warnings": Key(
         {
@@ -130,6 +138,14 @@ TOOL: Mapping[str, Key] = {
     "grant": _texts("Arguments that a one-hour answer keeps fixed; without it none is offered."),
     "plain": _texts("Arguments that the audit log may hold in plain."),
     "headers": _HEADERS,
+    "fixed": _block("fixed", "What every call sends as well."),
+    "encode": Key(
+        {
+            "type": "object",
+            "additionalProperties": {"enum": list(ENCODERS)},
+            "description": "Name in the body, as in `as:`: what writes the arguments that stand there as one text.",
+        }
+    ),
     "arguments": Key(
         {
             "type": "object",
@@ -144,6 +160,9 @@ TOOL: Mapping[str, Key] = {
 OUTPUT: Mapping[str, Key] = {
     "select": _text("JMESPath that shapes the answer."),
     "redact": _texts("Keys whose values are removed, at any depth."),
+    "base64url": _texts("Keys whose values are texts in base64url, at any depth; they are decoded before `select`."),
+    "next": _text("The query parameter that leads to the next page; its value there comes back as next_cursor."),
+    "next_url": _text("The URL of the next page in the answer, as JMESPath; without it, the Link header's."),
     "text": _flag("The answer is a text, to be passed on as it is even where it reads as JSON: a file, say."),
     "usage": _text("JMESPath to the object in which the provider reports tokens or cost."),
 }
@@ -174,9 +193,16 @@ SCHEMA: Mapping[str, Key] = {
     "anyOf": Key({"type": "array", "items": {"$ref": "#/$defs/schema"}, "minItems": 1}),
 }
 
+FIXED: Mapping[str, Key] = {
+    "query": Key({"type": "object", "additionalProperties": {"type": ["string", "integer", "boolean"]}}),
+    "body": Key({"type": "object", "description": "Names as in `as:`."}),
+}
+
 ARGUMENT: Mapping[str, Key] = {
     "in": _one_of(get_args(Place), "Where it stands. A hole means path; else query for GET, HEAD, DELETE, and body."),
-    "as": _text("Its name upstream, where it differs: `created[gte]`."),
+    "as": _text(
+        "Its name upstream, where it differs: `created[gte]`. In a JSON body brackets nest; [0] is a list of one."
+    ),
     "list": _one_of(get_args(ListStyle), "How a query writes a list: a=1&a=2, a=1,2 or a[]=1&a[]=2."),
     "slashes": _flag("A path argument that may hold several segments."),
     "absent": _text("What the ask line says where it is left out."),
@@ -218,7 +244,7 @@ GRAPHQL_ERRORS: Mapping[str, Key] = {
 }
 
 GRAPHQL_TOOL: Mapping[str, Key] = {
-    **{name: key for name, key in TOOL.items() if name != "call"},
+    **{name: key for name, key in TOOL.items() if name not in ("call", "fixed", "encode")},  # a document writes it out
     "document": _DOCUMENT,
     "arguments": Key(
         {
@@ -230,7 +256,10 @@ GRAPHQL_TOOL: Mapping[str, Key] = {
     "output": _block("graphqlOutput", "What of `data` reaches the model."),
 }
 
-GRAPHQL_OUTPUT: Mapping[str, Key] = {name: key for name, key in OUTPUT.items() if name != "text"}
+# Pages are asked for by a variable, and what it takes stands in `data` itself.
+GRAPHQL_OUTPUT: Mapping[str, Key] = {
+    name: key for name, key in OUTPUT.items() if name not in ("text", "next", "next_url")
+}
 
 VARIABLE: Mapping[str, Key] = {"absent": ARGUMENT["absent"], **SCHEMA}
 
@@ -262,6 +291,7 @@ BLOCKS: Mapping[str, Mapping[str, Key]] = {
     "errors": ERRORS,
     "deprecation": DEPRECATION,
     "tool": TOOL,
+    "fixed": FIXED,
     "argument": ARGUMENT,
     "schema": SCHEMA,
     "output": OUTPUT,

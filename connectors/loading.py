@@ -7,7 +7,7 @@ derived on the strict side, and no argument can take the place of a credential.
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -37,6 +37,7 @@ from connectors.definition import (
 )
 from connectors.effects import derive, derive_operation
 from connectors.errors import Unsendable
+from connectors.layout import Layout, read_layout
 from connectors.request import base
 from connectors.source import NAME_MEND, NAME_PATTERN, Spot, read_file, read_text, suggestion
 from connectors.variables import read_operation, read_variables
@@ -46,7 +47,7 @@ _CALL = re.compile(keys.CALL_PATTERN)
 _CALL_MEND = "Write `METHOD /path`, for instance `GET /v1/charges/{charge}`."
 _ENDPOINT = re.compile(keys.ENDPOINT_PATTERN)
 _VARIABLE = re.compile(keys.VARIABLE_PATTERN)
-_SEGMENT = re.compile(r"([A-Za-z0-9._~:-]|\{[a-z][a-z0-9_]*\})+")
+_SEGMENT = re.compile(r"([A-Za-z0-9._~:@-]|\{[a-z][a-z0-9_]*\})+")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,510}[\x21-\x7e])?")
 _DATE = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])(-(0[1-9]|[12][0-9]|3[01]))?")
 
@@ -254,7 +255,11 @@ def _errors(spot: Spot | None, kind: Kind) -> ErrorShape:
 def _codes(block: Mapping[str, Spot], key: str) -> frozenset[str]:
     if key in block and "code" not in block:
         block[key].fail(f"`{key}:` lists codes, and there is no `code:` that finds one.", "Add `code:`.")
-    return frozenset(block[key].texts("A code")) if key in block else frozenset()
+    return frozenset(_texts(block, key))
+
+
+def _texts(block: Mapping[str, Spot], key: str) -> tuple[str, ...]:
+    return block[key].texts(key.capitalize()) if key in block else ()
 
 
 def _deprecation(spot: Spot) -> Deprecation:
@@ -302,7 +307,8 @@ def _prefix(scheme: SchemeName, block: dict[str, Spot]) -> str:
         return "Bearer " if scheme == "bearer" else ""
     if scheme not in ("bearer", "header"):
         block["prefix"].fail(f"The scheme {scheme!r} takes no prefix.", "Remove it.")
-    return block["prefix"].matching("The prefix", _HEADER_VALUE, "Use visible ASCII only.") + " "
+    prefix = block["prefix"].matching("The prefix", _HEADER_VALUE, "Use visible ASCII only.")
+    return prefix if prefix.endswith("=") else f"{prefix} "
 
 
 def _fields(scheme: SchemeName, label: str, block: dict[str, Spot], spot: Spot) -> tuple[Field, ...]:
@@ -369,12 +375,19 @@ class _Way:
     suggested: Effect
     arguments: tuple[Argument, ...]
     operation: Operation | None = None
+    layout: Layout = field(default_factory=Layout)
 
 
 def _rest(name: str, block: dict[str, Spot], about: _About) -> _Way:
     method, path, holes = _call(block["call"])
-    arguments = read_arguments(block, method, holes, about.taken)
-    return _Way(method=method, path=path, suggested=derive(method, path, name), arguments=arguments)
+    arguments = read_arguments(block, method, holes, about.taken, about.body_style)
+    return _Way(
+        method=method,
+        path=path,
+        suggested=derive(method, path, name),
+        arguments=arguments,
+        layout=read_layout(block, method, arguments, about.body_style, about.taken),
+    )
 
 
 def _graphql(name: str, block: dict[str, Spot], about: _About) -> _Way:
@@ -437,9 +450,15 @@ def _tool(name: str, spot: Spot, about: _About) -> Tool:
         arguments=way.arguments,
         input_schema=schema,
         headers=_headers(block.get("headers"), about.taken.headers),
+        fixed_query=way.layout.fixed_query,
+        fixed_body=way.layout.fixed_body,
+        encode=way.layout.encode,
         output_select=_selector(output.get("select")),
         output_text=_output_text(output),
-        output_redact=output["redact"].texts("Redact") if "redact" in output else (),
+        output_redact=_texts(output, "redact"),
+        output_base64url=_texts(output, "base64url"),
+        output_next=_next(output),
+        output_next_url=_selector(output.get("next_url")),
         output_usage=_selector(output.get("usage")),
         ask=_ask(block.get("ask"), names, effect, spot),
         grant=_names_of(block.get("grant"), names),
@@ -470,10 +489,18 @@ def _check_path(path: str, spot: Spot, mend: str) -> list[str]:
 def _output_text(output: Mapping[str, Spot]) -> bool:
     if "text" not in output or not output["text"].flag("Text"):
         return False
-    for other in ("select", "redact", "usage"):
+    for other in ("select", "redact", "usage", "base64url", "next", "next_url"):
         if other in output:
             output["text"].fail(f"A text has nothing that `{other}:` could find.", "Remove one of the two.")
     return True
+
+
+def _next(output: Mapping[str, Spot]) -> str:
+    if "next" in output:
+        return output["next"].text("Next")
+    if "next_url" in output:
+        output["next_url"].fail("Nobody knows which part of that URL is wanted.", "Add `next:`.")
+    return ""
 
 
 def _hash(about: _About, tool: Mapping[str, Any]) -> str:

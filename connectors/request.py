@@ -16,6 +16,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from connectors.definition import Argument, Call, Connector, Operation, Tool
 from connectors.errors import Unsendable
+from connectors.layout import encoded, nested
 
 MAX_PATH_VALUE = 512  # characters, one segment
 MAX_PATH_VALUES = 2048  # characters, an argument of several segments
@@ -32,7 +33,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]*")
-_URL = re.compile(r"[A-Za-z0-9._~:/?\[\]%&=-]+")
+_URL = re.compile(r"[A-Za-z0-9._~:@/?\[\]%&=-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,9 @@ def _climbs(segment: str) -> bool:
 
 def _prepare(connector: Connector, tool: Tool, arguments: Mapping[str, Any], where: Base, key: str) -> Prepared:
     given = [(argument, arguments[argument.name]) for argument in tool.arguments if argument.name in arguments]
-    query = "&".join(pair for argument, value in given if argument.place == "query" for pair in _query(argument, value))
+    pairs = [f"{_encoded(name)}={_encoded(value)}" for name, value in tool.fixed_query]
+    pairs += [pair for argument, value in given if argument.place == "query" for pair in _query(argument, value)]
+    query = "&".join(pairs)
     url = where.url + _path(tool, given) + (f"?{query}" if query else "")
     check_below(url, origin=where.origin, base_path=where.path)
     body = _body(connector, tool, given, key)
@@ -213,26 +216,26 @@ def _check_text(argument: Argument, text: str, limit: int) -> None:
 
 
 def _body(connector: Connector, tool: Tool, given: Given, key: str) -> bytes | None:
-    if not tool.operation and not any(argument.place == "body" for argument in tool.arguments):
+    if not tool.operation and not tool.fixed_body and not any(argument.place == "body" for argument in tool.arguments):
         return None
-    fields = {argument.wire_name: value for argument, value in given if argument.place == "body"}
-    if tool.operation:
-        fields = _graphql(tool.operation, fields, key)
+    values = [*tool.fixed_body, *((argument.steps, value) for argument, value in given if argument.place == "body")]
     if connector.body_style == "form":
-        text = "&".join(pair for name, value in fields.items() for pair in _form(name, value))
+        text = "&".join(pair for (name,), value in values for pair in _form(name, value))
     else:
-        text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        body = _graphql(tool.operation, given, key) if tool.operation else encoded(nested(values), tool.encode)
+        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     try:
-        body = text.encode()
+        content = text.encode()
     except UnicodeEncodeError:
         raise Unsendable("An argument holds half of a surrogate pair; send whole characters.") from None
-    if len(body) > MAX_BODY:
+    if len(content) > MAX_BODY:
         raise Unsendable(f"The body of the request is longer than {MAX_BODY} bytes; shorten the arguments.")
-    return body
+    return content
 
 
-def _graphql(operation: Operation, variables: dict[str, Any], key: str) -> dict[str, Any]:
+def _graphql(operation: Operation, given: Given, key: str) -> dict[str, Any]:
     """The document as the file has it; arguments are variables, and one that was left out is no null."""
+    variables = {argument.wire_name: value for argument, value in given}
     if operation.key_variable and key:
         variables[operation.key_variable] = key
     return {"query": operation.document, "operationName": operation.name, "variables": variables}

@@ -56,7 +56,7 @@ def read_variables(block: dict[str, Spot], document: Document, taken: Taken) -> 
     spots = block["arguments"].named("Arguments") if "arguments" in block else {}
     for spot in spots.values():
         spot.block("An argument of a GraphQL tool", keys.VARIABLE)
-    arguments = read_arguments(block, "POST", [], taken)
+    arguments = read_arguments(block, "POST", [], taken, "json")
     operation = document.operation
     for argument in arguments:
         _check(argument, spots[argument.name], document)

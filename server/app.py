@@ -15,9 +15,11 @@ from server.approval import Approvals
 from server.call import Parts
 from server.connections import Workspaces
 from server.database import Database, require_schema
+from server.erasure import retrying
 from server.identity import Directory
+from server.keys import Keys
 from server.settings import Settings
-from vault import RootKeyProblem, Vault, WrongRootKey, root_key_spec
+from vault import KeysUnavailable, RootKey, Sealed, Vault, VaultError, root_key_spec
 
 if TYPE_CHECKING:
     from connectors.egress import Egress
@@ -49,7 +51,8 @@ class Installation:
 
     def parts(self, egress: "Egress") -> Parts:
         """The rooms that a call passes through."""
-        return Parts(self.database, self.directory, self.workspaces, self.vault, egress, self.approvals)
+        keys = Keys(self.database, self.vault)
+        return Parts(self.database, self.directory, self.workspaces, self.vault, egress, self.approvals, keys)
 
     def close(self) -> None:
         """Let go of the database."""
@@ -64,9 +67,9 @@ def open_installation(settings: Settings) -> Installation:
     database = Database(settings.database)
     require_schema(database)
     catalogue = Catalogue.load(shipped_folder(), settings.connectors)
-    for problem in catalogue.problems:
+    for problem in catalogue.problems_in(settings.connectors):
         log.error("a connector file is left out: %s", problem)
-    vault = open_vault(database, settings.home)
+    vault = open_vault(database, settings)
     return Installation(
         settings=settings,
         database=database,
@@ -78,32 +81,47 @@ def open_installation(settings: Settings) -> Installation:
     )
 
 
-def open_vault(database: Database, home: Path) -> Vault:
-    """The vault of this database, open if the root key is there and is the right one, sealed otherwise."""
-    rows = database.read("SELECT provider, location FROM vault_root WHERE id = 1")
+def open_vault(database: Database, settings: Settings) -> Vault:
+    """The vault of this database, open if the root key is there and is the right one, sealed otherwise.
+
+    While its key service is away the vault is open all the same: calls are refused until it is back.
+    """
+    rows = database.read(
+        "SELECT provider, location FROM vault_root WHERE check_blob IS NOT NULL ORDER BY id DESC LIMIT 1"
+    )
     if not rows:
         return Vault(None, why_sealed="this installation has no root key. Run `keyleash init`.")
-    provider, location = rows[0]
-    # A home that was moved as a whole has its key where a new one would have it; the check below tells keys apart.
-    moved = provider == "file" and not Path(location).exists()
+    find = partial(find_root, settings.home)
     try:
-        root = root_key_spec(provider if moved else f"{provider}:{location}", home).load()
-    except RootKeyProblem as problem:
+        vault = Vault(find(*rows[0]), find=find, keep_seconds=settings.key_seconds)
+    except VaultError as problem:
         return Vault(None, why_sealed=str(problem))
-    vault = Vault(root)
     try:
-        database.snapshot(vault.check_root)
-    except WrongRootKey as problem:
+        database.query(vault.check_root)
+    except KeysUnavailable as problem:
+        log.warning("%s", problem)
+    except VaultError as problem:
         return Vault(None, why_sealed=str(problem))
     return vault
 
 
+def find_root(home: Path, provider: str, location: str) -> RootKey:
+    """The root key that is kept there; in a home that was moved as a whole, where it is now. Raises RootKeyProblem.
+
+    Whether it is the right one is the vault's to check.
+    """
+    if provider == "file" and not Path(location).exists():
+        moved = home / "keys" / Path(location).name
+        location = str(moved if moved.exists() else location)
+    return root_key_spec(f"{provider}:{location}", home).load()
+
+
 @asynccontextmanager
 async def running(installation: Installation) -> AsyncGenerator[Parts]:
-    """The parts with the door out open."""
+    """The parts with the door out open; what was removed is erased from the files meanwhile, where it could not be."""
     from connectors.egress import Egress  # the HTTP library: commands that send nothing do without
 
-    async with Egress() as egress:
+    async with Egress() as egress, retrying(installation.database):
         yield installation.parts(egress)
 
 
@@ -113,10 +131,13 @@ def protocol_server(installation: Installation, parts: Parts, identify: Any) -> 
 
     from server.protocol import build
 
-    if installation.vault.sealed is None:
-        key = installation.database.snapshot(lambda rows: installation.vault.derive(rows, "", "request-state"))
-    else:
+    try:
+        key = installation.database.query(lambda rows: installation.vault.derive(rows, "", "request-state"))
+    except Sealed:
         key = secrets.token_bytes(32)  # nothing is ever sealed with it: a sealed server asks nobody
+    except KeysUnavailable:
+        log.warning("answers to approval prompts are taken by this process only, until it is started again")
+        key = secrets.token_bytes(32)
     return build(parts, identify, version=release(), state_keys=[key])
 
 

@@ -38,6 +38,7 @@ from server.errors import (
     Busy,
     CallRefused,
     Denied,
+    KeysAway,
     NoLongerValid,
     NoSuchTool,
     Refused,
@@ -45,9 +46,10 @@ from server.errors import (
     VaultSealed,
 )
 from server.identity import Caller, Directory, Frozen, new_id
+from server.keys import Keys
 from server.policy import Request, Ruling, Subject, Verdict, decide
 from server.prompt import Prompt, render
-from vault import CannotOpen, Vault
+from vault import CannotOpen, Vault, VaultError
 
 if TYPE_CHECKING:
     from connectors.egress import Egress  # at run time it would load the HTTP library
@@ -65,6 +67,7 @@ class Parts:
     vault: Vault
     egress: "Egress"
     approvals: Approvals
+    keys: Keys
     long_answers: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(4), compare=False)
     """How many long answers are taken apart at once."""
     under_way: Counter[str] = field(default_factory=Counter[str], compare=False)
@@ -111,7 +114,13 @@ async def call(
             raise VaultSealed(parts.vault.sealed)
         if parts.under_way[caller.agent] > MOST_AT_ONCE:
             raise Busy(MOST_AT_ONCE)
+        await parts.keys.at_hand(caller.org)
         return await _call(parts, caller, name, arguments, person, pointer)
+    except VaultError as problem:
+        log.error("the keys of %s cannot be had, nothing was sent: %s", caller.org_name, problem)
+        away = KeysAway()
+        await _refuse(parts, caller, name, away)
+        raise away from None
     except CallRefused as refusal:
         sent = isinstance(refusal, Unrecorded) and refusal.sent  # then the attempt stands alone, and is `unknown`
         if not refusal.on_record and not sent:
@@ -307,7 +316,7 @@ async def _carry_out(parts: Parts, bound: _Bound, clearance: Clearance) -> Outco
 
     try:
         await parts.database.write(change)
-    except (DatabaseProblem, AuditError):
+    except (DatabaseProblem, AuditError, VaultError):
         log.error("the outcome of attempt %s could not be recorded; its result is withheld", attempt)
         raise Unrecorded(sent=True) from None
     return outcome

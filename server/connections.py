@@ -19,6 +19,7 @@ from server.audit import Event, append
 from server.clock import now_ms
 from server.database import Database, Rows
 from server.ending import end_with
+from server.erasure import request
 from server.identity import Caller, new_id, touch
 from server.policy import Rule, load_preset, parse_rule
 from vault import CannotOpen, Secret, Vault
@@ -103,7 +104,8 @@ class Workspaces:
             rules = rows.execute("SELECT id, body FROM rule WHERE org = ? ORDER BY created_at, id", (org,))
             return head, connections.fetchall(), rules.fetchall()
 
-        (revision, preset), connection_rows, rule_rows = self._database.snapshot(read)
+        head, connection_rows, rule_rows = self._database.snapshot(read)
+        revision, preset = head or _REMOVED
         connections = {row[2]: _connection(row) for row in connection_rows}
         usable: dict[str, str] = {}
         for connection in connections.values():
@@ -118,6 +120,10 @@ class Workspaces:
             rules=tuple(parse_rule({"id": rule, **json.loads(body)}) for rule, body in rule_rows),
             preset=load_preset(preset),
         )
+
+
+_REMOVED = (0, "strict")
+"""Revision and preset of an org that was removed since its caller was looked up: it has nothing to offer."""
 
 
 @dataclass(frozen=True)
@@ -158,16 +164,16 @@ def plan(
     clash = catalogue.collision({c.name: c.connector for c in existing}, name, connector)
     if clash:
         raise ConnectionProblem(f"{clash} Choose another name with `--name`.")
-    wanted = _kind(definition, kind)
-    if base_url is None and _is_nobodys(definition.base_url):
+    if base_url is None and definition.example_url:
         raise ConnectionProblem(
-            f"{definition.title} has an address for each account; give yours with `--base-url`. {wanted.help}"
+            f"Every account of {definition.title} has an address of its own. Give yours with `--base-url`, for "
+            f"instance `--base-url {definition.example_url}`."
         )
     where = _base_url(base_url or definition.base_url)
     _require_private_for_http(where, private)
     return Plan(
         connector=definition,
-        kind=wanted,
+        kind=_kind(definition, kind),
         name=name,
         base_url=where,
         private=tuple(str(_network(text)) for text in private),
@@ -188,11 +194,6 @@ def _require_private_for_http(base_url: str, private: Sequence[str]) -> None:
             "Over plain http the key could be read on its way. Use https; for an address of your own network, name it "
             "with `--allow-private CIDR` as well."
         )
-
-
-def _is_nobodys(base_url: str) -> bool:
-    """Whether a connector's own address is a placeholder: a name below .invalid is nobody's (RFC 2606)."""
-    return base(base_url).origin.partition("//")[2].partition(":")[0].endswith(".invalid")
 
 
 def _base_url(text: str) -> str:
@@ -452,10 +453,17 @@ def tested(rows: Rows, connection: Connection, *, account: str | None, problem: 
 
 
 def remove(rows: Rows, vault: Vault, connection: Connection, *, by: str) -> None:
-    """Remove a connection with its credential; its approvals and grants end with it."""
+    """Remove a connection with its credential; its approvals and grants end with it.
+
+    `erasure.attempt` afterwards sees to it that nothing is left in the files. Raises ConnectionProblem where somebody
+    else has removed it meanwhile.
+    """
     org = connection.org
     vault.remove(rows, org=org, connection=connection.id)
-    rows.execute("DELETE FROM connection WHERE org = ? AND id = ?", (org, connection.id))
+    gone = rows.execute("DELETE FROM connection WHERE org = ? AND id = ?", (org, connection.id))
+    if gone.rowcount != 1:
+        raise ConnectionProblem(f"{connection.name} was removed meanwhile. Nothing was changed.")
+    request(rows, org, connection.id, "connection", connection.name)
     end_with(rows, org, "connection", connection.id, by=by)
     touch(rows, org)
     append(rows, org, Event.CONNECTION_REMOVED, connection=connection.name, by=by)

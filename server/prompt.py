@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from connectors.definition import Call, Effect
+from connectors.layout import nested
 from connectors.request import Prepared
 from server.identity import Caller
 
@@ -60,6 +61,9 @@ def render(
         lines += [f"  {name} = {quote(value)}" for name, value in call.arguments.items()]
     else:
         lines.append("Written by the agent: nothing; this tool has no arguments here")
+    if call.tool.fixed_body:
+        always = nested(call.tool.fixed_body)
+        lines.append(f"Sent along by the connector, always: {quote(always)}")
     warnings = sorted({warning for value in call.arguments.values() for warning in suspicions(value)})
     lines += [f"Careful: {warning}" for warning in warnings]
     if done_before:

@@ -18,6 +18,8 @@ class Settings:
     hold_seconds: float = 45.0
     allowed_hosts: tuple[str, ...] = ()
     log_level: str = "WARNING"
+    key_seconds: float = 300.0
+    """How long an org's key is used after a key service unwrapped it, before the service is asked again."""
 
     @property
     def database(self) -> Path:
@@ -38,14 +40,15 @@ class Settings:
 def read_settings() -> Settings:
     """Read the environment. Raises SettingsProblem."""
     hold = os.environ.get("KEYLEASH_HOLD_SECONDS", "45")
-    try:
-        hold_seconds = float(hold)
-    except ValueError:
-        hold_seconds = -1
+    hold_seconds = _number(hold)
     if not 0 <= hold_seconds <= 50:
         raise SettingsProblem(
             f"KEYLEASH_HOLD_SECONDS is {hold!r}: give seconds from 0 to 50. Many clients give up on a call at 60."
         )
+    keep = os.environ.get("KEYLEASH_KEY_SECONDS", "300")
+    key_seconds = _number(keep)
+    if not 1 <= key_seconds <= 3600:
+        raise SettingsProblem(f"KEYLEASH_KEY_SECONDS is {keep!r}: give seconds from 1 to 3600.")
     level = os.environ.get("KEYLEASH_LOG", "WARNING").upper()
     if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise SettingsProblem(f"KEYLEASH_LOG is {level!r}: give debug, info, warning or error.")
@@ -55,7 +58,16 @@ def read_settings() -> Settings:
         hold_seconds=hold_seconds,
         allowed_hosts=tuple(host.strip() for host in hosts.split(",") if host.strip()),
         log_level=level,
+        key_seconds=key_seconds,
     )
+
+
+def _number(text: str) -> float:
+    """A number, or -1 for what is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return -1
 
 
 def home() -> Path:

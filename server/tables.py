@@ -25,6 +25,26 @@ class Org(SQLModel, table=True):
     created_at: int = Field(sa_column=_ms())
 
 
+class RemovedOrg(SQLModel, table=True):
+    """A tenant that was removed. Only its audit log is left, which still verifies."""
+
+    __tablename__: ClassVar[Any] = "removed_org"
+    id: str = Field(primary_key=True)
+    name: str
+    removed_at: int = Field(sa_column=_ms())
+    removed_by: str
+
+
+class Erasure(SQLModel, table=True):
+    """Something sealed that was removed from its table and may still stand in the files; tried until it does not."""
+
+    __tablename__: ClassVar[Any] = "erasure"
+    org: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    what: str
+    requested_at: int = Field(sa_column=_ms())
+
+
 class Member(SQLModel, table=True):
     """A person in an org. `os_user` is how the command line knows them."""
 
@@ -56,7 +76,10 @@ class Agent(SQLModel, table=True):
 
 
 class Connection(SQLModel, table=True):
-    """An org's connected account. `base_url`, `private` and `scheme` are bound to the sealed credential."""
+    """An org's connected account. `base_url`, `private` and `scheme` are bound to the sealed credential.
+
+    `source` is `vault`, or the scheme of the reference that is sealed in the credential's place (`env`, `file`, …).
+    """
 
     __tablename__: ClassVar[Any] = "connection"
     __table_args__ = (UniqueConstraint("org", "name"),)
@@ -74,6 +97,8 @@ class Connection(SQLModel, table=True):
     verified_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
     created_by: str
     created_at: int = Field(sa_column=_ms())
+    source: str = Field(default="vault", sa_column_kwargs={"server_default": "vault"})
+    needs_consent_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
 
 
 class Rule(SQLModel, table=True):

@@ -74,7 +74,7 @@ class Place:
                 self.installation.vault,
                 self.org,
                 planned,
-                fields={"secret": secret},
+                fields={field.name: secret if field.secret else "user" for field in planned.kind.fields},
                 account="acct_test",
                 verified=False,
                 by=self.owner.name,

@@ -8,6 +8,7 @@ import click
 import pytest
 import typer.main
 
+from connectors.catalogue import Catalogue, shipped_folder
 from connectors.definition import Effect
 from connectors.loading import parse
 from server.cli import stdio_arguments
@@ -64,6 +65,12 @@ def test_every_command_of_the_readme_is_taken(line: str) -> None:
 
 def test_there_are_commands_to_check() -> None:
     assert len(commands()) > 10
+
+
+def test_every_connector_that_comes_with_it_is_named() -> None:
+    titles = {connector.title for connector in Catalogue.load(shipped_folder()).connectors.values()}
+    section = README.partition("## What can be connected")[2].partition("\n## ")[0]
+    assert {title for title in titles if title not in section} == set()
 
 
 def test_nothing_waits_to_be_filled_in() -> None:

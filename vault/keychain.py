@@ -1,7 +1,9 @@
 """The root key in the operating system's own keychain; never in one of `keyring`'s stand-ins for it."""
 
+import itertools
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Protocol, TypeVar
 
@@ -28,6 +30,8 @@ class Keychain(Protocol):
     def get_password(self, service: str, username: str, /) -> str | None: ...
 
     def set_password(self, service: str, username: str, password: str, /) -> None: ...
+
+    def delete_password(self, service: str, username: str, /) -> None: ...
 
 
 def system_keychain() -> Keychain:
@@ -84,6 +88,18 @@ class KeychainRef:
                 "no other key opens the vault."
             )
         return root
+
+    def successor(self, generation: int) -> "KeychainRef":
+        keychain, stem = self._keychain(), re.sub(r"#\d+$", "", self.location)
+        places = (replace(self, location=f"{stem}#{n}") for n in itertools.count(generation))
+        return next(place for place in places if place._get(keychain) is None)
+
+    def destroy(self) -> bool:
+        keychain = self._keychain()
+        if self._get(keychain) is None:
+            return False
+        _asked(lambda: keychain.delete_password(self.service, self.location))
+        return True
 
     def _get(self, keychain: Keychain) -> str | None:
         return _asked(lambda: keychain.get_password(self.service, self.location))

@@ -48,7 +48,7 @@ def seal(key: bytes, plaintext: bytes, *, context: Sequence[str]) -> bytes:
     salt = secrets.token_bytes(SALT_BYTES)
     cipher_key, nonce, commitment = _expand(key, salt)
     head = VERSION + salt + commitment
-    return head + AESGCM(cipher_key).encrypt(nonce, plaintext, head + _encode(context))
+    return head + AESGCM(cipher_key).encrypt(nonce, plaintext, head + encode_context(context))
 
 
 def unseal(key: bytes, blob: bytes, *, context: Sequence[str]) -> bytes:
@@ -62,18 +62,17 @@ def unseal(key: bytes, blob: bytes, *, context: Sequence[str]) -> bytes:
 
 def opener(key: bytes, blob: bytes, *, context: Sequence[str]) -> Callable[[], bytes]:
     """What unseals this one blob, over and over, its key derived once. Raises CannotOpen now, as `unseal` does."""
-    head, ciphertext = blob[:HEAD_BYTES], blob[HEAD_BYTES:]
-    if _opened(key, blob, context) is None:
+    decrypt = _decryption(key, blob, context)
+    del key  # so that a traceback that prints locals has no key to print
+    if decrypt is None or _tried(decrypt) is None:
         raise CannotOpen
-    cipher_key, nonce, _ = _expand(key, head[1 : 1 + SALT_BYTES])
-    decrypt, bound = AESGCM(cipher_key).decrypt, head + _encode(context)
-    return lambda: decrypt(nonce, ciphertext, bound)
+    return decrypt
 
 
 def derive(key: bytes, *, context: Sequence[str]) -> bytes:
     """32 bytes for another use, one value per key and context, from which neither the key nor another can be told."""
     _require_key(key)
-    return HKDF(SHA256(), KEY_BYTES, salt=None, info=DERIVE_INFO + _encode(context)).derive(key)
+    return HKDF(SHA256(), KEY_BYTES, salt=None, info=DERIVE_INFO + encode_context(context)).derive(key)
 
 
 @final
@@ -92,19 +91,33 @@ class Key(Opaque):
     def unseal(self, blob: bytes, *, context: Sequence[str]) -> bytes:
         return unseal(self._raw(), blob, context=context)
 
+    def opener(self, blob: bytes, *, context: Sequence[str]) -> Callable[[], bytes]:
+        return opener(self._raw(), blob, context=context)
+
     def derive(self, *, context: Sequence[str]) -> bytes:
         return derive(self._raw(), context=context)
 
 
 def _opened(key: bytes, blob: bytes, context: Sequence[str]) -> bytes | None:
+    decrypt = _decryption(key, blob, context)
+    return None if decrypt is None else _tried(decrypt)
+
+
+def _decryption(key: bytes, blob: bytes, context: Sequence[str]) -> Callable[[], bytes] | None:
+    """What decrypts, or raises InvalidTag; None where the version or the commitment is not this key's."""
     if blob[:1] != VERSION:
         return None
     head, ciphertext = blob[:HEAD_BYTES], blob[HEAD_BYTES:]
     cipher_key, nonce, commitment = _expand(key, head[1 : 1 + SALT_BYTES])
     if not hmac.compare_digest(commitment, head[1 + SALT_BYTES :]):
         return None
+    decrypt, bound = AESGCM(cipher_key).decrypt, head + encode_context(context)
+    return lambda: decrypt(nonce, ciphertext, bound)
+
+
+def _tried(decrypt: Callable[[], bytes]) -> bytes | None:
     try:
-        return AESGCM(cipher_key).decrypt(nonce, ciphertext, head + _encode(context))
+        return decrypt()
     except InvalidTag:
         return None
 
@@ -123,8 +136,14 @@ def _require_key(key: bytes) -> None:
         raise ValueError("A key must be exactly 32 bytes and not all zero.")
 
 
-def _encode(context: Sequence[str]) -> bytes:
+def require_context(context: Sequence[str]) -> None:
+    """Refuses an empty context, and a bare string, which is a sequence of its letters (ValueError)."""
     if isinstance(context, str) or not context:
         raise ValueError("A context must be a sequence of at least one part; a bare string is none.")
+
+
+def encode_context(context: Sequence[str]) -> bytes:
+    """The bytes that stand for a context, and for no other: each part's length, then the part, as written above."""
+    require_context(context)
     parts = (part.encode("utf-8", "surrogatepass") for part in context)
     return b"".join(len(part).to_bytes(4, "big") + part for part in parts)

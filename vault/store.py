@@ -9,31 +9,58 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, final
+from typing import Any, final
 
-from vault.errors import CannotOpen, Sealed, VaultError, WrongRootKey
+from vault.errors import CannotOpen, Sealed, VaultError
+from vault.generations import INSTALLATION_KEY, ROOT_CHECK, Find, Generations, Rows, wrong_root
 from vault.keys import RootKey, RootKeyRef
-from vault.seal import KEY_BYTES, Key, opener
+from vault.orgkeys import KEEP_SECONDS, OrgKeys, Wanted, blob, no_key, org_context
+from vault.seal import KEY_BYTES, Key
 from vault.secret import Opaque, Secret
 
-ROOT_CHECK = ("root-check",)
-INSTALLATION_KEY = ("installation-key",)
 TEXT_VERSION_BYTES = 4
 MOST_OPENERS = 1024
 """How many credentials' unwrapped keys are held at once, as org keys are; the secrets themselves never are."""
 
 _CREDENTIAL = """
-SELECT c.key_id, c.key_version, c.data_key, k.wrapped, f.field, f.sealed
+SELECT c.key_id, c.key_version, c.data_key, k.wrapped, k.root, f.field, f.sealed
 FROM vault_credential c
 JOIN vault_org_key k ON k.org = c.org AND k.version = c.key_version
 JOIN vault_field f ON f.org = c.org AND f.connection = c.connection AND f.version = c.version
 WHERE c.org = ? AND c.connection = ? AND c.version = ? ORDER BY f.field"""
 
+_DERIVED = """
+SELECT k.version, k.wrapped, k.root, d.key_version, d.sealed, w.wrapped, w.root
+FROM vault_org_key k
+LEFT JOIN vault_derived d ON d.org = k.org AND d.purpose = ?
+LEFT JOIN vault_org_key w ON w.org = d.org AND w.version = d.key_version
+WHERE k.org = ? ORDER BY k.version DESC LIMIT 1"""
 
-class Rows(Protocol):
-    """What the vault needs of a database; a `sqlite3.Connection` is one. Rows index by position."""
 
-    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Any: ...
+@dataclass(frozen=True)
+class RootStatus:
+    """One generation of the root key. Times are in milliseconds since the epoch."""
+
+    generation: int
+    provider: str
+    location: str
+    since: int
+    ready: bool
+    """whether it wraps anything yet: False while its rotation is being prepared"""
+    retired_at: int | None
+    org_keys: int
+    """how many versions of orgs' keys it wraps"""
+
+
+@dataclass(frozen=True)
+class OrgKeyStatus:
+    """One version of an org's key, and what is under it."""
+
+    version: int
+    since: int
+    root: int
+    credentials: int
+    derived: int
 
 
 @dataclass(frozen=True)
@@ -44,28 +71,34 @@ class VaultStatus:
     provider: str
     location: str
     since: int | None
-    org_keys: dict[str, int]
-    """org → how many versions of its key there are"""
-    credentials: dict[str, dict[int, int]]
-    """org → version of its key → how many credential versions that wraps"""
+    roots: tuple[RootStatus, ...]
+    orgs: dict[str, tuple[OrgKeyStatus, ...]]
+    """org → the versions of its key, oldest first"""
 
 
 @final
 class Vault(Opaque):
     """The credentials of every org, under a root key that is not in the database.
 
-    Without a root key it is *sealed*: what needs a key raises Sealed; `status` and `remove` still work.
+    Without a root key it is *sealed*: what needs a key raises Sealed; `status` and `remove` still work. `find` loads a
+    root key that a row is under and that is not `root`: a rotation's. An org's key is held for `keep_seconds`.
     """
 
-    __slots__ = ("_derived", "_keys", "_openers", "_root", "_why_sealed")
+    __slots__ = ("_derived", "_keys", "_openers", "_why_sealed")
 
-    def __init__(self, root: RootKey | None, why_sealed: str = "") -> None:
-        self._root = root
+    def __init__(
+        self,
+        root: RootKey | None,
+        why_sealed: str = "",
+        *,
+        find: Find | None = None,
+        keep_seconds: float = KEEP_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._keys = OrgKeys(Generations(root, find), seconds=keep_seconds, clock=clock) if root else None
         self._why_sealed = why_sealed or "it was started without a root key. Restart with the key it was made with."
-        # By the wrapped key as well: a key whose row is gone, or whose transaction was rolled back, is never used.
-        self._keys: dict[tuple[tuple[str, ...], bytes], Key] = {}
-        self._openers: dict[tuple[Any, ...], dict[str, Callable[[], bytes]]] = {}
-        self._derived: dict[tuple[Key, str], bytes] = {}
+        self._openers: dict[tuple[Any, ...], tuple[dict[str, Callable[[], bytes]], float]] = {}
+        self._derived: dict[tuple[Any, ...], tuple[bytes, float]] = {}
 
     @classmethod
     def start(cls, ref: RootKeyRef, db: Rows) -> "Vault":
@@ -80,11 +113,18 @@ class Vault(Opaque):
     @property
     def sealed(self) -> str | None:
         """Why the vault is sealed, and the mend; None when it is open."""
-        return None if self._root else self._why_sealed
+        return None if self._keys else self._why_sealed
+
+    @property
+    def keyring(self) -> OrgKeys:
+        """The keys that everything here is under, for whoever rotates them. Raises Sealed."""
+        if self._keys is None:
+            raise Sealed(self._why_sealed)
+        return self._keys
 
     def install(self, db: Rows) -> None:
         """Bind this database to the root key, once. VaultError if it is bound already, to whichever key."""
-        root = self._open_root()
+        root = self.keyring.generations.given
         if db.execute("SELECT 1 FROM vault_root").fetchone():
             raise VaultError("This database has its root key already; it is not given a second one.")
         check = root.wrap(secrets.token_bytes(KEY_BYTES), context=ROOT_CHECK)
@@ -92,34 +132,36 @@ class Vault(Opaque):
         db.execute(
             "INSERT INTO vault_root (id, provider, location, check_blob, installation_key, created_at) "
             "VALUES (1, ?, ?, ?, ?, ?)",
-            (root.provider, root.location, check, installation, _now()),
+            (root.provider, root.location, check, installation, now()),
         )
 
     def check_root(self, db: Rows) -> None:
-        """Raises WrongRootKey unless the root key is the one that this database was installed with."""
-        root = self._open_root()
-        row = db.execute("SELECT check_blob, provider, location FROM vault_root").fetchone()
+        """Raises WrongRootKey unless the root key is the one that the newest rows of this database are under.
+
+        A remote one is asked: KeysUnavailable where its service does not answer.
+        """
+        root = self.keyring.generations.given
+        row = db.execute(
+            "SELECT check_blob, provider, location FROM vault_root WHERE check_blob IS NOT NULL ORDER BY id DESC"
+        ).fetchone()
         if row is None:
             raise VaultError("This database has no vault yet. Run `keyleash init`.")
         try:
-            root.unwrap(_blob(row[0]), context=ROOT_CHECK)
+            root.unwrap(blob(row[0]), context=ROOT_CHECK)
         except CannotOpen:
-            raise WrongRootKey(
-                f"The root key from {root.provider} ({root.location}) is not the one that this database was made "
-                f"with, which was kept in {row[1]} ({row[2]}). Put that key back, or point Keyleash at it; no other "
-                "key opens what is stored."
-            ) from None
+            raise wrong_root(root, row[1], row[2]) from None
 
     def create_org_key(self, db: Rows, org: str) -> None:
         """The org's first key. VaultError if it has one."""
-        root = self._open_root()
         if not org:
             raise VaultError("A key belongs to an org; name it.")
+        generation, root = self.keyring.generations.newest(db)
         if db.execute("SELECT 1 FROM vault_org_key WHERE org = ?", (org,)).fetchone():
             raise VaultError(f"The org {org} has its key already.")
-        wrapped = root.wrap(secrets.token_bytes(KEY_BYTES), context=_org_context(org, 1))
+        wrapped = root.wrap(secrets.token_bytes(KEY_BYTES), context=org_context(org, 1))
         db.execute(
-            "INSERT INTO vault_org_key (org, version, wrapped, created_at) VALUES (?, 1, ?, ?)", (org, wrapped, _now())
+            "INSERT INTO vault_org_key (org, version, wrapped, created_at, root) VALUES (?, 1, ?, ?, ?)",
+            (org, wrapped, now(), generation),
         )
 
     def put(
@@ -138,8 +180,8 @@ class Vault(Opaque):
         other.
         """
         version = _next_version(db, org, connection)
-        key_version, org_key = self._newest_key(db, org)
-        slot = _Slot(org, connection, version, f"key_{secrets.token_hex(8)}", origin, scheme)
+        key_version, org_key = self.keyring.newest(db, org)
+        slot = _new_slot(org, connection, version, origin, scheme)
         secret = fields if isinstance(fields, Secret) else Secret(fields)
         del fields  # from here on a traceback that prints locals finds no secret
         wrapped, sealed = _seal_fields(org_key, slot, secret)
@@ -147,36 +189,61 @@ class Vault(Opaque):
             "INSERT INTO vault_credential "
             "(org, connection, version, key_id, key_version, data_key, origin, scheme, created_at) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (org, connection, version, slot.key_id, key_version, wrapped, origin, scheme, _now()),
+            (org, connection, version, slot.key_id, key_version, wrapped, origin, scheme, now()),
         )
-        for field, blob in sealed.items():
+        for name, field in sealed.items():
             db.execute(
                 "INSERT INTO vault_field (org, connection, version, field, sealed) VALUES (?, ?, ?, ?, ?)",
-                (org, connection, version, field, blob),
+                (org, connection, version, name, field),
             )
         return version
 
     def open(self, db: Rows, *, org: str, connection: str, version: int, origin: str, scheme: str) -> Secret:
         """The credential, for one call; wipe it after. CannotOpen unless it was put for exactly these."""
-        self._open_root()
+        return self.take(db, org=org, connection=connection, version=version, origin=origin, scheme=scheme)()
+
+    def take(
+        self, db: Rows, *, org: str, connection: str, version: int, origin: str, scheme: str
+    ) -> Callable[[], Secret]:
+        """What opens the credential, once or more, as its rows are now: a rotation or removal after this is too late.
+
+        Opens nothing and refuses nothing yet: CannotOpen, or whatever else `open` raises, comes from what is returned.
+        """
         rows = db.execute(_CREDENTIAL, (org, connection, version)).fetchall()
+        slot = _Slot(org, connection, version, rows[0][0] if rows else "", origin, scheme)
+        place = (slot, *rows)
+        held = self._openers.get(place)
+        if held is not None and self._keys is not None and self._keys.fresh(held[1]):
+            return lambda: _secret_of(held[0])
+        try:
+            org_key, since = self._key_of(db, org, rows)
+        except VaultError as problem:
+            refusal = problem.with_traceback(None)
+        else:
+            return lambda: _secret_of(self._opened(place, slot, rows, org_key, since))
+
+        def refuse() -> Secret:
+            raise refusal
+
+        return refuse
+
+    def _key_of(self, db: Rows, org: str, rows: Sequence[Any]) -> tuple[Key, float]:
+        keyring = self.keyring
         if not rows:
             raise CannotOpen
-        place = (org, connection, version, origin, scheme, *rows)
-        if place not in self._openers:
-            if len(self._openers) >= MOST_OPENERS:
-                self._openers.clear()
-            self._openers[place] = self._opened(_Slot(org, connection, version, rows[0][0], origin, scheme), rows)
-        opened = self._openers[place]
-        return Secret({field: opener().decode("utf-8", "surrogatepass") for field, opener in opened.items()})
+        return keyring.of_row(db, org, rows[0][1], rows[0][3], rows[0][4])
 
-    def _opened(self, slot: "_Slot", rows: Sequence[Any]) -> dict[str, Callable[[], bytes]]:
+    def _opened(
+        self, place: tuple[Any, ...], slot: "_Slot", rows: Sequence[Any], org_key: Key, since: float
+    ) -> dict[str, Callable[[], bytes]]:
         """What opens each field, time and again, without deriving its key anew. Checked now: CannotOpen."""
-        key_version, data_key, wrapped = rows[0][1:4]
-        fields = {str(row[4]): _blob(row[5]) for row in rows}
-        org_key = self._unwrapped(wrapped, _org_context(slot.org, key_version))
-        raw = org_key.unseal(_blob(data_key), context=slot.data_key_context(fields))
-        return {name: opener(raw, blob, context=slot.field_context(name)) for name, blob in fields.items()}
+        fields = {str(row[5]): blob(row[6]) for row in rows}
+        data_key = Key(org_key.unseal(blob(rows[0][2]), context=slot.data_key_context(fields)))
+        opened = {name: data_key.opener(sealed, context=slot.field_context(name)) for name, sealed in fields.items()}
+        if len(self._openers) >= MOST_OPENERS:
+            self._openers.clear()
+        self._openers[place] = (opened, since)
+        return opened
 
     def remove(self, db: Rows, *, org: str, connection: str) -> None:
         """Delete every version of the connection's credential. Works on a sealed vault too."""
@@ -188,76 +255,91 @@ class Vault(Opaque):
 
         The blob is the version of the org's key (4 bytes, big-endian), then a blob of `vault.seal`.
         """
-        version, key = self._newest_key(db, org)
+        version, key = self.keyring.newest(db, org)
         context = _text_context(org, purpose, subject, version)
         plaintext = text.encode("utf-8", "surrogatepass")
         return version.to_bytes(TEXT_VERSION_BYTES, "big") + key.seal(plaintext, context=context)
 
-    def unseal_text(self, db: Rows, org: str, purpose: str, subject: str, blob: bytes) -> str:
-        """What `seal_text` was given. CannotOpen for another org, purpose or subject, or an altered blob."""
-        self._open_root()
-        blob = _blob(blob)
-        version = int.from_bytes(blob[:TEXT_VERSION_BYTES], "big")
-        row = db.execute("SELECT wrapped FROM vault_org_key WHERE org = ? AND version = ?", (org, version)).fetchone()
-        if row is None:
-            raise CannotOpen
-        key = self._unwrapped(row[0], _org_context(org, version))
+    def unseal_text(self, db: Rows, org: str, purpose: str, subject: str, sealed: bytes) -> str:
+        """What `seal_text` was given. CannotOpen for another org, purpose or subject, or an altered blob.
+
+        Read the blob in the same snapshot: a rotation seals texts anew and then drops the key that they were under.
+        """
+        keyring, sealed = self.keyring, blob(sealed)
+        version = int.from_bytes(sealed[:TEXT_VERSION_BYTES], "big")
+        key = keyring.at(db, org, version)
         context = _text_context(org, purpose, subject, version)
-        return key.unseal(blob[TEXT_VERSION_BYTES:], context=context).decode("utf-8", "surrogatepass")
+        return key.unseal(sealed[TEXT_VERSION_BYTES:], context=context).decode("utf-8", "surrogatepass")
 
     def derive(self, db: Rows, org: str, purpose: str) -> bytes:
-        """32 bytes for one purpose of one org, the same in every process; `org=""` is the installation itself."""
-        key = self._newest_key(db, org)[1] if org else self._installation_key(db)
-        slot = (key, purpose)
-        if slot not in self._derived:
-            self._derived[slot] = key.derive(context=(org, purpose))
-        return self._derived[slot]
+        """32 bytes for one purpose of one org, the same in every process; `org=""` is the installation itself.
+
+        They stay what they are when keys are rotated: what is carried over is kept (`vault.rotation.begin_org`).
+        """
+        if not org:
+            return self.keyring.installation(db).derive(context=(org, purpose))
+        row = db.execute(_DERIVED, (purpose, org)).fetchone()
+        if row is None:
+            raise no_key(org)
+        held = self._derived.get((org, purpose, *row))
+        if held is None or not self.keyring.fresh(held[1]):
+            if len(self._derived) >= MOST_OPENERS:
+                self._derived.clear()
+            held = self._derived[(org, purpose, *row)] = self._derived_from(db, org, purpose, row)
+        return held[0]
+
+    def _derived_from(self, db: Rows, org: str, purpose: str, row: Sequence[Any]) -> tuple[bytes, float]:
+        version, wrapped, root, key_version, sealed, kept_under, kept_root = row
+        if key_version is None:
+            key, since = self.keyring.of_row(db, org, version, wrapped, root)
+            return key.derive(context=(org, purpose)), since
+        key, since = self.keyring.of_row(db, org, key_version, kept_under, kept_root)
+        return key.unseal(blob(sealed), context=derived_context(org, purpose, key_version)), since
 
     def status(self, db: Rows) -> VaultStatus:
         """Counts and places; nothing secret, and no key needed. An open vault names the root key it is using."""
-        made = db.execute("SELECT provider, location, created_at FROM vault_root").fetchone()
-        recorded = (str(made[0]), str(made[1])) if made else ("", "")
-        provider, location = (self._root.provider, self._root.location) if self._root else recorded
-        counted = db.execute("SELECT org, COUNT(*) FROM vault_org_key GROUP BY org ORDER BY org").fetchall()
-        credentials: dict[str, dict[int, int]] = {}
-        for org, key_version, count in db.execute(
-            "SELECT org, key_version, COUNT(*) FROM vault_credential GROUP BY org, key_version ORDER BY 1, 2"
-        ).fetchall():
-            credentials.setdefault(org, {})[key_version] = count
-        return VaultStatus(self.sealed, provider, location, made[2] if made else None, dict(counted), credentials)
+        roots = tuple(
+            RootStatus(generation, provider, location, since, bool(ready), retired_at, org_keys)
+            for generation, provider, location, since, ready, retired_at, org_keys in db.execute(_ROOTS).fetchall()
+        )
+        made = next((root for root in reversed(roots) if root.ready), None)
+        recorded = (made.provider, made.location) if made else ("", "")
+        given = self._keys.generations.given if self._keys else None
+        provider, location = (given.provider, given.location) if given else recorded
+        orgs: dict[str, list[OrgKeyStatus]] = {}
+        for org, *counted in db.execute(_ORG_KEYS).fetchall():
+            orgs.setdefault(org, []).append(OrgKeyStatus(*counted))
+        since = made.since if made else None
+        return VaultStatus(
+            self.sealed, provider, location, since, roots, {org: tuple(versions) for org, versions in orgs.items()}
+        )
 
     def forget(self) -> None:
-        """Drop the org keys held in memory; they are unwrapped again when next needed."""
-        self._keys.clear()
+        """Drop the keys held in memory; they are unwrapped again when next needed."""
+        if self._keys is not None:
+            self._keys.forget()
         self._derived.clear()
         self._openers.clear()
 
-    def _open_root(self) -> RootKey:
-        if self._root is None:
-            raise Sealed(self._why_sealed)
-        return self._root
+    def wanted(self, db: Rows, org: str) -> list[Wanted]:
+        """The keys that `fetch` should be asked for before a call of this org; nothing where the root key is local."""
+        return [] if self._keys is None else self._keys.wanted(db, org)
 
-    def _newest_key(self, db: Rows, org: str) -> tuple[int, Key]:
-        self._open_root()
-        row = db.execute(
-            "SELECT version, wrapped FROM vault_org_key WHERE org = ? ORDER BY version DESC LIMIT 1", (org,)
-        ).fetchone()
-        if row is None:
-            raise VaultError(f"The org {org!r} has no key, so nothing can be sealed for it. Create the org again.")
-        return int(row[0]), self._unwrapped(row[1], _org_context(org, int(row[0])))
+    def fetch(self, wanted: Sequence[Wanted]) -> None:
+        """Ask the key service; may take seconds, so never in a transaction. Raises KeysUnavailable, CannotOpen."""
+        self.keyring.fetch(wanted)
 
-    def _installation_key(self, db: Rows) -> Key:
-        self._open_root()
-        row = db.execute("SELECT installation_key FROM vault_root").fetchone()
-        if row is None:
-            raise VaultError("This database has no vault yet. Run `keyleash init`.")
-        return self._unwrapped(row[0], INSTALLATION_KEY)
 
-    def _unwrapped(self, wrapped: object, context: tuple[str, ...]) -> Key:
-        slot = (context, _blob(wrapped))
-        if slot not in self._keys:
-            self._keys[slot] = Key(self._open_root().unwrap(slot[1], context=context))
-        return self._keys[slot]
+_ROOTS = """
+SELECT r.id, r.provider, r.location, r.created_at, r.check_blob IS NOT NULL, r.retired_at,
+       (SELECT COUNT(*) FROM vault_org_key k WHERE k.root = r.id)
+FROM vault_root r ORDER BY r.id"""
+
+_ORG_KEYS = """
+SELECT k.org, k.version, k.created_at, k.root,
+       (SELECT COUNT(*) FROM vault_credential c WHERE c.org = k.org AND c.key_version = k.version),
+       (SELECT COUNT(*) FROM vault_derived d WHERE d.org = k.org AND d.key_version = k.version)
+FROM vault_org_key k ORDER BY k.org, k.version"""
 
 
 @dataclass(frozen=True)
@@ -307,20 +389,28 @@ def _seal_fields(org_key: Key, slot: _Slot, secret: Secret) -> tuple[bytes, dict
     return wrapped, sealed
 
 
-def _org_context(org: str, version: int) -> tuple[str, ...]:
-    return ("org-key", org, str(version))
+def _secret_of(opened: Mapping[str, Callable[[], bytes]]) -> Secret:
+    return Secret({field: read().decode("utf-8", "surrogatepass") for field, read in opened.items()})
+
+
+def _new_slot(org: str, connection: str, version: int, origin: str, scheme: str) -> _Slot:
+    return _Slot(org, connection, version, f"key_{secrets.token_hex(8)}", origin, scheme)
+
+
+def data_key_context(row: Sequence[Any], fields: Sequence[str]) -> tuple[str, ...]:
+    """What the wrapping of a data key binds, from its row: org, connection, version, key_id, origin, scheme."""
+    return _Slot(*row).data_key_context(dict.fromkeys(fields))
+
+
+def derived_context(org: str, purpose: str, key_version: int) -> tuple[str, ...]:
+    """What the sealing of a carried-over derived key binds."""
+    return ("derived", org, purpose, str(key_version))
 
 
 def _text_context(org: str, purpose: str, subject: str, key_version: int) -> tuple[str, ...]:
     return ("text", org, purpose, subject, str(key_version))
 
 
-def _blob(value: object) -> bytes:
-    """A column's bytes. One that was overwritten with something else opens no more than an altered one."""
-    if not isinstance(value, bytes):
-        raise CannotOpen
-    return value
-
-
-def _now() -> int:
+def now() -> int:
+    """Milliseconds since the epoch."""
     return time.time_ns() // 1_000_000

@@ -5,26 +5,30 @@ Times are milliseconds since the epoch. Every column of bytes is sealed or wrapp
 
 from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKeyConstraint
+from sqlalchemy import BigInteger, ForeignKeyConstraint
 from sqlmodel import Field, SQLModel
 
 
 class VaultRoot(SQLModel, table=True):
-    """One row: which root key this database was made with, a value that only it opens, the installation's own key."""
+    """A generation of the root key: where it is kept, a value that only it opens, the installation's own key under it.
+
+    Without `check_blob` the generation is being prepared and wraps nothing yet. The highest that has one wraps what is
+    new; `retired_at` says since when nothing is under an earlier one.
+    """
 
     __tablename__: ClassVar[Any] = "vault_root"
-    __table_args__ = (CheckConstraint("id = 1", name="vault_root_is_one_row"),)
 
     id: int = Field(primary_key=True)
     provider: str
     location: str
-    check_blob: bytes
-    installation_key: bytes
+    check_blob: bytes | None = None
+    installation_key: bytes | None = None
     created_at: int = Field(sa_type=BigInteger)
+    retired_at: int | None = Field(default=None, sa_type=BigInteger)
 
 
 class OrgKey(SQLModel, table=True):
-    """An org's key, wrapped by the root key. The highest version seals what is new."""
+    """An org's key, wrapped by generation `root` of the root key. The highest version seals what is new."""
 
     __tablename__: ClassVar[Any] = "vault_org_key"
 
@@ -32,6 +36,19 @@ class OrgKey(SQLModel, table=True):
     version: int = Field(primary_key=True)
     wrapped: bytes
     created_at: int = Field(sa_type=BigInteger)
+    root: int = Field(default=1, sa_column_kwargs={"server_default": "1"})
+
+
+class Derived(SQLModel, table=True):
+    """A derived key that outlives the org key that it came from: kept when that is rotated, sealed under the newer."""
+
+    __tablename__: ClassVar[Any] = "vault_derived"
+    __table_args__ = (ForeignKeyConstraint(["org", "key_version"], ["vault_org_key.org", "vault_org_key.version"]),)
+
+    org: str = Field(primary_key=True)
+    purpose: str = Field(primary_key=True)
+    key_version: int
+    sealed: bytes
 
 
 class Credential(SQLModel, table=True):

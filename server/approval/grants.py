@@ -125,18 +125,21 @@ class Grants:
 
     def running(self, org: str) -> list[dict[str, Any]]:
         """Every grant that has not ended, with its bounds in clear: for people of this org only."""
-        rows = self._database.read(
+        return self._database.snapshot(lambda rows: self._running(rows, org))
+
+    def _running(self, rows: Rows, org: str) -> list[dict[str, Any]]:
+        found = rows.execute(
             "SELECT id, agent_name, tool, sealed_bounds, uses, uses_left, approval, decided_by, channel, created_at, "
             "expires_at FROM call_grant WHERE org = ? AND revoked_at IS NULL AND expires_at > ? AND uses_left > 0 "
             "ORDER BY created_at",
             (org, now_ms()),
-        )
+        ).fetchall()
         return [
             {
                 "id": row[0],
                 "agent": row[1],
                 "tool": row[2],
-                "bounds": json.loads(self._register.unseal(org, "grant-bounds", row[0], row[3])),
+                "bounds": json.loads(self._vault.unseal_text(rows, org, "grant-bounds", row[0], row[3])),
                 "uses": row[4],
                 "uses_left": row[5],
                 "approval": row[6],
@@ -145,7 +148,7 @@ class Grants:
                 "created_at": iso(row[9]),
                 "expires_at": iso(row[10]),
             }
-            for row in rows
+            for row in found
         ]
 
     def _bounds_hash(self, org: str, call: Call) -> str:

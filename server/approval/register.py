@@ -37,10 +37,7 @@ class Register:
 
     def prompt(self, record: Approval) -> str:
         """The whole prompt, as it was rendered when the call was held."""
-        rows = self._database.read(
-            "SELECT sealed_prompt FROM approval WHERE org = ? AND id = ?", (record.org, record.id)
-        )
-        return self.unseal(record.org, "approval-prompt", record.id, rows[0][0])
+        return self._database.snapshot(lambda rows: self._open(rows, record, "sealed_prompt", "approval-prompt") or "")
 
     def details(self, record: Approval) -> dict[str, Any]:
         """The stored call: `arguments`, `keeps` (what a grant would keep fixed) and `summary`."""
@@ -48,13 +45,8 @@ class Register:
 
     def outcome(self, record: Approval) -> dict[str, Any] | None:
         """What came of it, as the client was told; None while there is nothing to tell."""
-        rows = self._database.read(
-            "SELECT sealed_outcome FROM approval WHERE org = ? AND id = ?", (record.org, record.id)
-        )
-        if not rows or rows[0][0] is None:
-            return None
-        outcome: dict[str, Any] = json.loads(self.unseal(record.org, "approval-outcome", record.id, rows[0][0]))
-        return outcome
+        text = self._database.snapshot(lambda rows: self._open(rows, record, "sealed_outcome", "approval-outcome"))
+        return None if text is None else json.loads(text)
 
     # -- as time has left them
 
@@ -82,13 +74,14 @@ class Register:
         return hmac.new(key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
     def details_in(self, rows: Rows, record: Approval) -> dict[str, Any]:
-        sealed = rows.execute(
-            "SELECT sealed_call FROM approval WHERE org = ? AND id = ?", (record.org, record.id)
-        ).fetchone()[0]
-        details: dict[str, Any] = json.loads(
-            self._vault.unseal_text(rows, record.org, "approval-call", record.id, sealed)
-        )
+        details: dict[str, Any] = json.loads(self._open(rows, record, "sealed_call", "approval-call") or "{}")
         return details
 
-    def unseal(self, org: str, purpose: str, subject: str, blob: bytes) -> str:
-        return self._database.snapshot(lambda rows: self._vault.unseal_text(rows, org, purpose, subject, blob))
+    def _open(self, rows: Rows, record: Approval, column: str, purpose: str) -> str | None:
+        """A sealed text of a record, None where there is none; in one snapshot with the key that it is under."""
+        row = rows.execute(
+            f"SELECT {column} FROM approval WHERE org = ? AND id = ?", (record.org, record.id)
+        ).fetchone()
+        if row is None or row[0] is None:
+            return None
+        return self._vault.unseal_text(rows, record.org, purpose, record.id, row[0])

@@ -105,9 +105,12 @@ class Event(StrEnum):
     VAULT_OPENED = "vault.opened"
     VAULT_SEALED = "vault.sealed"
     VAULT_ROOT_ROTATED = "vault.root_rotated"
+    VAULT_ROOT_DROPPED = "vault.root_dropped"
     VAULT_ORG_ROTATED = "vault.org_rotated"
     VAULT_BACKED_UP = "vault.backed_up"
     VAULT_RESTORED = "vault.restored"
+
+    ERASURE_COMPLETED = "erasure.completed"  # what was removed before is gone from the database's files as well
 
     AUDIT_LISTED = "audit.listed"
     AUDIT_EXPORTED = "audit.exported"

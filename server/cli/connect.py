@@ -227,16 +227,26 @@ def rotate_connection(
 
 @connection_app.command("remove")
 def remove_connection(
-    name: Annotated[str, typer.Argument()], yes: Yes = False, org: OrgName = None, as_member: AsMember = None
+    name: Annotated[str, typer.Argument()],
+    yes: Yes = False,
+    org: OrgName = None,
+    as_member: AsMember = None,
+    json: AsJson = False,
 ) -> None:
     """Remove a connection with its secret. Its approvals and grants end."""
+    from server.cli.erasing import erased, say_of_backups, whether_gone
     from server.connections import connection_named, remove
 
     with at_desk(org, as_member, "connect accounts") as desk:
         connection = connection_named(desk.installation.database, desk.org.id, name)
         require_yes(f"Remove {connection.name} ({connection.connector}) and its secret?", yes=yes)
         desk.installation.database.write_now(lambda rows: remove(rows, desk.installation.vault, connection, by=desk.by))
-        show_text(f"Removed {connection.name}.")
+        gone = erased(desk.installation, connection.org, connection.id)
+        if json:
+            show_json({"name": connection.name, "id": connection.id, "erased": gone})
+        else:
+            show_text(f"Removed {connection.name}. {whether_gone('Its secret', gone=gone)}")
+        say_of_backups(desk.installation)
 
 
 @connector_app.command("list")
@@ -263,7 +273,8 @@ def show_connector(connector: Annotated[str, typer.Argument()], json: AsJson = F
     if json:
         show_json(_connector_as_json(found))
         return
-    show_fields({"id": found.id, "title": found.title, "address": found.base_url, "file": found.file})
+    address = f"your own, for instance {found.example_url}" if found.example_url else found.base_url
+    show_fields({"id": found.id, "title": found.title, "address": address, "file": found.file})
     show_table(
         ("CREDENTIAL", "FIELDS", "HOW TO GET IT"),
         ((kind.id, ", ".join(field.name for field in kind.fields), kind.help) for kind in found.credentials),
@@ -390,7 +401,8 @@ def _connector_as_json(connector: "Connector") -> dict[str, Any]:
     return {
         "id": connector.id,
         "title": connector.title,
-        "base_url": connector.base_url,
+        "base_url": None if connector.example_url else connector.base_url,
+        "example_url": connector.example_url or None,
         "file": connector.file,
         "credentials": [
             {

@@ -146,23 +146,19 @@ def keychain(patient: Patient) -> Iterator[Finding]:
     """Whether there is an OS keychain that could hold the root key."""
     from vault import RootKeyProblem, root_key_spec
 
-    provider = "file"
+    provider = ""
     if patient.installation is not None:
         provider = patient.installation.database.snapshot(patient.installation.vault.status).provider
+    elsewhere = f"the root key is in {provider}" if provider else "use `keyleash init --root file`"
     try:
         root_key_spec("keychain", patient.settings.home).load()
     except RootKeyProblem as problem:
-        found = "has no root key named" in str(problem)
         if provider == "keychain":
             yield Finding("keychain", "fail", str(problem))
-        elif found:
-            yield Finding("keychain", "ok", "There is an OS keychain; the root key is in a file instead.")
-        elif patient.installation is None:
-            yield Finding("keychain", "ok", "There is no OS keychain here: use `keyleash init --root file`.")
+        elif "has no root key named" in str(problem):
+            yield Finding("keychain", "ok", f"There is an OS keychain; {elsewhere}.")
         else:
-            yield Finding(
-                "keychain", "ok", "There is no OS keychain here, and none is needed: the root key is in a file."
-            )
+            yield Finding("keychain", "ok", f"There is no OS keychain here: {elsewhere}.")
     else:
         yield Finding("keychain", "ok", "The OS keychain answers.")
 
@@ -222,6 +218,30 @@ def credentials(patient: Patient) -> Iterator[Finding]:
     yield Finding("credentials", "ok", f"{total} connections were looked at.")
 
 
+def erasures(patient: Patient) -> Iterator[Finding]:
+    """What was removed has left the files."""
+    from server.clock import iso
+    from server.erasure import pending
+
+    if patient.installation is None:
+        return
+    directory = patient.installation.directory
+    names = {org.id: org.name for org in (*directory.orgs(), *directory.removed_orgs())}
+    waiting = pending(patient.installation.database)
+    for one in waiting:
+        yield Finding(
+            "erasures",
+            "warn",
+            f"{names.get(one.org, one.org)}: the {one.what} {one.name} was removed at {iso(one.requested_at)}, and its "
+            "sealed bytes are still in the database's files: a process that reads an older state holds them there. It "
+            "is tried again by every removal, by every server that runs, and by `keyleash vault status`. If it stays, "
+            "end whatever else has "
+            f"{patient.settings.database} open.",
+        )
+    if not waiting:
+        yield Finding("erasures", "ok", "Nothing that was removed is left in the database's files.")
+
+
 def agents(patient: Patient) -> Iterator[Finding]:
     """Agents that can do nothing, and orgs that are frozen."""
     from server.clock import now_ms
@@ -262,6 +282,19 @@ def _reaches_anything(agent: "Agent", offer: "Offer", rules: Sequence["Rule"], p
     if not offer.tools:  # nothing is connected yet: a rule about it will do
         return any(rule.then is not Ruling.DENY and str(rule.who) in subject.marks() for rule in rules)
     return any(possible(subject, one.connection, one.tool.name, one.tool.effect, rules, preset) for one in offer.tools)
+
+
+def memory(_patient: Patient) -> Iterator[Finding]:
+    """Whether a crash, or another process of the same user, could show what this process holds."""
+    from server.hygiene import memory_is_private
+
+    missing = [what for what, held in memory_is_private().items() if not held]
+    if missing:
+        yield Finding(
+            "memory", "warn", f"This platform does not give: {', '.join(missing)}. Run it under its own user."
+        )
+    else:
+        yield Finding("memory", "ok", "Core dumps are off, and no other process of this user can read the memory.")
 
 
 def packages(patient: Patient) -> Iterator[Finding]:
@@ -335,7 +368,9 @@ CHECKS: tuple[Callable[[Patient], Iterator[Finding]], ...] = (
     keychain,
     connectors,
     credentials,
+    erasures,
     agents,
+    memory,
     packages,
     clients,
 )

@@ -10,6 +10,7 @@ from server.database import DatabaseProblem
 from server.http import BindProblem
 from server.identity import IdentityProblem
 from server.policy import RuleError
+from server.rotation import RotationProblem
 from server.rules import RuleProblem
 from server.settings import SettingsProblem
 from vault import VaultError
@@ -25,6 +26,7 @@ PROBLEMS: tuple[type[Exception], ...] = (
     IdentityProblem,
     NoTerminal,
     NotSure,
+    RotationProblem,
     RuleError,
     RuleProblem,
     SettingsProblem,

@@ -22,6 +22,7 @@ from server.identity import Narrowing, create_agent
 from tests.agents import ERAS, Nobody, answering, connected, decide, execute, reopened, with_connector
 from tests.installed import SECRET, Place, add_org
 from tests.leaks import leak
+from tests.samples import sample
 from tests.serving import serving
 from tests.upstream import Answer, Received, Upstream
 
@@ -164,8 +165,9 @@ def assert_below(request: Received, fixed: list[str]) -> None:
     assert request.target.isprintable()
     assert path.startswith(f"{BASE}/")
     segments = path.split("/")
-    assert not {"", ".", ".."} & set(segments[1:]), request.target
-    assert [segment for segment in segments if segment in fixed] == fixed, request.target
+    last = -1 if fixed[-1:] == [""] else None  # some paths of Sentry's end in a slash
+    assert not {"", ".", ".."} & set(segments[1:last]), request.target
+    assert [segment for segment in segments[1:] if segment in fixed] == fixed, request.target
     for segment in segments:
         for _ in range(4):
             segment = unquote(segment)  # noqa: PLW2901
@@ -217,23 +219,7 @@ async def test_no_path_argument_of_any_tool_leads_out_of_its_place(
 
 def _fitting(arguments: Any) -> dict[str, Any]:
     """Something harmless for every required argument."""
-    return {argument.name: _example(argument.schema) for argument in arguments if argument.required}
-
-
-def _example(schema: Any) -> Any:
-    if "enum" in schema:
-        return schema["enum"][0]
-    match schema.get("type"):
-        case "integer" | "number":
-            return max(1, schema.get("minimum", 1))
-        case "boolean":
-            return True
-        case "array":
-            return [_example(schema.get("items", {}))] * max(1, schema.get("minItems", 1))
-        case "object":
-            return {name: _example(schema["properties"][name]) for name in schema.get("required", [])}
-        case _:
-            return "x" * max(1, schema.get("minLength", 1))
+    return {argument.name: sample(dict(argument.schema)) for argument in arguments if argument.required}
 
 
 @pytest.mark.parametrize("era", ERAS)

@@ -169,6 +169,8 @@ def test_without_permission_a_private_address_is_not_reached(owner: CommandLine,
         (("connect", "stripe", "--name", "Bad-Name"), "cannot name a connection"),
         (("connect", "stripe", "--name", "two", "--kind", "oauth"), "no credential kind"),
         (("connect", "stripe", "--name", "two", "--base-url", "ftp://x"), "base URL"),
+        (("connect", "zendesk"), "`--base-url https://acme.zendesk.com`"),
+        (("connect", "twilio"), "`--base-url https://api.twilio.com/2010-04-01/Accounts/AC"),
         (("connect", "stripe", "--name", "two", "--allow-private", "here"), "not a range of addresses"),
         (("connection", "rotate", "nosuch"), "There is no connection"),
     ],
@@ -455,6 +457,10 @@ def test_connectors_are_shown_without_an_installation(keyleash: CommandLine) -> 
     assert refund["input_schema"]["additionalProperties"] is False
     assert keyleash("connector", "show", "stripe").code == 0
     assert keyleash("connector", "list").code == 0
+    jira = keyleash("connector", "show", "jira", "--json").json
+    assert (jira["base_url"], jira["example_url"]) == (None, "https://acme.atlassian.net")
+    assert "your own, for instance https://acme.atlassian.net" in keyleash("connector", "show", "jira").out
+    assert (shown["base_url"], shown["example_url"]) == ("https://api.stripe.com", None)
     assert not keyleash.home.exists()
 
 

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.schema import CreateTable
 
 from vault import LocalRootKey, Vault
-from vault.tables import Credential, OrgKey, VaultField, VaultRoot
+from vault.tables import Credential, Derived, OrgKey, VaultField, VaultRoot
 
 ROOT = bytes(range(1, 33))
 NewDatabase = Callable[[], sqlite3.Connection]
@@ -17,7 +17,7 @@ NewDatabase = Callable[[], sqlite3.Connection]
 
 @pytest.fixture(scope="session")
 def schema() -> list[str]:
-    return [str(CreateTable(table.__table__)) for table in (VaultRoot, OrgKey, Credential, VaultField)]
+    return [str(CreateTable(table.__table__)) for table in (VaultRoot, OrgKey, Derived, Credential, VaultField)]
 
 
 @pytest.fixture
