@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from time import time
 from typing import TYPE_CHECKING, Any, cast
 
-from connectors.definition import Call, Connector, Selector, Tool
+from connectors import payload
+from connectors.definition import Call, Connector, Operation, Selector, Tool
 from connectors.errors import CredentialRejected, RateLimited, UpstreamError
 from connectors.paging import cursor_in_link, cursor_in_url
 from connectors.scrub import Scrubber
@@ -60,23 +61,26 @@ def interpret(call: Call, reply: "Reply") -> Result:
     """
     connector, tool = call.connector, call.tool
     answer = _scrubbed(connector, reply)
-    _raise_refusal(connector, f"the connection {call.connection}", answer)
+    _raise_refusal(connector, f"the connection {call.connection}", answer, tool.operation)
     if not answer.size:
         return _result({"status": answer.status}, answer, None)
     if tool.output_text:
         return _result(_text_of(answer, _as_text(reply.body, Scrubber(reply.secrets))), answer, None)
     if not answer.json:
         return _result(_not_json(answer, shaped=bool(tool.output_select or tool.output_redact)), answer, None)
-    value = answer.value
+    found = answer.value["data"] if tool.operation else answer.value
+    usage = _numbers(tool.output_usage.search(found)) if tool.output_usage else None
+    value = found
     if tool.output_base64url:
         value = _decoded(value, tool.output_base64url, Scrubber(reply.secrets))
-    usage = _numbers(tool.output_usage.search(answer.value)) if tool.output_usage else None
     value = _without(value, tool.output_redact)
     if tool.output_select:
         value = tool.output_select.search(value)
     shaped = _object(value, answer.status)
     if tool.output_next:
         shaped = shaped | {"next_cursor": _next_cursor(tool, answer)}
+    if tool.operation:
+        shaped = shaped | _incomplete(connector, tool.operation, answer)
     return _result(shaped, answer, usage)
 
 
@@ -86,8 +90,11 @@ def interpret_verify(connector: Connector, reply: "Reply") -> str | None:
     Raises as `interpret` does for a credential that does not work.
     """
     answer = _scrubbed(connector, reply)
-    _raise_refusal(connector, "this credential", answer)
-    return _line(connector.account.search(answer.value), _MAX_NAME) if connector.account and answer.json else None
+    _raise_refusal(connector, "this credential", answer, connector.verify.operation)
+    if not connector.account or not answer.json:
+        return None
+    found = answer.value["data"] if connector.verify.operation else answer.value
+    return _line(connector.account.search(found), _MAX_NAME)
 
 
 # --- taking in --------------------------------------------------------------------------------------------------------
@@ -161,15 +168,19 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
-def _raise_refusal(connector: Connector, whose: str, answer: _Answer) -> None:
+def _raise_refusal(connector: Connector, whose: str, answer: _Answer, operation: Operation | None) -> None:
     errors, title = connector.errors, connector.title
-    failed = errors.ok_field is not None and answer.json and errors.ok_field.search(answer.value) is False
+    body = answer.value if answer.json else None
+    refused = payload.refusal(operation, answer.status, body, errors.user_errors) if operation else None
+    failed = refused or (errors.ok_field is not None and answer.json and errors.ok_field.search(answer.value) is False)
     if answer.status < 400 and not failed:
         return
-    code = _found(errors.code, answer, _MAX_NAME)
+    refused = refused or payload.Refusal()
+    code = _line(refused.code, _MAX_NAME) or _found(errors.code, answer, _MAX_NAME)
     wait = _retry_after(answer)
     limited = code in errors.limited or (answer.status == 403 and (wait is not None or _used_up(answer)))
     if answer.status == 429 or limited:
+        wait = payload.seconds_to_wait(body) if wait is None else wait
         when = f"Try again in {wait:.0f} s." if wait is not None else "Try again later."
         raise RateLimited(
             answer.status,
@@ -180,9 +191,23 @@ def _raise_refusal(connector: Connector, whose: str, answer: _Answer) -> None:
         )
     if answer.status in (401, 403) or code in errors.rejected:
         raise CredentialRejected(_rejected(title, whose, answer.status))
-    said = _found(errors.message, answer, MAX_MESSAGE)
-    message = f"{title} refused the call and says: {said}" if said else f"{title} {_meaning(answer.status)}"
-    raise UpstreamError(answer.status, message, code=code, request_id=answer.request_id)
+    said = _line(refused.said, MAX_MESSAGE) or _found(errors.message, answer, MAX_MESSAGE)
+    meaning = refused.meaning or _meaning(answer.status)
+    raise UpstreamError(
+        answer.status,
+        f"{title} refused the call and says: {said}" if said else f"{title} {meaning}",
+        code=code,
+        request_id=answer.request_id,
+        maybe_done=refused.maybe_done or code in errors.unclear,
+    )
+
+
+def _incomplete(connector: Connector, operation: Operation, answer: _Answer) -> dict[str, Any]:
+    """What is told beside a GraphQL result of which the upstream could not give every part."""
+    said = _line(payload.incomplete(answer.value), MAX_MESSAGE)
+    done = "The call took effect. " if operation.kind == "mutation" else ""
+    note = f"{done}{connector.title} could not give the whole answer and says: {said}"
+    return {"note_on_errors": note} if said else {}
 
 
 def _rejected(title: str, whose: str, status: int) -> str:

@@ -12,6 +12,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
+Kind = Literal["rest", "graphql"]
 Place = Literal["path", "query", "header", "body"]
 ListStyle = Literal["repeat", "comma", "brackets"]
 BodyStyle = Literal["json", "form"]
@@ -88,6 +89,19 @@ class Argument:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """What a GraphQL tool sends: a document of one operation. Arguments enter its variables, and never the document."""
+
+    kind: Literal["query", "mutation"]
+    name: str
+    document: str  # on one line of printable ASCII, exactly as it is sent and shown
+    answers: Mapping[str, Any] = field(
+        repr=False
+    )  # the keys that `data` can have, nested; a mutation has one at the top
+    key_variable: str = ""  # where Keyleash puts an idempotency key that the upstream honours
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
     """One thing that a connection can do."""
 
@@ -97,6 +111,7 @@ class Tool:
     effect: Effect
     method: str
     path: str  # below the base URL, with {argument} holes
+    operation: Operation | None = None  # for GraphQL; every argument is then a variable of its name
     arguments: tuple[Argument, ...] = ()
     input_schema: Mapping[str, Any]  # root object, additionalProperties false, no $ref
     headers: tuple[tuple[str, str], ...] = ()  # fixed, in place of the connector's own of the same name
@@ -116,6 +131,16 @@ class Tool:
     because: str = ""  # why the effect is milder than the method suggests
     definition_hash: str = ""  # SHA-256, hex, of everything that decides what is sent and shown
     validator: Validator = field(repr=False, compare=False)
+
+    @property
+    def safe(self) -> bool:
+        """Whether the way it is sent promises that it changes nothing: GET and HEAD (RFC 9110, 9.2.1), a query.
+
+        A query of which the file says that it changes something is none.
+        """
+        if self.operation is None:
+            return self.method in ("GET", "HEAD")
+        return self.operation.kind == "query" and self.effect.strictness < Effect.WRITE.strictness
 
     def summary(self, arguments: Mapping[str, Any], show: Callable[[Any], str] | None = None) -> str:
         """`ask` with its holes filled, once: a value that looks like a hole stays as it is.
@@ -165,8 +190,10 @@ class ErrorShape:
     request_id: Selector | None = None  # in the body
     request_id_header: str | None = None  # in lower case
     ok_field: Selector | None = None  # false in the body means an error, whatever the status
+    user_errors: str = ""  # the key of a mutation's payload that lists why it was refused
     limited: frozenset[str] = frozenset()  # codes that ask for fewer calls, whatever the status
     rejected: frozenset[str] = frozenset()  # codes that refuse the credential, whatever the status
+    unclear: frozenset[str] = frozenset()  # codes after which a call that changes something may have done so
 
 
 @dataclass(frozen=True, slots=True)

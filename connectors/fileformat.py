@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from connectors.definition import BodyStyle, Effect, ListStyle, Place, SchemeName
+from connectors.definition import BodyStyle, Effect, Kind, ListStyle, Place, SchemeName
 from connectors.encoding import ENCODERS
 from connectors.source import NAME_PATTERN
 
 CALL_PATTERN = r"^(GET|HEAD|POST|PUT|PATCH|DELETE) /\S*$"
+ENDPOINT_PATTERN = r"^/\S*$"
+VARIABLE_PATTERN = r"^[A-Za-z][A-Za-z0-9_]*$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ _CALL = _text("METHOD /path/{argument}, below the base URL.", required=True, pat
 CONNECTOR: Mapping[str, Key] = {
     "id": _text("The name of the file without .yaml.", required=True, pattern=NAME_PATTERN),
     "title": _text("The vendor's name for it.", required=True),
-    "kind": _one_of(["rest"], "How it is spoken to."),
+    "kind": _one_of(["rest"], "How it is spoken to; rest by default."),
     "base_url": _text(
         "https://host/base; every call stays below it. "
         "A host that ends in .invalid is an example: each account has its own.",
@@ -117,6 +119,7 @@ ERRORS: Mapping[str, Key] = {
     "ok": _text("JMESPath: false means an error, whatever the status."),
     "limited": _texts("Codes that ask for fewer calls, whatever the status."),
     "rejected": _texts("Codes that refuse the credential, whatever the status."),
+    "unclear": _texts("Codes after which a call that changes something may have done so."),
 }
 
 DEPRECATION: Mapping[str, Key] = {
@@ -206,6 +209,80 @@ ARGUMENT: Mapping[str, Key] = {
     **SCHEMA,
 }
 
+# --- kind: graphql, where it differs
+
+GRAPHQL_CONNECTOR: Mapping[str, Key] = {
+    **{name: key for name, key in CONNECTOR.items() if name != "body"},
+    "kind": _one_of(["graphql"], "How it is spoken to.", required=True),
+    "endpoint": _text(
+        "/path below the base URL, to which every operation is posted.", required=True, pattern=ENDPOINT_PATTERN
+    ),
+    "idempotency": _block("graphqlIdempotency", "A variable that makes a repeated mutation run once."),
+    "verify": _block("graphqlVerify", "A harmless query that succeeds only with a working credential.", required=True),
+    "errors": _block("graphqlErrors", "Where an error says what it says, as JMESPath into the whole answer."),
+    "tools": _blocks("graphqlTool", "What is offered; nothing else is.", required=True),
+}
+
+GRAPHQL_IDEMPOTENCY: Mapping[str, Key] = {
+    "variable": _text(
+        "Its name, without $: filled where a mutation declares it.", required=True, pattern=VARIABLE_PATTERN
+    ),
+}
+
+_DOCUMENT = _text("One named query or mutation. Each variable is an argument; nothing else varies.", required=True)
+
+GRAPHQL_VERIFY: Mapping[str, Key] = {
+    "document": _DOCUMENT,
+    "account": _text("Names the account in `data`, as JMESPath."),
+}
+
+GRAPHQL_ERRORS: Mapping[str, Key] = {
+    **ERRORS,
+    "message": _text("JMESPath; errors[0].message by default."),
+    "code": _text("JMESPath; errors[0].extensions.code by default."),
+    "user_errors": _text("The key of a mutation's payload that lists why it was refused: userErrors."),
+}
+
+GRAPHQL_TOOL: Mapping[str, Key] = {
+    **{name: key for name, key in TOOL.items() if name not in ("call", "fixed", "encode")},  # a document writes it out
+    "document": _DOCUMENT,
+    "arguments": Key(
+        {
+            **TOOL["arguments"].schema,
+            "additionalProperties": {"$ref": "#/$defs/variable"},
+            "description": "JSON Schema in short form, for the variable of the same name.",
+        }
+    ),
+    "output": _block("graphqlOutput", "What of `data` reaches the model."),
+}
+
+# Pages are asked for by a variable, and what it takes stands in `data` itself.
+GRAPHQL_OUTPUT: Mapping[str, Key] = {
+    name: key for name, key in OUTPUT.items() if name not in ("text", "next", "next_url")
+}
+
+VARIABLE: Mapping[str, Key] = {"absent": ARGUMENT["absent"], **SCHEMA}
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The blocks whose keys depend on a connector's kind."""
+
+    connector: Mapping[str, Key]
+    idempotency: Mapping[str, Key]
+    verify: Mapping[str, Key]
+    errors: Mapping[str, Key]
+    tool: Mapping[str, Key]
+    output: Mapping[str, Key]
+
+
+FORMS: Mapping[Kind, Form] = {
+    "rest": Form(CONNECTOR, IDEMPOTENCY, VERIFY, ERRORS, TOOL, OUTPUT),
+    "graphql": Form(
+        GRAPHQL_CONNECTOR, GRAPHQL_IDEMPOTENCY, GRAPHQL_VERIFY, GRAPHQL_ERRORS, GRAPHQL_TOOL, GRAPHQL_OUTPUT
+    ),
+}
+
 BLOCKS: Mapping[str, Mapping[str, Key]] = {
     "credential": CREDENTIAL,
     "field": FIELD,
@@ -218,6 +295,12 @@ BLOCKS: Mapping[str, Mapping[str, Key]] = {
     "argument": ARGUMENT,
     "schema": SCHEMA,
     "output": OUTPUT,
+    "graphqlIdempotency": GRAPHQL_IDEMPOTENCY,
+    "graphqlVerify": GRAPHQL_VERIFY,
+    "graphqlErrors": GRAPHQL_ERRORS,
+    "graphqlTool": GRAPHQL_TOOL,
+    "graphqlOutput": GRAPHQL_OUTPUT,
+    "variable": VARIABLE,
 }
 
 
@@ -230,7 +313,10 @@ def json_schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Keyleash connector",
-        **_object(CONNECTOR),
+        "type": "object",
+        "if": {"properties": {"kind": {"const": "graphql"}}, "required": ["kind"]},
+        "then": _object(GRAPHQL_CONNECTOR),
+        "else": _object(CONNECTOR),
         "$defs": {name: _object(keys) for name, keys in BLOCKS.items()},
     }
 

@@ -412,12 +412,13 @@ def _failed(error: ConnectorError, bound: _Bound, facts: dict[str, Any]) -> tupl
     """What a failure means: a call that may have changed something, and of which we cannot tell, is `unknown`."""
     said, maybe_done = _SAID.get(type(error), type(error).__name__), isinstance(error, ResponseTooLarge)
     if isinstance(error, UpstreamError):
-        said, maybe_done = "upstream", error.status >= 500 or error.status == 408 or 300 <= error.status < 400
+        said = "upstream"
+        maybe_done = error.maybe_done or error.status >= 500 or error.status == 408 or 300 <= error.status < 400
         facts |= {"status": error.status, "code": error.code, "request_id": error.request_id}
     elif isinstance(error, Unreachable):
         maybe_done = error.maybe_sent
     facts |= {"error": said}
-    if maybe_done and bound.request.method not in ("GET", "HEAD"):
+    if maybe_done and not bound.request.safe:
         return State.UNKNOWN, _failure(f"{error.for_model} {_LOOK_FIRST}"), facts
     return State.FAILED, _failure(error.for_model), facts
 

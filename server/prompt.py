@@ -55,6 +55,7 @@ def render(
         f"Asked by: agent {caller.agent_name}, {acting}, of {caller.org_name}",
         f"Request: {request.method} {_shown_url(request.url)}",
     ]
+    lines += _document(call)
     if call.arguments:
         lines.append("Written by the agent:")
         lines += [f"  {name} = {quote(value)}" for name, value in call.arguments.items()]
@@ -69,6 +70,17 @@ def render(
         lines.append(f"Careful: this agent has already done exactly this, at {done_before}")
     text = "\n".join(lines)
     return Prompt(text, whole=len(text) <= IN_CLIENT)
+
+
+def _document(call: Call) -> list[str]:
+    """For GraphQL, the rest of what is sent: the document, whole, and what Keyleash itself puts into a variable."""
+    operation = call.tool.operation
+    if operation is None:
+        return []
+    lines = [f"Document, from the connector's file: {plain(operation.document)}"]
+    if operation.key_variable:
+        lines.append(f"Added by Keyleash: {operation.key_variable}, a key by which a repeat of this request runs once")
+    return lines
 
 
 def summary(call: Call) -> str:

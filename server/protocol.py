@@ -203,7 +203,7 @@ def _described(offered: Offered) -> t.Tool | None:
             annotations=t.ToolAnnotations(
                 read_only_hint=tool.effect in (Effect.READ, Effect.SENSITIVE),
                 destructive_hint=tool.effect in (Effect.SPEND, Effect.DESTROY, Effect.GRANT),
-                idempotent_hint=tool.method in ("GET", "HEAD", "PUT", "DELETE"),
+                idempotent_hint=tool.safe or tool.method in ("PUT", "DELETE"),
                 open_world_hint=True,
             ),
         )

@@ -8,7 +8,8 @@ from connectors.definition import Tool
 
 # Texts of which one fits any pattern that a shipped tool has.
 TEXTS = [
-    *("text", "usd", "1700000000.000100", "0" * 40, "0" * 32, "U0AAAAA", "US", "1", "24h"),
+    *("text", "usd", "1700000000.000100", "0" * 40, "0" * 32, "U0AAAAA", "USD", "12.50"),
+    *("2026-11-30", "US", "1", "24h"),
     *("ann@example.com", "https://example.com/", "+15551234567", "d-" + "0" * 32),
     *("app" + "A" * 14, "rec" + "A" * 14, "SM" + "0" * 32, "MG" + "0" * 32, "PN" + "0" * 32),
     *("models/text", "files/text"),

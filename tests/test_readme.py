@@ -16,7 +16,8 @@ from server.cli.commands import app
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+BLOCKS: list[tuple[str, str]] = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+YAML = [body for language, body in BLOCKS if language == "yaml"]
 
 
 def test_the_two_commands_stand_there_as_people_and_the_judge_read_them() -> None:
@@ -26,10 +27,19 @@ def test_the_two_commands_stand_there_as_people_and_the_judge_read_them() -> Non
 
 
 def test_the_connector_in_the_readme_is_a_whole_one() -> None:
-    (text,) = [body for language, body in BLOCKS if language == "yaml"]
+    text = YAML[0]
     connector = parse(text, "status.yaml")
     assert connector.tools["post_update"].effect is Effect.SEND
     assert connector.tools["post_update"].grant == ("incident",)
+
+
+def test_the_graphql_in_the_readme_is_the_rest_of_a_connector() -> None:
+    head, _, _ = YAML[0].partition("verify:")
+    tool = parse(head + YAML[1], "status.yaml").tools["post_update"]
+    assert tool.effect is Effect.SEND
+    assert tool.operation is not None
+    assert tool.operation.kind == "mutation"
+    assert len(YAML) == 2
 
 
 def commands() -> list[str]:

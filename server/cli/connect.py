@@ -419,6 +419,7 @@ def _connector_as_json(connector: "Connector") -> dict[str, Any]:
                 "title": tool.title,
                 "effect": tool.effect.value,
                 "call": f"{tool.method} {tool.path}",
+                **({"document": tool.operation.document} if tool.operation else {}),
                 "description": tool.description,
                 "input_schema": _unfrozen(tool.input_schema),
             }

@@ -95,6 +95,28 @@ def text_is_the_object(result: Result) -> None:
     assert len(result.text.encode()) <= MAX_TEXT
 
 
+@pytest.mark.parametrize("status", [200, 400, 409])
+@pytest.mark.parametrize(
+    ("code", "kind", "maybe_done"),
+    [("SLOW", RateLimited, False), ("BROKE", UpstreamError, True), ("ELSE", UpstreamError, False)],
+)
+def test_a_code_that_the_file_lists_says_more_than_the_status(
+    tmp_path: Path, status: int, code: str, kind: type[UpstreamError], *, maybe_done: bool
+) -> None:
+    listed = "limited: [slow_down], rejected: [token_revoked]}"
+    assert listed in SHOP
+    text = SHOP.replace(listed, "limited: [SLOW], rejected: [NOT_YOU], unclear: [BROKE]}")
+    (tmp_path / "shop.yaml").write_text(text)
+    connector = load(tmp_path / "shop.yaml")
+    call = Call("shop", connector, connector.tools["plain"], "shop_plain", {})
+    with pytest.raises(UpstreamError) as refused:
+        interpret(call, reply({"ok": False, "error": {"code": code, "message": "No."}}, status))
+    assert type(refused.value) is kind
+    assert refused.value.maybe_done is maybe_done
+    with pytest.raises(CredentialRejected):
+        interpret(call, reply({"ok": False, "error": {"code": "NOT_YOU", "message": "No."}}, status))
+
+
 @pytest.mark.parametrize(
     ("body", "structured"),
     [
@@ -501,4 +523,11 @@ def test_every_shipped_tool_takes_any_answer(shipped: Catalogue) -> None:
         for tool in connector.tools.values():
             call = Call(connector.id, connector, tool, f"{connector.id}_{tool.name}", {})
             for body in (b"", b"{}", b"[]", b"[{}]", b"null", b'"x"', b"<x>", b'{"data": [{"id": 1}]}'):
-                text_is_the_object(interpret(call, reply(body)))
+                if tool.operation is None:
+                    text_is_the_object(interpret(call, reply(body)))
+                else:
+                    with pytest.raises(UpstreamError):
+                        interpret(call, reply(body))
+            for key in tool.operation.answers if tool.operation else ():
+                for value in ({}, [], [{}], "x", 3, {"nodes": [{}], "userErrors": []}, {"nodes": 3, "userErrors": 3}):
+                    text_is_the_object(interpret(call, reply({"data": {key: value}})))

@@ -160,6 +160,8 @@ BROKEN = [
     ("name: X-Key", "name: X-Key\n    fields: {}", 13, "Fields is empty"),
     ("X-Version:", 'x-version: "1"\n  X-Version:', 7, "there twice"),
     ("ok: ok}", "request_id_header: 'a b'}", 14, "header's name"),
+    ("ok: ok}", "ok: ok, limited: [SLOW]}", 14, "no `code:` that finds one"),
+    ("ok: ok}", "ok: ok, code: code, unclear: SLOW}", 14, "must be a list"),
     ("scheme: header", "scheme: bearer", 12, "always stands in Authorization"),
     ("scheme: header\n", "scheme: query\n    prefix: Token\n", 12, "takes no prefix"),
     ("name: X-Key", "name: X-Key\n    pattern: a\n    fields: {secret: {label: Key}}", 13, "belongs to each"),

@@ -5,20 +5,25 @@ To accept a change: KEYLEASH_UPDATE_SNAPSHOTS=1 pytest tests/connectors/test_shi
 
 import json
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jmespath
 import jsonschema_rs
 import pytest
 
 from connectors.auth import SCHEMES
 from connectors.catalogue import MAX_WIRE_NAME, Catalogue, Offered, shipped_folder
-from connectors.definition import HOLE, Connector, Effect
-from connectors.effects import derive
+from connectors.definition import HOLE, Connector, Effect, Selector, Tool
+from connectors.effects import derive, derive_operation
 from connectors.errors import InvalidArguments
 from connectors.fileformat import json_schema
+from connectors.graphql import read_document
 from connectors.request import prepare, prepare_verify
-from connectors.source import read_file
+from connectors.source import Spot, read_file
+from tests.real.shape import Missing
 from tests.samples import sample_arguments
 
 CATALOGUE = Catalogue.load(shipped_folder())
@@ -53,11 +58,13 @@ def test_what_is_shipped_loads_without_a_problem():
         "google_gemini",
         "hubspot",
         "jira",
+        "linear",
         "notion",
         "openai",
         "pagerduty",
         "sendgrid",
         "sentry",
+        "shopify",
         "slack",
         "stripe",
         "twilio",
@@ -147,6 +154,9 @@ def test_a_shipped_tool_says_what_it_does_and_what_a_person_agrees_to(offered: O
     assert 3 <= len(tool.title) <= 60
     assert len(offered.name) <= MAX_WIRE_NAME
     derived = derive(tool.method, tool.path, tool.name)
+    if tool.operation:
+        document = read_document(Spot("", 1, tool.operation.document))
+        derived = derive_operation(tool.operation.kind, document.fields, tool.operation.name, tool.name)
     assert tool.effect.strictness >= derived.strictness or tool.because
     if tool.effect is not Effect.READ:
         filled = tool.summary(sample_arguments(tool))
@@ -169,6 +179,35 @@ def test_a_shipped_tools_answer_is_shaped_without_failing_on_an_empty_one(offere
         for answer in ({}, [], None, "text"):
             select.search(answer)
         assert isinstance(select.search({} if not select.text.startswith("[]") else []), dict | list)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a GraphQL document asks for, as the shape of its answer; lists look like what is in them."""
+
+    keys: Mapping[str, Any]
+
+    def field(self, name: str) -> "Asked | None":
+        return Asked(self.keys[name]) if name in self.keys else None
+
+    def item(self) -> "Asked":
+        return self
+
+
+@pytest.mark.parametrize(
+    ("tool", "select"),
+    [
+        *((offered.tool, offered.tool.output_select) for offered in OFFER.tools if offered.tool.operation),
+        *((connector.verify, connector.account) for connector in CATALOGUE.connectors.values()),
+    ],
+    ids=lambda part: getattr(part, "name", "") if isinstance(part, Tool) else "",
+)
+def test_what_is_selected_of_a_graphql_answer_was_asked_for(tool: Tool, select: Selector | None) -> None:
+    if tool.operation is None or select is None:
+        return
+    missing = Missing()
+    missing.walk(jmespath.compile(select.text).parsed, Asked(tool.operation.answers))
+    assert missing.names == []
 
 
 @every_tool

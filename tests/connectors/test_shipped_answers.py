@@ -483,7 +483,7 @@ def test_a_post_on_discord_cannot_call_everyone():
 
 def test_connectors_whose_address_is_the_accounts_own_say_so():
     own = {name: connector for name, connector in CATALOGUE.connectors.items() if connector.example_url}
-    assert set(own) == {"jira", "twilio", "zendesk"}
+    assert set(own) == {"jira", "shopify", "twilio", "zendesk"}
     for connector in own.values():
         assert all("--base-url" in kind.help for kind in connector.credentials)
 

@@ -1,8 +1,8 @@
 """What the vendors publish of their interfaces, against our connector files: requests, and the fields that we select.
 
 GitHub's OpenAPI document; Google's discovery documents; Stripe's own library, which Stripe generates from its
-document, at the API version that the connector asks for; Slack's own library, requests only. This shows names and
-values, not what a call does.
+document, at the API version that the connector asks for; Slack's own library, requests only; Linear's and Shopify's
+GraphQL schemas. This shows names and values, not what a call does.
 """
 
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ import jmespath
 
 from connectors.catalogue import Catalogue, shipped_folder
 from connectors.definition import Connector, Tool
+from tests.real import graphql_documents, linear_library, shopify_library
 from tests.real.fetching import Cache
 from tests.real.github_document import GitHub
 from tests.real.google_document import Google
@@ -67,6 +68,10 @@ async def check(report: Report, cache: Cache) -> None:
         _compare(report, shipped["stripe"], Stripe.read(cache), "Stripe-Version")
     with report.line("Slack: its library is read"):
         _compare(report, shipped["slack"], Slack.read(cache), "")
+    with report.line("Linear: its library is read"):
+        graphql_documents.compare(report, shipped["linear"], linear_library.read(cache))
+    with report.line("Shopify: its schema is read"):
+        graphql_documents.compare(report, shipped["shopify"], shopify_library.read(cache, shipped["shopify"]))
 
 
 def _compare(report: Report, connector: Connector, vendor: Vendor, header: str) -> None:

@@ -82,6 +82,8 @@ class Read:
     arguments: dict[str, Any]
     fixed: Any
     careful: list[str]
+    document: str = ""  # of GraphQL
+    added: str = ""  # the variable that Keyleash fills
 
 
 FRAME = (
@@ -89,6 +91,8 @@ FRAME = (
     "Account: ",
     "Asked by: ",
     "Request: ",
+    "Document, from the connector's file: ",
+    "Added by Keyleash: ",
     "Written by the agent",
     "  ",
     "Sent along by the connector, always: ",
@@ -107,7 +111,11 @@ def read(text: str) -> Read:
     one = {start: [line for line in rest if line.startswith(start)] for start in FRAME}
     for start in ("Tool: ", "Account: ", "Asked by: ", "Request: ", "Written by the agent"):
         assert len(one[start]) == 1, start
-    assert [line[:4] for line in rest[:5]] == ["Tool", "Acco", "Aske", "Requ", "Writ"]
+    documents, added = one["Document, from the connector's file: "], one["Added by Keyleash: "]
+    assert len(documents) <= 1
+    assert len(added) <= len(documents)
+    frame = ["Tool", "Acco", "Aske", "Requ", *["Docu"] * len(documents), *["Adde"] * len(added), "Writ"]
+    assert [line[:4] for line in rest[: len(frame)]] == frame
     method, _, url = one["Request: "][0].removeprefix("Request: ").partition(" ")
     arguments: dict[str, Any] = {}
     for line in one["  "]:
@@ -118,7 +126,9 @@ def read(text: str) -> Read:
     always = one["Sent along by the connector, always: "]
     fixed = unquoted(always[0].partition(": ")[2]) if always else None
     assert len(always) <= 1
-    return Read(tool, method, url, arguments, fixed, [line.removeprefix("Careful: ") for line in one["Careful: "]])
+    careful = [line.removeprefix("Careful: ") for line in one["Careful: "]]
+    document = "".join(documents).removeprefix("Document, from the connector's file: ")
+    return Read(tool, method, url, arguments, fixed, careful, document, "".join(added)[19:].partition(",")[0])
 
 
 def unquoted(text: str) -> Any:
@@ -130,10 +140,11 @@ def unquoted(text: str) -> Any:
     return json.loads(re.sub(r"\\U([0-9a-f]{8})|\\.", pair, text))
 
 
-def arrived(request: Received, tool: Tool) -> dict[str, Any]:
+def arrived(request: Received, tool: Tool, seen: Read) -> dict[str, Any]:
     """The arguments out of the bytes that the upstream got, by the places that the definition names.
 
-    Fails where anything else arrived than arguments and what the definition says is always sent.
+    Fails where anything else arrived than arguments, what the definition says is always sent, and, for GraphQL, the
+    document and the key of Keyleash's own, as they were shown.
     """
     target, _, query = request.target.partition("?")
     found: dict[str, Any] = {}
@@ -145,6 +156,12 @@ def arrived(request: Received, tool: Tool) -> dict[str, Any]:
         pairs.remove(fixed)
     form = "form" in request.headers.get("content-type", "")
     body = {} if form or not request.body else json.loads(request.body)
+    if seen.document:
+        assert list(body) == ["query", "operationName", "variables"]
+        assert body["query"] == seen.document
+        assert body["operationName"] == re.findall(r"\w+", seen.document)[1]
+        body = body["variables"]
+        assert (body.pop(seen.added) != "") if seen.added else True
     fields = request.body.decode().split("&") if form and request.body else []
     for steps, encoder in tool.encode:
         assert encoder == "mail"
@@ -331,7 +348,7 @@ def arrives_as_shown(desk: Desk, offered: Offered, arguments: dict[str, Any], pe
     assert f"/{path}" == request.target.partition("?")[0]
     assert seen.arguments == arguments
     assert seen.fixed == (nested(offered.tool.fixed_body) if offered.tool.fixed_body else None)
-    got = arrived(request, offered.tool)
+    got = arrived(request, offered.tool, seen)
     places = {argument.name: argument for argument in offered.tool.arguments}
     form = "form" in request.headers.get("content-type", "")
     for name, value in seen.arguments.items():
@@ -361,8 +378,10 @@ def test_a_mail_that_is_shown_is_the_mail_that_arrives(desk: Desk) -> None:
     person = Person(Decision.APPROVE)
     assert desk.call("gmail_send_message", MAIL, person).ok
     (request,) = desk.upstream.requests
-    assert read(person.questions[0].text).arguments == MAIL
-    assert arrived(request, desk.parts.workspaces.of(desk.place.caller()).offer.get("gmail_send_message").tool) == MAIL
+    seen = read(person.questions[0].text)
+    assert seen.arguments == MAIL
+    tool = desk.parts.workspaces.of(desk.place.caller()).offer.get("gmail_send_message").tool
+    assert arrived(request, tool, seen) == MAIL
 
 
 def test_an_addressee_that_could_be_two_is_refused_before_anybody_is_asked(desk: Desk) -> None:
