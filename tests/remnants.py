@@ -1,6 +1,6 @@
 """Find what is left of sealed bytes in files: every piece of 16 bytes or more, wherever it lies.
 
-Files are read by another process: a process that closes a file loses its locks on it, SQLite's on the database too.
+Another process reads the files: one that closes a file loses its locks on it, and SQLite's on the database with them.
 """
 
 import subprocess

@@ -233,10 +233,9 @@ def erasures(patient: Patient) -> Iterator[Finding]:
             "erasures",
             "warn",
             f"{names.get(one.org, one.org)}: the {one.what} {one.name} was removed at {iso(one.requested_at)}, and its "
-            "sealed bytes are still in the database's files: a process that reads an older state holds them there. It "
-            "is tried again by every removal, by every server that runs, and by `keyleash vault status`. If it stays, "
-            "end whatever else has "
-            f"{patient.settings.database} open.",
+            "sealed bytes are still in the database's files: a process that reads an older state holds them there. "
+            "Every removal, every running server and `keyleash vault status` try again. If it stays, end whatever "
+            f"else has {patient.settings.database} open.",
         )
     if not waiting:
         yield Finding("erasures", "ok", "Nothing that was removed is left in the database's files.")

@@ -16,10 +16,11 @@ from sqlmodel import SQLModel
 import server.tables
 import vault.tables
 from server.app import open_installation, running
-from server.connections import connection_named, connections_of, open_credential, remove
-from server.database import Database
+from server.connections import Connection, ConnectionProblem, connection_named, connections_of, open_credential, remove
+from server.database import Database, backup
 from server.erasure import SEALED, _done, attempt, pending, request, retrying
-from tests.installed import Place, make
+from tests.commandline import CommandLine
+from tests.installed import Place, add_org, make
 from tests.processes import holding, killed_before
 from tests.remnants import remnants, sealed_of
 from vault import Vault
@@ -31,10 +32,14 @@ MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 """Where hundreds of databases are made: their many commits would keep a disk busy for minutes."""
 
 
+def stripe(place: Place, name: str = "stripe") -> Connection:
+    return connection_named(place.installation.database, place.org, name)
+
+
 def removed(place: Place, name: str = "stripe") -> list[bytes]:
     """Remove a connection; returns what was sealed for it."""
     installation = place.installation
-    connection = connection_named(installation.database, place.org, name)
+    connection = stripe(place, name)
     sealed = sealed_of(installation.database, place.org, connection.id)
     assert remnants(place.home, sealed) != []
     installation.database.write_now(lambda rows: remove(rows, installation.vault, connection, by="alice"))
@@ -144,6 +149,17 @@ def test_a_removed_connection_leaves_nothing_and_is_on_record(place: Place) -> N
     (entry,) = place.events("erasure.completed")
     assert (entry["connection"], entry["erased"], entry["id"]) == ("stripe", "connection", waiting.id)
     assert place.events()[-2]["event"] == "connection.removed"
+
+
+def test_who_removes_it_second_is_told_and_changes_nothing(place: Place) -> None:
+    installation = place.installation
+    connection = stripe(place)
+    removed(place)
+    before = place.events()
+    with pytest.raises(ConnectionProblem, match="meanwhile"):
+        installation.database.write_now(lambda rows: remove(rows, installation.vault, connection, by="bob"))
+    assert place.events() == before
+    assert len(pending(installation.database)) == 1
 
 
 def test_what_stays_opens_as_before(place: Place) -> None:
@@ -277,6 +293,23 @@ def test_what_is_asked_again_meanwhile_stays_on_the_list(place: Place) -> None:
     assert attempt(database) == []
 
 
+def test_a_damaged_log_keeps_its_own_on_the_list_and_holds_up_no_other(place: Place) -> None:
+    database = place.installation.database
+    other = add_org(place.installation, "globex")
+    other.connect("http://127.0.0.1:9")
+    removed(place)
+    removed(other)
+    database.write_now(lambda rows: rows.execute("DROP TRIGGER audit_entry_no_update"))
+    database.write_now(
+        lambda rows: rows.execute(
+            "UPDATE audit_entry SET hash = 'none' WHERE org = ? AND event = 'connection.removed'", (place.org,)
+        )
+    )
+    assert [one.org for one in attempt(database)] == [place.org]
+    assert len(other.events("erasure.completed")) == 1
+    assert place.events("erasure.completed") == []
+
+
 def test_a_database_that_refuses_leaves_everything_pending(place: Place) -> None:
     database = place.installation.database
     removed(place)
@@ -285,6 +318,51 @@ def test_a_database_that_refuses_leaves_everything_pending(place: Place) -> None
     assert [one.name for one in attempt(database)] == ["stripe"]
     assert database.read("SELECT * FROM vault_field ORDER BY rowid") == before
     assert place.events("erasure.completed") == []
+
+
+# -- at the command line
+
+
+def test_who_removes_a_connection_hears_that_its_secret_is_gone(place: Place, owner: CommandLine) -> None:
+    sealed = sealed_of(place.installation.database, place.org, stripe(place).id)
+    ran = owner.alone("connection", "remove", "stripe", "--yes")
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out == "Removed stripe. Its secret is gone from the database's files.\n"
+    assert remnants(place.home, sealed) == []
+
+
+def test_who_removes_a_connection_hears_that_its_secret_waits_for_a_reader(place: Place, owner: CommandLine) -> None:
+    connection = stripe(place)
+    sealed = sealed_of(place.installation.database, place.org, connection.id)
+    place.connect("http://127.0.0.1:9", name="another")
+    with holding(place.installation.database.path) as let_go:
+        ran = owner("connection", "remove", "stripe", "--yes", "--json")
+        assert (ran.code, ran.json) == (0, {"name": "stripe", "id": connection.id, "erased": False})
+        second = owner("connection", "remove", "another", "--yes")
+        assert second.code == 0
+        assert "gone from the database's files when the process that is reading the database lets go" in second.out
+        assert "keyleash vault status" in second.out
+        checked = [one for one in owner("doctor", "--json").json if one["check"] == "erasures"]
+        assert [one["status"] for one in checked] == ["warn", "warn"]
+        assert "acme: the connection stripe was removed at" in checked[0]["message"]
+        assert str(place.installation.database.path) in checked[0]["message"]
+        assert owner("doctor").code == 0
+        let_go()
+    place.connect("http://127.0.0.1:9", name="third")
+    assert owner("connection", "remove", "third", "--yes", "--json").json["erased"] is True
+    assert remnants(place.home, sealed) == []
+    checked = [one for one in owner("doctor", "--json").json if one["check"] == "erasures"]
+    assert [one["status"] for one in checked] == ["ok"]
+
+
+def test_copies_that_still_hold_it_are_named(place: Place, owner: CommandLine) -> None:
+    folder = place.installation.settings.backups
+    backup(place.installation.database.path, folder / "keyleash-0001.db")
+    sealed = sealed_of(place.installation.database, place.org, stripe(place).id)
+    ran = owner("connection", "remove", "stripe", "--yes")
+    assert ran.code == 0
+    assert str(folder) in ran.err
+    assert [found.split(":")[0] for found in remnants(place.home, sealed)] == [str(folder / "keyleash-0001.db")]
 
 
 # -- killed in the middle
@@ -344,7 +422,7 @@ def held_up(place: Place) -> Iterator[tuple[list[bytes], Any]]:
 
 async def until_gone(place: Place) -> None:
     with anyio.fail_after(30):
-        while pending(place.installation.database):  # noqa: ASYNC110 - what is waited for is in the database
+        while pending(place.installation.database):  # noqa: ASYNC110 - other threads and processes give no event
             await anyio.sleep(0.01)
 
 
