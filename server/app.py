@@ -14,6 +14,7 @@ from connectors.catalogue import Catalogue, shipped_folder
 from server.approval import Approvals
 from server.call import Parts
 from server.connections import Workspaces
+from server.credential import resolver_of
 from server.database import Database, require_schema
 from server.identity import Directory
 from server.settings import Settings
@@ -49,7 +50,15 @@ class Installation:
 
     def parts(self, egress: "Egress") -> Parts:
         """The rooms that a call passes through."""
-        return Parts(self.database, self.directory, self.workspaces, self.vault, egress, self.approvals)
+        return Parts(
+            database=self.database,
+            directory=self.directory,
+            workspaces=self.workspaces,
+            vault=self.vault,
+            egress=egress,
+            approvals=self.approvals,
+            references=resolver_of(self.settings),
+        )
 
     def close(self) -> None:
         """Let go of the database."""
