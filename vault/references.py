@@ -223,8 +223,8 @@ class Command(Reference):
     @property
     def shown(self) -> str:
         """Its arguments stay sealed: a token may stand among them."""
-        words = self._words()
-        return f"cmd:{words[0]}" + (" (with arguments, which are not shown)" if words[1:] else "")
+        program, *arguments = self._words()
+        return f"cmd:{program}" + (f" [{len(arguments)} arguments, not shown]" if arguments else "")
 
     def read(self, resolver: Resolver) -> bytes | str:
         return printed(

@@ -416,7 +416,7 @@ def _require_able(desk: Desk, private: list[str] | None, reference: str | None) 
     if private:
         desk.require_operator("letting a connection reach addresses that are not public")
     if reference is not None:
-        desk.require_operator("a secret that Keyleash reads from where it stays (`--secret-from`)")
+        desk.require_operator("reading a secret from where it stays (`--secret-from`)")
     require_open(desk.installation)
 
 

@@ -38,12 +38,13 @@ from server.app import running
 from server.approval import Decision
 from server.audit import FORMATS, export_lines
 from server.call import Parts, call
-from server.connections import Given, open_credential, verify
+from server.connections import open_credential, verify
 from server.errors import CallRefused
 from tests.agents import ERAS, Nobody, Person, answering, connected, reopened, with_connector
 from tests.installed import SECRET, Place
 from tests.leaks import leak, leaking_files
 from tests.upstream import Answer, Received, Upstream
+from vault import Secret
 
 pytestmark = pytest.mark.anyio
 
@@ -574,7 +575,7 @@ async def test_verifying_a_credential_that_does_not_work_tells_nobody_what_it_wa
             pointed = replace(planned, base_url=upstream.url, private=("127.0.0.1/32",))
             async with Egress() as egress:
                 try:
-                    account = await verify(egress, pointed, planned.connector, Given({"secret": PLAIN}))
+                    account = await verify(egress, pointed, planned.connector, Secret({"secret": PLAIN}))
                 except Exception as error:
                     said += rendered(error)
                 else:
@@ -664,7 +665,7 @@ async def test_no_object_on_the_path_shows_the_credential(mirror: Place) -> None
             outcome = await call(parts, caller, "mirror_look", {"what": "it"}, Nobody())
             objects = {
                 "secret": secret,
-                "given": Given({"secret": PLAIN}),
+                "given": Secret({"secret": PLAIN}),
                 "attach": attaching(bound.connector.kind(connection.kind), secret),
                 "caller": caller,
                 "connection": connection,
