@@ -41,7 +41,7 @@ def read_file(path: Path, what: str, *, outside: Path | None = None) -> bytes:
         raise CannotResolve(f"{what} cannot be read here: {why}. Check it, as the server's user.") from None
     try:
         status = os.fstat(descriptor)
-        if outside is not None and (found.is_relative_to(outside.resolve()) or _is_kept_in(outside, status)):
+        if outside is not None and _is_kept_in(outside, status):
             raise CannotResolve(f"{what} is in Keyleash's own folder, which no credential may point into.")
         if not stat.S_ISREG(status.st_mode):
             raise CannotResolve(f"{what} is not a regular file.")
@@ -63,7 +63,7 @@ def readable_by_all(path: Path) -> bool:
 
 
 def _is_kept_in(home: Path, status: os.stat_result) -> bool:
-    """Whether this is one of Keyleash's own files under another name: a hard link, or a mount of the folder."""
+    """Whether this is one of Keyleash's own files, under whatever name: through a link, a hard link, another mount."""
     for folder in (home, home / "data", home / "keys", home / "backups"):  # each may itself be a link
         for place, _, names in os.walk(folder):
             for name in names:

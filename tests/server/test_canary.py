@@ -38,10 +38,11 @@ from server.app import running
 from server.approval import Decision
 from server.audit import FORMATS, export_lines
 from server.call import Parts, call
-from server.connections import open_credential, verify
+from server.connections import open_credential, replan, rotate, store, verify
 from server.credential import resolved
+from server.database import DatabaseProblem
 from server.errors import CallRefused
-from tests.agents import ERAS, Nobody, Person, answering, connected, reopened, with_connector
+from tests.agents import ERAS, Nobody, Person, answering, connected, execute, reopened, with_connector
 from tests.installed import SECRET, Place
 from tests.leaks import leak, leaking_files
 from tests.places import KV_PATH, KV_TOKEN, OP_ITEM, OP_TOKEN, SOURCES, Places
@@ -602,6 +603,27 @@ async def test_a_failure_inside_keyleash_is_named_and_not_quoted(mirror: Place, 
     assert "RuntimeError" in ears.text
     assert_nowhere(PLAIN, mirror, said=said, logs=ears.text)
     assert mirror.events("call.outcome")[0]["outcome"] == "unknown"
+
+
+async def test_a_credential_that_cannot_be_written_is_in_no_traceback(mirror: Place) -> None:
+    connection = mirror.installation.workspaces.of(mirror.caller()).connections["stripe"]
+    connector = mirror.installation.catalogue.connectors["stripe"]
+    again = replan(connection, connector, kind=None, base_url=None, private=None)
+    planned = replace(again, name="another")
+    database, vault, secret = mirror.installation.database, mirror.installation.vault, Secret({"secret": PLAIN})
+    more: dict[str, Any] = {"account": None, "verified": False, "by": "alice"}
+    for change in ("INSERT", "UPDATE"):
+        execute(
+            mirror, f"CREATE TRIGGER no_{change} BEFORE {change} ON connection BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+    with pytest.raises(DatabaseProblem) as stored:
+        database.write_now(lambda rows: store(rows, vault, mirror.org, planned, fields=secret, **more))
+    with pytest.raises(DatabaseProblem) as rotated:
+        database.write_now(lambda rows: rotate(rows, vault, connection, again, fields=secret, **more))
+    for failed in (stored.value, rotated.value):
+        said = list(rendered(failed))
+        assert any("server/connections.py" in text or "store" in text or "rotate" in text for text in said)
+        assert not leaks(said, PLAIN)
 
 
 # -- held calls
