@@ -384,25 +384,27 @@ def _require_unmoved(rows: Rows, caller: Caller) -> None:
 
 async def _send(parts: Parts, bound: _Bound, taken: Callable[[], Secret]) -> tuple[State, Outcome, dict[str, Any]]:
     """Open the credential, send, scrub. Returns the state, what the client hears, and facts for the record."""
+    connection, bound_call = bound.connection, bound.call
     facts: dict[str, Any] = {}
     try:
-        kind = credential_kind(bound.connection, bound.call.connector)
-        secret = await _opened(parts, bound.connection, kind, taken)
+        try:
+            kind = credential_kind(connection, bound_call.connector)
+            secret = await _opened(parts, connection, kind, taken)
+        except VaultError as error:
+            return _without_credential(error, bound)
         try:
             reply = await parts.egress.send(
                 bound.request,
                 attach=attaching(kind, secret),
-                private=bound.connection.networks,
+                private=connection.networks,
             )
         finally:
             secret.wipe()
         facts = {"status": reply.status, "bytes": reply.bytes_in}
         if len(reply.body) > LONG_BODY:  # seconds of work for the largest: others are served meanwhile
-            result = await anyio.to_thread.run_sync(interpret, bound.call, reply, limiter=parts.long_answers)
+            result = await anyio.to_thread.run_sync(interpret, bound_call, reply, limiter=parts.long_answers)
         else:
-            result = interpret(bound.call, reply)
-    except VaultError as error:
-        return _without_credential(error, bound)
+            result = interpret(bound_call, reply)
     except ConnectorError as error:
         return _failed(error, bound, facts)
     except Exception as error:
@@ -425,7 +427,7 @@ async def _opened(parts: Parts, connection: Connection, kind: CredentialKind, ta
 
 
 def _without_credential(error: VaultError, bound: _Bound) -> tuple[State, Outcome, dict[str, Any]]:
-    """Nothing was sent. Where the secret stays is for the admin, in the log, and for nobody else."""
+    """Nothing was sent. Why a secret cannot be had where it stays is for the logs, and not for the agent."""
     name = bound.call.connection
     if isinstance(error, CannotResolve):
         source = bound.connection.source

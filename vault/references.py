@@ -119,7 +119,11 @@ class Resolver:
             finally:
                 room.release()
 
-        threading.Thread(target=attempt, name="keyleash-reference", daemon=True).start()
+        try:
+            threading.Thread(target=attempt, name="keyleash-reference", daemon=True).start()
+        except RuntimeError:
+            room.release()
+            return "This process may start no more threads. Raise its limit."
         try:
             return answer.get(timeout=self.seconds + GRACE_S)
         except queue.Empty:

@@ -9,7 +9,7 @@ from connectors.loading import parse
 from server.connections import Connection, ConnectionProblem
 from server.credential import check_fields, is_reference, parse_fields, recognised, resolved
 from tests.places import Places
-from vault import REFERENCE_FIELD, CannotOpen, CannotResolve, Secret, to_reference
+from vault import REFERENCE_FIELD, CannotOpen, CannotResolve, Resolver, Secret, VaultError, to_reference
 
 CANARY = "a canary that nobody quotes"
 PAIR = CredentialKind(
@@ -176,5 +176,15 @@ def test_what_a_reference_leads_to_is_looked_at_like_what_a_person_gives(
 
 
 def test_a_reference_may_lead_to_several_fields(places: Places) -> None:
+    found: list[Secret] = []
+
+    class Noting(Resolver):
+        def resolve(self, reference: Secret) -> Secret:
+            found.append(super().resolve(reference))
+            return found[-1]
+
     reference = to_reference(places.keep("file", f'{{"user": "ada", "password": "{CANARY}"}}\n'))
-    assert values(resolved(places.resolver(), PAIR, reference)) == {"user": "ada", "password": CANARY}
+    fields = resolved(Noting(places.home), PAIR, reference)
+    assert values(fields) == {"user": "ada", "password": CANARY}
+    with pytest.raises(VaultError, match="wiped"):
+        found[0].reveal()

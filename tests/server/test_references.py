@@ -14,7 +14,7 @@ import pytest
 from server.app import running
 from server.approval import Decision, State
 from server.call import REFERENCES_AT_ONCE, Outcome, Parts, call
-from server.connections import connection_named, reencrypt, replan, rotate
+from server.connections import ConnectionProblem, connection_named, reencrypt, replan, rotate
 from server.database import Database, Rows
 from tests.agents import Nobody, Person, execute
 from tests.installed import SECRET, Place
@@ -214,7 +214,8 @@ async def test_who_waits_for_a_turn_too_long_fails_and_who_has_it_goes_on(
     point(place, places.keep("vault_kv", SECRET))
     places.slow("vault_kv")
     ends: list[bool] = []
-    async with resolving(place, places, seconds=1.0) as parts, anyio.create_task_group() as group:
+    started = time.monotonic()
+    async with resolving(place, places, seconds=0.5) as parts, anyio.create_task_group() as group:
         for _ in range(REFERENCES_AT_ONCE):
             await parts.turns[connection_named(parts.database, place.org, "stripe").id].acquire_on_behalf_of(object())
 
@@ -223,10 +224,36 @@ async def test_who_waits_for_a_turn_too_long_fails_and_who_has_it_goes_on(
 
         group.start_soon(one)
     assert ends == [False]
+    assert time.monotonic() - started < 5
     assert places.kv.requests == []
     (entry,) = place.events("call.outcome")
     assert entry["reason"].startswith("Other calls wait for the same secret")
     assert upstream.requests == []
+
+
+async def test_who_gets_a_turn_late_has_all_the_time_for_it(place: Place, places: Places, upstream: Upstream) -> None:
+    """The time for a turn runs out while the secret is being read: that makes no difference any more."""
+    point(place, places.keep("vault_kv", SECRET))
+    places.slow("vault_kv")
+    outcomes: list[Outcome] = []
+    async with resolving(place, places, seconds=1.5) as parts, anyio.create_task_group() as group:
+        limiter = parts.turns[connection_named(parts.database, place.org, "stripe").id]
+        others = [object() for _ in range(REFERENCES_AT_ONCE)]
+        for other in others:
+            await limiter.acquire_on_behalf_of(other)
+
+        async def one() -> None:
+            outcomes.append(await look(parts, place))
+
+        group.start_soon(one)
+        await anyio.sleep(1.0)
+        limiter.release_on_behalf_of(others[0])
+        while not places.kv.requests:
+            await anyio.lowlevel.checkpoint()
+        await anyio.sleep(0.8)
+        places.gate.set()
+    assert [outcome.ok for outcome in outcomes] == [True]
+    assert len(upstream.requests) == 1
 
 
 async def test_a_client_that_hangs_up_does_not_cut_the_reading_of_a_secret_in_half(
@@ -264,15 +291,22 @@ async def test_a_place_that_hangs_in_the_system_does_not_hold_the_call(
 
 
 class Between(Database):
-    """A database to which something happens right after each attempt has been written."""
+    """A database to which something happens right after each attempt has been written; notes what is opened then."""
 
-    then: Callable[[], None]
+    then: Callable[[], None] = staticmethod(lambda: None)
 
     async def write(self, change: Callable[[Rows], Any]) -> Any:
         result = await super().write(change)
-        if hasattr(result, "taken"):
-            self.then()
-        return result
+        if not hasattr(result, "taken"):
+            return result
+        self.then()
+        self.opened: list[Secret] = []
+
+        def taken() -> Secret:
+            self.opened.append(result.taken())
+            return self.opened[0]
+
+        return replace(result, taken=taken)
 
 
 @pytest.mark.parametrize("source", ["vault", *SOURCES])
@@ -340,6 +374,18 @@ async def test_encrypted_anew_the_credential_is_the_same_and_what_was_approved_s
     assert (entry["same_secret"], entry["credential_version"], entry["source"]) == (True, 1, "vault")
 
 
+async def test_what_somebody_else_has_changed_meanwhile_is_not_encrypted_anew(place: Place, places: Places) -> None:
+    before = connection_named(place.installation.database, place.org, "stripe")
+    point(place, places.keep("env", SECRET))
+    rows = place.installation.database.read("SELECT * FROM vault_credential")
+    with pytest.raises(ConnectionProblem, match="meanwhile"):
+        place.installation.database.write_now(
+            lambda rows: reencrypt(rows, place.installation.vault, before, by="alice")
+        )
+    assert place.installation.database.read("SELECT * FROM vault_credential") == rows
+    assert [entry.get("same_secret") for entry in place.events("connection.rotated")] == [None]
+
+
 # -- the secret itself
 
 
@@ -357,10 +403,15 @@ async def test_neither_the_secret_nor_the_reference_outlives_its_call(
             return await super().send(prepared, attach=attach, **more)
 
     point(place, places.keep(source, SECRET))
+    database = Between(place.installation.settings.database)
     async with Noting() as egress:
-        parts = replace(place.installation.parts(egress), references=places.resolver(home=place.home))
+        parts = place.installation.parts(egress)
+        parts = replace(parts, database=database, references=places.resolver(home=place.home))
         assert (await look(parts, place)).ok
+    database.close()
     (secret,) = [each for each in held if isinstance(each, Secret)]
-    assert secret.fields == ("secret",)
-    with pytest.raises(Exception, match="wiped"):
-        secret.reveal()
+    (reference,) = database.opened
+    assert (secret.fields, reference.fields) == (("secret",), ("@reference",))
+    for each in (secret, reference):
+        with pytest.raises(Exception, match="wiped"):
+            each.reveal(each.fields[0])

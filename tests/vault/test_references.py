@@ -10,6 +10,7 @@ import pytest
 
 from tests.places import KV_TOKEN, OP_ITEM, OP_TOKEN, SOURCES, Places
 from vault import REFERENCE_FIELD, REFERENCES, CannotResolve, Secret, show_reference, source_of, to_reference
+from vault.hostfile import MAX_BYTES, read_file
 from vault.references import FORMS, MAX_REFERENCE, MOST_HANGING
 
 CANARY = "rk_live_canary_kept_elsewhere_7d20"
@@ -152,6 +153,20 @@ def test_an_attempt_that_hangs_in_the_system_is_left_to_itself(places: Places, m
     raise AssertionError("what hung has ended, and its room was not given back")
 
 
+def test_what_goes_wrong_in_a_way_nobody_thought_of_is_named_and_not_quoted(
+    places: Places, monkeypatch: pytest.MonkeyPatch, locals_in: Callable[[BaseException], str]
+):
+    def fail(*_: object) -> str:
+        raise ZeroDivisionError(CANARY)
+
+    monkeypatch.setattr(REFERENCES["env"], "read", fail)
+    started = time.monotonic()
+    error = failing(places, "env:SOME_API_KEY")
+    assert "ZeroDivisionError" in str(error)
+    assert CANARY not in locals_in(error)
+    assert time.monotonic() - started < 5, "nobody waited for an answer that does not come"
+
+
 def test_many_threads_may_resolve_at_once(places: Places):
     reference = to_reference(places.keep("cmd", CANARY))
     resolver = places.resolver()
@@ -228,6 +243,11 @@ def test_only_a_regular_file_is_read(places: Places, tmp_path: Path):
         before = len(list(Path("/proc/self/fd").iterdir()))
         assert says in str(failing(places, f"file:{path}")), path
         assert len(list(Path("/proc/self/fd").iterdir())) == before, "a refused file is closed again"
+
+
+def test_of_a_file_that_is_too_long_no_more_is_taken_in_than_shows_that(tmp_path: Path):
+    (tmp_path / "large").write_bytes(b"x" * 10_000_000)
+    assert len(read_file(tmp_path / "large", "It")) == MAX_BYTES + 1
 
 
 def test_a_file_is_the_same_from_every_folder(places: Places, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
