@@ -14,6 +14,7 @@ from connectors.catalogue import Catalogue, shipped_folder
 from server.approval import Approvals
 from server.call import Parts
 from server.connections import Workspaces
+from server.credential import resolver_of
 from server.database import Database, require_schema
 from server.erasure import retrying
 from server.identity import Directory
@@ -51,8 +52,16 @@ class Installation:
 
     def parts(self, egress: "Egress") -> Parts:
         """The rooms that a call passes through."""
-        keys = Keys(self.database, self.vault)
-        return Parts(self.database, self.directory, self.workspaces, self.vault, egress, self.approvals, keys)
+        return Parts(
+            database=self.database,
+            directory=self.directory,
+            workspaces=self.workspaces,
+            vault=self.vault,
+            egress=egress,
+            approvals=self.approvals,
+            keys=Keys(self.database, self.vault),
+            references=resolver_of(self.settings),
+        )
 
     def close(self) -> None:
         """Let go of the database."""

@@ -54,3 +54,10 @@ class CannotOpen(VaultError):
             "This cannot be opened: it is missing, was altered, or was sealed for something else. "
             "For a connection, connect the account again; otherwise restore the database from its backup."
         )
+
+
+class CannotResolve(VaultError):
+    """A reference did not lead to a secret. The message says why and how to mend it, and quotes nothing.
+
+    Neither the reference, nor anything that was found or said on the way.
+    """

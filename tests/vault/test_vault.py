@@ -13,7 +13,7 @@ def test_all_names_exactly_what_the_room_offers():
 
 
 def test_every_refusal_of_the_room_is_a_vault_error():
-    for name in ("CannotOpen", "KeysUnavailable", "RootKeyProblem", "Sealed", "WrongRootKey"):
+    for name in ("CannotOpen", "CannotResolve", "KeysUnavailable", "RootKeyProblem", "Sealed", "WrongRootKey"):
         assert issubclass(getattr(vault, name), vault.VaultError)
 
 
