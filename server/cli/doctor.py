@@ -128,10 +128,25 @@ def files(patient: Patient) -> Iterator[Finding]:
 def _kept(home: Path) -> Iterator[Path]:
     """The folders that hold secrets or the record, and the files right in them."""
     yield home
-    for folder in (home / "data", home / "keys", home / "backups"):
+    for folder in (home / "data", home / "keys", home / "backups", home / "checkpoints"):
         if folder.is_dir():
             yield folder
             yield from (path for path in sorted(folder.iterdir()) if path.is_file())
+
+
+def ends_of_logs(patient: Patient) -> Iterator[Finding]:
+    """No older database was put back, and no restore was cut off."""
+    from server.audit import AuditError
+    from server.duty import RolledBack, require_current
+
+    if patient.installation is None:
+        return
+    try:
+        require_current(patient.installation.database, patient.settings)
+    except (AuditError, RolledBack) as problem:
+        yield Finding("ends of logs", "fail", str(problem))
+    else:
+        yield Finding("ends of logs", "ok", "Every log goes as far as was noted outside the database.")
 
 
 def root_key(patient: Patient) -> Iterator[Finding]:
@@ -420,6 +435,7 @@ def _agent_is_missing(patient: Patient, agent: str, home: str | None, org: str |
 CHECKS: tuple[Callable[[Patient], Iterator[Finding]], ...] = (
     files,
     schema,
+    ends_of_logs,
     root_key,
     keychain,
     connectors,
