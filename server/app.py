@@ -124,7 +124,7 @@ def protocol_server(installation: Installation, parts: Parts, identify: Any) -> 
         key = installation.database.snapshot(lambda rows: installation.vault.derive(rows, "", "request-state"))
     else:
         key = secrets.token_bytes(32)  # nothing is ever sealed with it: a sealed server asks nobody
-    return build(parts, identify, version=release(), state_keys=[key])
+    return build(parts, identify, version=release(), state_keys=[key], list_limit=installation.settings.list_limit)
 
 
 def quiet_logs(level: str) -> None:

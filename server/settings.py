@@ -20,6 +20,8 @@ class Settings:
     log_level: str = "WARNING"
     key_seconds: float = 300.0
     """How long an org's key is used after a key service unwrapped it, before the service is asked again."""
+    list_limit: int = 60
+    """How many tools a caller is listed at most; with more it gets three that find, describe and call them."""
 
     @property
     def database(self) -> Path:
@@ -49,6 +51,13 @@ def read_settings() -> Settings:
     key_seconds = _number(keep)
     if not 1 <= key_seconds <= 3600:
         raise SettingsProblem(f"KEYLEASH_KEY_SECONDS is {keep!r}: give seconds from 1 to 3600.")
+    most = os.environ.get("KEYLEASH_LIST_LIMIT", "60")
+    list_limit = _number(most)
+    if not (0 <= list_limit <= 10_000 and list_limit.is_integer()):
+        raise SettingsProblem(
+            f"KEYLEASH_LIST_LIMIT is {most!r}: give a whole number of tools from 0 to 10000. Callers with more get "
+            "tools that find them instead of the list."
+        )
     level = os.environ.get("KEYLEASH_LOG", "WARNING").upper()
     if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise SettingsProblem(f"KEYLEASH_LOG is {level!r}: give debug, info, warning or error.")
@@ -59,6 +68,7 @@ def read_settings() -> Settings:
         allowed_hosts=tuple(host.strip() for host in hosts.split(",") if host.strip()),
         log_level=level,
         key_seconds=key_seconds,
+        list_limit=int(list_limit),
     )
 
 
