@@ -170,7 +170,7 @@ def _arguments(schema: Mapping[str, Any]) -> Iterator[tuple[float, str]]:
             continue
         yield ARGUMENT, name
         about = cast("dict[str, Any]", part)
-        yield ABOUT_ARGUMENT, str(about.get("description", ""))
+        yield ABOUT_ARGUMENT, str(about.get("description") or "")
         yield from _arguments(about)
         if isinstance(about.get("items"), dict):
             yield from _arguments(about["items"])

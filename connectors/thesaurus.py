@@ -30,6 +30,7 @@ PHRASES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         r"money back|(?:give|giving|pay|paying|send|sending) (?:it |them )?back": "refund",
         r"came in|comes in|coming in": "receive",
         r"gett?(?:ing)? .{1,30}? out of": "remove",
+        r"(?:tell|give|show) me": "show",
         r"call(?:ing)? off": "cancel",
         r"kick(?:ing)? off": "run",
         r"set(?:ting)? up": "create",
