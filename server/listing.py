@@ -92,7 +92,7 @@ def _cursor(mark: bytes, start: int) -> str:
 
 def _start(cursor: str, mark: bytes) -> int:
     try:
-        given = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        given = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
     except (binascii.Error, ValueError):
         raise StaleCursor from None
     if len(given) != len(mark) + 4 or given[: len(mark)] != mark:

@@ -10,7 +10,7 @@ import yaml
 
 from connectors.catalogue import Catalogue, Offer, Offered, shipped_folder
 from connectors.finding import Index
-from connectors.words import asked, only_looks, stem, terms
+from connectors.words import MOST_WORDS, asked, only_looks, stem, terms
 
 CATALOGUE = Catalogue.load(shipped_folder())
 SHIPPED = CATALOGUE.offer({name: name for name in CATALOGUE.connectors})
@@ -150,7 +150,10 @@ def test_the_same_tool_of_several_connections_counts_once_and_the_named_one_stan
     assert len(tools) == len(set(tools))
 
 
-def test_a_named_service_comes_before_others_that_fit_as_well() -> None:
+def test_a_named_service_comes_before_others_that_fit_as_well(tmp_path: Path) -> None:
+    offer = own(tmp_path, ("shop", SHOP), ("depot", SHOP.replace("Look into", "Whereabouts of")))
+    assert found(offer, "look into a parcel")[0] == "shop_get_parcel"
+    assert found(offer, "look into a parcel at the depot")[0] == "depot_get_parcel"
     for service in ("openai", "anthropic"):
         assert found(SHIPPED, f"ask a model with {service}")[0].startswith(service)
         assert found(SHIPPED, f"which models does {service} have")[0] == f"{service}_list_models"
@@ -176,6 +179,8 @@ def test_a_named_service_comes_before_others_that_fit_as_well() -> None:
         ("someone@example.com", "email"),
         ("#general", "channel"),
         ("README.md", "file"),
+        ("gpt", "openai"),
+        ("claude", "anthropic"),
     ],
 )
 def test_what_means_the_same_is_taken_for_the_same(said: str, meant: str) -> None:
@@ -212,6 +217,15 @@ def test_a_shortened_or_repeated_word_stands_for_the_one_it_comes_from() -> None
     assert found(SHIPPED, "embed")[0] == "openai_create_embedding"
     assert found(SHIPPED, "subscr")[0].endswith("subscription")
     assert found(SHIPPED, "rerun")[0] == "github_run_workflow"
+
+
+def test_a_word_of_a_tool_answers_one_word_of_a_request(tmp_path: Path) -> None:
+    """Saying the same thing four times over does not make it count four times."""
+    text = SHOP[: SHOP.index("  stop_parcel")]
+    text += "  delete: {title: Delete it, description: x, call: 'POST /x/{id}', effect: destroy, ask: 'On {id}',"
+    text += " arguments: {id: {type: string}}}\n"
+    offer = own(tmp_path, ("shop", text))
+    assert found(offer, "erase remove destroy scrap parcel")[0] == "shop_get_parcel"
 
 
 def test_what_turns_pages_is_no_subject(tmp_path: Path) -> None:
@@ -267,6 +281,12 @@ def test_no_request_of_the_length_allowed_takes_long(shape: str) -> None:
     started = time.perf_counter()
     found(SHIPPED, shape)
     assert time.perf_counter() - started < 1.0
+
+
+def test_what_comes_after_the_first_words_of_a_request_is_not_looked_at() -> None:
+    words = " ".join(f"w{chr(97 + number // 26)}{chr(97 + number % 26)}" for number in range(100))
+    assert len(asked(words)) == MOST_WORDS
+    assert [word.stem for word in asked(words)] == [word.stem for word in asked(f"{words} more of it")]
 
 
 def test_a_definition_with_odd_properties_hides_no_other(tmp_path: Path) -> None:

@@ -108,3 +108,5 @@ async def test_a_list_that_fits_a_page_has_no_cursor(place: Place) -> None:
         assert page(offered[: PAGE + 1], caller, cursor) == (offered[PAGE : PAGE + 1], None)
         with pytest.raises(StaleCursor):
             page(offered[: PAGE + 2], caller, cursor)
+        with pytest.raises(StaleCursor):
+            page(offered[1 : PAGE + 2], caller, cursor)  # as many, and others
