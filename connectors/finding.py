@@ -9,10 +9,11 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from connectors.definition import Effect
-from connectors.words import Asked, asked, only_looks, split, terms
+from connectors.words import Asked, asked, only_looks, terms
 
 if TYPE_CHECKING:
     from connectors.catalogue import Offered
@@ -49,7 +50,7 @@ PAGING = frozenset(
 )
 """Arguments that turn pages: every list has them, and they say nothing of what is listed."""
 
-_ON_PAGES = re.compile(r"[^.;]*\b(?:call again|has_more|per_page|full page)\b[^.;]*[.;]?")
+_PAGES = re.compile(r"\b(?:call again|has_more|per_page|full page)\b")
 _SATURATION, _LENGTH = 2.0, 0.3  # k1 and b of BM25
 
 
@@ -75,7 +76,7 @@ class Index:
             self._lengths.append(sum(weighed.values()))
             for term, weight in weighed.items():
                 self._said.setdefault(term, {})[place] = weight
-            for term in terms(_where(offered)):
+            for term in _names(offered):
                 self._named.setdefault(term, []).append(place)
 
     def search(self, request: str, among: Iterable["Offered"]) -> list[Found]:
@@ -141,39 +142,44 @@ def _rarity(say: Collection[int], places: frozenset[int]) -> float:
 def _weighed(offered: "Offered") -> dict[str, float]:
     """Each stem that a tool says, with the weight of all the places where it does."""
     weighed: dict[str, float] = defaultdict(float)
-    for weight, text in _texts(offered):
-        for term in terms(text):
+    for weight, said in _said(offered):
+        for term in said:
             weighed[term] += weight
     return weighed
 
 
-def _texts(offered: "Offered") -> Iterator[tuple[float, str]]:
+def _said(offered: "Offered") -> Iterator[tuple[float, Iterable[str]]]:
     tool = offered.tool
-    yield NAME, tool.name
-    yield TITLE, tool.title
-    yield WHERE, _where(offered)
-    yield DESCRIPTION, _ON_PAGES.sub("", tool.description)
-    yield EFFECT, EFFECT_WORDS[tool.effect]
+    yield NAME, terms(tool.name)
+    yield TITLE, terms(tool.title)
+    yield WHERE, _names(offered)
+    yield DESCRIPTION, terms(_without_paging(tool.description))
+    yield EFFECT, terms(EFFECT_WORDS[tool.effect])
     yield from _arguments(tool.input_schema)
 
 
-def _where(offered: "Offered") -> str:
-    """The names of connector and connection, each word once."""
-    names = f"{offered.connector.id} {offered.connector.title.lower()} {offered.connection}"
-    return " ".join(dict.fromkeys(split(names)))
+def _names(offered: "Offered") -> set[str]:
+    """What connector and connection are called."""
+    return set(terms(f"{offered.connector.id} {offered.connector.title.lower()} {offered.connection}"))
 
 
-def _arguments(schema: Mapping[str, Any]) -> Iterator[tuple[float, str]]:
+def _arguments(schema: Mapping[str, Any]) -> Iterator[tuple[float, Iterable[str]]]:
     """Names and descriptions of a schema's properties, at any depth, but for those that turn pages."""
     for name, part in schema.get("properties", {}).items():
         if name in PAGING or not isinstance(part, dict):
             continue
-        yield ARGUMENT, name
         about = cast("dict[str, Any]", part)
-        yield ABOUT_ARGUMENT, str(about.get("description") or "")
+        yield ARGUMENT, terms(name)
+        yield ABOUT_ARGUMENT, terms(str(about.get("description") or ""))
         yield from _arguments(about)
         if isinstance(about.get("items"), dict):
             yield from _arguments(about["items"])
+
+
+@lru_cache(maxsize=5_000)
+def _without_paging(text: str) -> str:
+    """A description without the sentences that tell how to turn its pages."""
+    return " ".join(sentence for sentence in re.split(r"(?<=[.;])\s", text) if not _PAGES.search(sentence))
 
 
 def _together(ranked: Iterable["Offered"]) -> list[Found]:

@@ -7,7 +7,7 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from connectors.catalogue import Offered
@@ -30,14 +30,17 @@ def tools_for(parts: Parts, caller: Caller) -> list[Offered]:
     if parts.vault.sealed is not None:
         return []
     workspace = parts.workspaces.of(caller)
-    return [offered for offered in workspace.offer.tools if _open_to(caller, workspace, offered)]
+    return list(_open_to(caller, workspace, workspace.offer.tools))
 
 
-def _open_to(caller: Caller, workspace: Workspace, offered: Offered) -> bool:
-    tool, rules, preset = offered.tool, workspace.rules, workspace.preset
-    return caller.narrowing.admits(offered.connection, tool.name, tool.effect.value) and possible(
-        subject(caller), offered.connection, tool.name, tool.effect, rules, preset
-    )
+def _open_to(caller: Caller, workspace: Workspace, tools: Iterable[Offered]) -> Iterator[Offered]:
+    who = subject(caller)
+    for offered in tools:
+        connection, tool = offered.connection, offered.tool
+        if not caller.narrowing.admits(connection, tool.name, tool.effect.value):
+            continue
+        if possible(who, connection, tool.name, tool.effect, workspace.rules, workspace.preset):
+            yield offered
 
 
 def shown(parts: Parts, caller: Caller, name: str) -> Offered | None:
@@ -47,7 +50,7 @@ def shown(parts: Parts, caller: Caller, name: str) -> Offered | None:
         offered = workspace.offer.get(name)
     except UnknownTool:
         return None
-    return offered if _open_to(caller, workspace, offered) else None
+    return next(_open_to(caller, workspace, [offered]), None)
 
 
 def described(offered: Offered) -> dict[str, Any] | None:
