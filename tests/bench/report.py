@@ -36,4 +36,7 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
     if found := report.get("finding"):
         yield ""
         yield f"finding a tool among {found['tools']}: {found['search_ms']:.1f} ms of CPU,"
-        yield f"  {found['search_to_list']:.2f} of building their list ({found['list_ms']:.0f} ms); the index takes {found['index_ms']:.0f} ms after each change"
+        yield (
+            f"  {found['search_to_list']:.2f} of building their list ({found['list_ms']:.0f} ms);"
+            f" the index takes {found['index_ms']:.0f} ms after each change"
+        )

@@ -150,14 +150,11 @@ def test_the_same_tool_of_several_connections_counts_once_and_the_named_one_stan
     assert len(tools) == len(set(tools))
 
 
-def test_a_named_service_comes_before_others_that_fit_as_well(tmp_path: Path) -> None:
-    offer = own(
-        tmp_path,
-        ("shop", SHOP),
-        ("depot", SHOP.replace("Look into a parcel", "Whereabouts").replace("get_parcel", "get")),
-    )
-    assert found(offer, "look into a parcel")[0] == "shop_get_parcel"
-    assert found(offer, "look into a parcel at the depot")[0] == "depot_get"
+def test_a_named_service_comes_before_others_that_fit_as_well() -> None:
+    assert found(SHIPPED, "post a comment")[0] == "github_comment_on_issue"
+    assert found(SHIPPED, "post a comment with slack")[0] == "slack_post_message"
+    assert found(SHIPPED, "delete a page")[0] == "notion_trash_page"
+    assert found(SHIPPED, "delete a page on github")[0] == "github_delete_file"
     for service in ("openai", "anthropic"):
         assert found(SHIPPED, f"ask a model with {service}")[0].startswith(service)
         assert found(SHIPPED, f"which models does {service} have")[0] == f"{service}_list_models"
