@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from connectors.definition import Effect
-from connectors.words import Asked, asked, only_looks, terms
+from connectors.words import Asked, acts, asked, only_looks, terms
 
 if TYPE_CHECKING:
     from connectors.catalogue import Offered
@@ -27,10 +27,11 @@ ALIKE = 0.9
 NAMED = 1.5
 """How much more a tool is worth whose connector or connection the request names."""
 
-OUT_OF_PLACE = 0.6
-"""What remains of a tool that changes something, for a request that only wants to know."""
+OUT_OF_PLACE = 0.7
+"""What remains of a tool that changes something, for a request that only wants to know, and the other way round."""
 
-LOOKING = frozenset({Effect.READ, Effect.METERED, Effect.SENSITIVE})
+CHANGES = frozenset(Effect) - {Effect.READ, Effect.SENSITIVE, Effect.METERED}
+KEEPS = frozenset({Effect.READ, Effect.SENSITIVE})  # a model's answer is wanted by either kind
 
 EFFECT_WORDS: Mapping[Effect, str] = {
     Effect.READ: "read list get show see find",
@@ -94,8 +95,10 @@ class Index:
         scores = {place: sum(each.values()) for place, each in answers.items()}
         for place in {place for word in words for place in self._named.get(word.stem, ())} & scores.keys():
             scores[place] *= NAMED
-        if only_looks(request):
-            scores = {place: score * self._in_place(place) for place, score in scores.items()}
+        out_of_place = CHANGES if only_looks(request) else KEEPS if acts(request) else frozenset[Effect]()
+        for place in scores:
+            if self._tools[place].tool.effect in out_of_place:
+                scores[place] *= OUT_OF_PLACE
         return _together(self._tools[place] for place in sorted(scores, key=lambda place: self._rank(place, scores)))
 
     def _scores(self, word: Asked, places: frozenset[int], mean: float) -> dict[int, tuple[float, str]]:
@@ -125,9 +128,6 @@ class Index:
             yield word[2:]
         if len(word) >= 4:
             yield from (term for term in sorted(self._said) if term.startswith(word))
-
-    def _in_place(self, place: int) -> float:
-        return 1 if self._tools[place].tool.effect in LOOKING else OUT_OF_PLACE
 
     def _rank(self, place: int, scores: Mapping[int, float]) -> tuple[float, int, str]:
         offered = self._tools[place]

@@ -14,6 +14,7 @@ def _words(text: str) -> frozenset[str]:
 MARKS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"), " email "),  # somebody's address says what it is
     (re.compile(r"[\w-]+\.(?:csv|docx?|html?|js|json|md|pdf|pptx?|py|sh|toml|ts|txt|xlsx?|ya?ml)\b"), " file "),
+    (re.compile(r"\b[A-Z][A-Z0-9]+-\d+\b"), " issue "),
     (re.compile(r"https?://\S+"), " url "),
     (re.compile(r"(?<!\w)#[\w-]+"), " channel "),
     (re.compile(r"(?<!\w)@[\w.-]+"), " user "),
@@ -53,6 +54,37 @@ PHRASES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     }.items()
 )
 """Of several words together, what they mean."""
+
+LOOKS = (
+    *("what", "which", "who", "whose", "when", "where", "why", "how", "is", "are", "was", "were", "did", "does", "has"),
+    *("had", "any", "show", "list", "see", "view", "find", "search", "look", "read", "fetch", "check", "count"),
+    *("display", "browse", "tell me", "give me", "query", "compare", "summari[sz]e", "report on"),
+    r"get(?! rid| .{1,30} out of)",
+)
+"""How a request begins that only wants to know."""
+
+ACTS = (
+    *("add", "answer", "append", "archive", "assign", "ban", "buy", "call", "cancel", "change", "clean", "clear"),
+    *("close", "comment", "correct", "create", "delete", "dm", "draft", "edit", "end", "file", "fix", "forward", "get"),
+    *("give", "hand", "invite", "jot", "kick", "kill", "leave", "log", "make", "mark", "merge", "move", "open", "post"),
+    *("publish", "purge", "put", "refund", "remove", "rename", "reply", "report", "rerun", "restart", "run", "send"),
+    *(
+        "set",
+        "share",
+        "start",
+        "stop",
+        "tell",
+        "text",
+        "throw",
+        "train",
+        "trigger",
+        "turn",
+        "update",
+        "upload",
+        "write",
+    ),
+)
+"""How a request begins that wants something done."""
 
 STOP = _words(
     "a about am an and any anymore anyone anything are as at be been being but by can could did do does doing "

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from connectors.thesaurus import ALIKE, IRREGULAR, KNOWN_FOR, MARKS, MEANT, PHRASES, STOP
+from connectors.thesaurus import ACTS, ALIKE, IRREGULAR, KNOWN_FOR, LOOKS, MARKS, MEANT, PHRASES, STOP
 
 MOST_WORDS = 32
 """Of a request; what comes after them is not looked at."""
@@ -16,13 +16,9 @@ IN_SUBJECT = 0.3
 _WORD = re.compile(r"[^\W\d_]+|\d+")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _SHORTENED = re.compile(r"(?<=[A-Za-z])(?:n['’]t|['’][a-z]{1,2})\b")
-_LOOKS = re.compile(
-    r"(?:please |can you |could you |can i |could i |i want to |i need to |we need to |let me |let's |help me |to )*"
-    r"(?:what|which|who|whose|when|where|why|how|is|are|was|were|did|does|has|had|any|show|list|see|view|find|search"
-    r"|look|read|get(?! rid| .{1,30} out of)|fetch|check|count|display|browse|tell me|give me|query|compare"
-    r"|summari[sz]e|report on)\b",
-    re.IGNORECASE,
-)
+_POLITELY = r"(?:(?:please|can you|could you|can i|could i|i want to|i need to|we need to|let me|let's|help me|to) )*"
+_LOOKS = re.compile(rf"{_POLITELY}(?:{'|'.join(LOOKS)})\b", re.IGNORECASE)
+_ACTS = re.compile(rf"{_POLITELY}(?:{'|'.join(ACTS)})\b", re.IGNORECASE)
 _BEFORE_THE_SUBJECT = re.compile(
     r"^(?:.{3,}? (?:about|regarding|concerning|saying|called|named|titled) "
     r"|(?:please )?(?:tell|send|dm|text|message|notify|inform|remind|post|write|ping|leave|let \w+ know)\b"
@@ -34,6 +30,11 @@ _BEFORE_THE_SUBJECT = re.compile(
 def only_looks(request: str) -> bool:
     """Whether a request, by the way it begins, wants to know something and to change nothing."""
     return _LOOKS.match(request.strip()) is not None
+
+
+def acts(request: str) -> bool:
+    """Whether a request, by the way it begins, wants something done."""
+    return not only_looks(request) and _ACTS.match(request.strip()) is not None
 
 
 def split(text: str) -> Iterator[str]:

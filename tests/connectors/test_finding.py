@@ -10,7 +10,7 @@ import yaml
 
 from connectors.catalogue import Catalogue, Offer, Offered, shipped_folder
 from connectors.finding import Index
-from connectors.words import MOST_WORDS, asked, only_looks, stem, terms
+from connectors.words import MOST_WORDS, acts, asked, only_looks, stem, terms
 
 CATALOGUE = Catalogue.load(shipped_folder())
 SHIPPED = CATALOGUE.offer({name: name for name in CATALOGUE.connectors})
@@ -66,8 +66,8 @@ def answered(name: str) -> tuple[list[str], list[str]]:
 
 def test_fifty_four_of_sixty_everyday_requests_find_their_tool_among_the_first_five() -> None:
     asks, lost = answered("requests")
-    assert len(asks) == 60
-    assert len(lost) <= 6, lost
+    assert len(asks) >= 60
+    assert len(lost) <= len(asks) / 10, lost
 
 
 @pytest.mark.parametrize("name", ["requests_more", "requests_held_out"])
@@ -180,6 +180,7 @@ def test_a_named_service_comes_before_others_that_fit_as_well() -> None:
         ("someone@example.com", "email"),
         ("#general", "channel"),
         ("README.md", "file"),
+        ("SHOP-311", "issue"),
         ("gpt", "openai"),
         ("claude", "anthropic"),
     ],
@@ -248,16 +249,22 @@ def test_what_is_to_be_told_says_less_than_what_is_to_be_done() -> None:
 @pytest.mark.parametrize("request_", ["which refunds were made", "please show me refunds", "get the refund", "is it?"])
 def test_a_request_that_only_wants_to_know_is_recognised(request_: str) -> None:
     assert only_looks(request_)
+    assert not acts(request_)
 
 
 @pytest.mark.parametrize("request_", ["refund it", "get rid of the refund", "get me out of this list", "delete all"])
 def test_a_request_that_wants_something_done_is_no_such(request_: str) -> None:
     assert not only_looks(request_)
+    assert acts(request_)
 
 
-def test_a_request_that_only_wants_to_know_finds_reading_tools_first() -> None:
+def test_who_wants_to_know_finds_reading_tools_first_and_who_wants_something_done_the_others() -> None:
     assert found(SHIPPED, "what refunds are there")[0] == "stripe_list_refunds"
     assert found(SHIPPED, "make a refund")[0] == "stripe_create_refund"
+    assert found(SHIPPED, "post in the thread")[0] == "slack_post_message"
+    assert found(SHIPPED, "put a customer on the list")[0] == "stripe_create_customer"
+    assert found(SHIPPED, "is there a refund to create")[0] == "stripe_list_refunds"
+    assert not only_looks("refunds") and not acts("refunds")
 
 
 def test_of_tools_that_fit_alike_the_mildest_stands_first(tmp_path: Path) -> None:

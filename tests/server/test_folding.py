@@ -254,6 +254,7 @@ async def test_what_is_found_is_small_and_says_what_would_happen(place: Place) -
     assert asks["stripe_create_refund"]["effect"] == "spend"
     assert asks["stripe_create_refund"]["title"] == "Refund a charge"
     assert asks["stripe_create_refund"]["description"].startswith("Give money back")
+    assert {tool["description"] for tool in many["tools"]} == {"What stands on a shelf, and since when"}
     assert len(many["tools"]) == 20
     assert many["found"] == 301
     assert max(len(json.dumps(tool)) for tool in [*many["tools"], *asks.values()]) < 400
@@ -285,8 +286,27 @@ async def test_the_same_tool_of_another_connection_is_named_beside_it(place: Pla
     place.connect(upstream.url, name="stripe_eu")
     async with connected(place, "memory", "auto") as client:
         (first, *_) = (await search(client, "refund a charge"))["tools"]
-    assert first["name"] == "stripe_create_refund"
-    assert first["same_elsewhere"] == ["stripe_eu_create_refund"]
+        assert first["name"] == "stripe_create_refund"
+        assert first["same_elsewhere"] == ["stripe_eu_create_refund"]
+        for number in range(8):
+            place.connect(upstream.url, name=f"stripe_{number}")
+        (first, *_) = (await search(client, "refund a charge"))["tools"]
+        assert len(first["same_elsewhere"]) == 5
+
+
+async def test_a_description_without_an_end_is_cut_where_it_is_found_and_whole_where_it_is_read(place: Place) -> None:
+    endless = "Stock of a shelf and more of it " * 40
+    with_connector(
+        place, "laden", warehouse(0).replace("warehouse", "laden").replace("Pin a note to a shelf. ", endless)
+    )
+    place.connect("https://laden.example", connector="laden")
+    async with connected(place, "memory", "auto") as client:
+        (found,) = (await search(client, "laden"))["tools"]
+        described = (await client.call_tool("describe_tool", {"name": "laden_pin_note"})).structured_content
+    assert found["description"].endswith("…")
+    assert len(found["description"]) < 170
+    assert described is not None
+    assert endless.strip() in described["description"]
 
 
 async def test_where_nothing_fits_the_agent_is_told_what_there_is(place: Place) -> None:
