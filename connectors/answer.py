@@ -4,6 +4,7 @@ Everything returned or raised here has been through the scrubber first, and is r
 values only. An upstream's own words about a refused credential are never passed on.
 """
 
+import base64
 import json
 import math
 import unicodedata
@@ -12,8 +13,10 @@ from dataclasses import dataclass
 from time import time
 from typing import TYPE_CHECKING, Any, cast
 
-from connectors.definition import Call, Connector, Selector
+from connectors import payload
+from connectors.definition import Call, Connector, Operation, Selector, Tool
 from connectors.errors import CredentialRejected, RateLimited, UpstreamError
+from connectors.paging import cursor_in_link, cursor_in_url
 from connectors.scrub import Scrubber
 
 if TYPE_CHECKING:
@@ -24,12 +27,6 @@ MAX_MESSAGE = 500  # characters of an upstream's own error message
 _MAX_RAW = 8_000  # characters of an answer that is not JSON
 _MAX_PLAIN = 40_000  # characters of an answer that is meant to be text
 _MAX_NAME = 128  # characters of a code, a request id, an account's name
-
-# An upstream that answers 200 to everything says in the body that it refuses the credential.
-# Source: https://docs.slack.dev/reference/methods/auth.test, under "Errors".
-_CREDENTIAL_CODES = frozenset(
-    ("not_authed", "invalid_auth", "account_inactive", "token_revoked", "token_expired", "org_login_required")
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +61,27 @@ def interpret(call: Call, reply: "Reply") -> Result:
     """
     connector, tool = call.connector, call.tool
     answer = _scrubbed(connector, reply)
-    _raise_refusal(connector, f"the connection {call.connection}", answer)
+    _raise_refusal(connector, f"the connection {call.connection}", answer, tool.operation)
     if not answer.size:
         return _result({"status": answer.status}, answer, None)
     if tool.output_text:
         return _result(_text_of(answer, _as_text(reply.body, Scrubber(reply.secrets))), answer, None)
     if not answer.json:
         return _result(_not_json(answer, shaped=bool(tool.output_select or tool.output_redact)), answer, None)
-    usage = _numbers(tool.output_usage.search(answer.value)) if tool.output_usage else None
-    value = _without(answer.value, tool.output_redact)
+    found = answer.value["data"] if tool.operation else answer.value
+    usage = _numbers(tool.output_usage.search(found)) if tool.output_usage else None
+    value = found
+    if tool.output_base64url:
+        value = _decoded(value, tool.output_base64url, Scrubber(reply.secrets))
+    value = _without(value, tool.output_redact)
     if tool.output_select:
         value = tool.output_select.search(value)
-    return _result(_object(value, answer.status), answer, usage)
+    shaped = _object(value, answer.status)
+    if tool.output_next:
+        shaped = shaped | {"next_cursor": _next_cursor(tool, answer)}
+    if tool.operation:
+        shaped = shaped | _incomplete(connector, tool.operation, answer)
+    return _result(shaped, answer, usage)
 
 
 def interpret_verify(connector: Connector, reply: "Reply") -> str | None:
@@ -84,8 +90,11 @@ def interpret_verify(connector: Connector, reply: "Reply") -> str | None:
     Raises as `interpret` does for a credential that does not work.
     """
     answer = _scrubbed(connector, reply)
-    _raise_refusal(connector, "this credential", answer)
-    return _line(connector.account.search(answer.value), _MAX_NAME) if connector.account and answer.json else None
+    _raise_refusal(connector, "this credential", answer, connector.verify.operation)
+    if not connector.account or not answer.json:
+        return None
+    found = answer.value["data"] if connector.verify.operation else answer.value
+    return _line(connector.account.search(found), _MAX_NAME)
 
 
 # --- taking in --------------------------------------------------------------------------------------------------------
@@ -128,7 +137,7 @@ def _flat(value: Any) -> Iterator[str]:
             yield from _flat(item)
 
 
-_HEADERS = ("content-type", "retry-after", "x-ratelimit-remaining", "x-ratelimit-reset")
+_HEADERS = ("content-type", "link", "retry-after", "x-ratelimit-remaining", "x-ratelimit-reset")
 
 
 def _parsed(body: bytes) -> tuple[bool, Any]:
@@ -159,14 +168,19 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
-def _raise_refusal(connector: Connector, whose: str, answer: _Answer) -> None:
+def _raise_refusal(connector: Connector, whose: str, answer: _Answer, operation: Operation | None) -> None:
     errors, title = connector.errors, connector.title
-    failed = errors.ok_field is not None and answer.json and errors.ok_field.search(answer.value) is False
+    body = answer.value if answer.json else None
+    refused = payload.refusal(operation, answer.status, body, errors.user_errors) if operation else None
+    failed = refused or (errors.ok_field is not None and answer.json and errors.ok_field.search(answer.value) is False)
     if answer.status < 400 and not failed:
         return
-    code = _found(errors.code, answer, _MAX_NAME)
+    refused = refused or payload.Refusal()
+    code = _line(refused.code, _MAX_NAME) or _found(errors.code, answer, _MAX_NAME)
     wait = _retry_after(answer)
-    if answer.status == 429 or (answer.status == 403 and (wait is not None or _used_up(answer))):
+    limited = code in errors.limited or (answer.status == 403 and (wait is not None or _used_up(answer)))
+    if answer.status == 429 or limited:
+        wait = payload.seconds_to_wait(body) if wait is None else wait
         when = f"Try again in {wait:.0f} s." if wait is not None else "Try again later."
         raise RateLimited(
             answer.status,
@@ -175,11 +189,25 @@ def _raise_refusal(connector: Connector, whose: str, answer: _Answer) -> None:
             code=code,
             request_id=answer.request_id,
         )
-    if answer.status in (401, 403) or (failed and code in _CREDENTIAL_CODES):
+    if answer.status in (401, 403) or code in errors.rejected:
         raise CredentialRejected(_rejected(title, whose, answer.status))
-    said = _found(errors.message, answer, MAX_MESSAGE)
-    message = f"{title} refused the call and says: {said}" if said else f"{title} {_meaning(answer.status)}"
-    raise UpstreamError(answer.status, message, code=code, request_id=answer.request_id)
+    said = _line(refused.said, MAX_MESSAGE) or _found(errors.message, answer, MAX_MESSAGE)
+    meaning = refused.meaning or _meaning(answer.status)
+    raise UpstreamError(
+        answer.status,
+        f"{title} refused the call and says: {said}" if said else f"{title} {meaning}",
+        code=code,
+        request_id=answer.request_id,
+        maybe_done=refused.maybe_done or code in errors.unclear,
+    )
+
+
+def _incomplete(connector: Connector, operation: Operation, answer: _Answer) -> dict[str, Any]:
+    """What is told beside a GraphQL result of which the upstream could not give every part."""
+    said = _line(payload.incomplete(answer.value), MAX_MESSAGE)
+    done = "The call took effect. " if operation.kind == "mutation" else ""
+    note = f"{done}{connector.title} could not give the whole answer and says: {said}"
+    return {"note_on_errors": note} if said else {}
 
 
 def _rejected(title: str, whose: str, status: int) -> str:
@@ -235,6 +263,12 @@ def _result(structured: dict[str, Any], answer: _Answer, usage: dict[str, Any] |
     return Result(True, structured, text, answer.status, answer.request_id, usage)
 
 
+def _next_cursor(tool: Tool, answer: _Answer) -> str | None:
+    if tool.output_next_url is None:
+        return cursor_in_link(answer.headers.get("link", ""), tool.output_next)
+    return cursor_in_url(tool.output_next_url.search(answer.value), tool.output_next)
+
+
 def _object(value: Any, status: int) -> dict[str, Any]:
     if isinstance(value, dict):
         return cast("dict[str, Any]", value)
@@ -283,6 +317,28 @@ def _without(value: Any, keys: tuple[str, ...]) -> Any:
     if isinstance(value, list):
         return [_without(item, keys) for item in cast("list[Any]", value)]
     return value
+
+
+def _decoded(value: Any, keys: tuple[str, ...], scrubber: Scrubber) -> Any:
+    """A copy in which the base64url texts under these keys, at any depth, are read as UTF-8, and scrubbed once more."""
+    if isinstance(value, list):
+        return [_decoded(item, keys, scrubber) for item in cast("list[Any]", value)]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: _read_base64url(item, scrubber)
+        if name in keys and isinstance(item, str)
+        else _decoded(item, keys, scrubber)
+        for name, item in cast("dict[str, Any]", value).items()
+    }
+
+
+def _read_base64url(text: str, scrubber: Scrubber) -> str:
+    try:
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except ValueError:
+        return text
+    return scrubber.text(raw.decode("utf-8", "replace"))
 
 
 def _bounded(value: dict[str, Any]) -> tuple[dict[str, Any], str]:

@@ -12,7 +12,7 @@ from typing import Any, cast, get_args
 import jsonschema_rs
 
 from connectors import fileformat as keys
-from connectors.definition import Argument, ListStyle, Place, Validator
+from connectors.definition import Argument, BodyStyle, ListStyle, Place, Validator
 from connectors.source import Spot
 
 # Headers that authenticate, or that the transport alone decides.
@@ -21,6 +21,11 @@ RESERVED_HEADERS = frozenset(
     | {"forwarded", "host", "keep-alive", "origin", "proxy-authenticate", "proxy-authorization", "proxy-connection"}
     | {"te", "trailer", "transfer-encoding", "upgrade", "via"}
 )
+Steps = tuple[str, ...]
+
+LIST_OF_ONE = "0"
+NESTING_MEND = "Write `name` or `outer[inner]`; [0] is a list of one."
+_NESTED = re.compile(r"[^\[\]]+(\[[^\[\]]+\])*")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
 
 
@@ -40,7 +45,17 @@ def check_header(name: str, spot: Spot, taken: frozenset[str]) -> None:
         spot.fail(f"The header {name!r} is set by Keyleash itself.", "Remove it.")
 
 
-def read_arguments(block: dict[str, Spot], method: str, holes: list[str], taken: Taken) -> tuple[Argument, ...]:
+def steps_of(name: str, spot: Spot) -> Steps:
+    """The way to a value in a JSON body: `ticket[subject]` is two steps. Raises DefinitionError."""
+    if not _NESTED.fullmatch(name) or name.startswith(f"{LIST_OF_ONE}["):
+        spot.fail(f"{name!r} names no place in a JSON body.", NESTING_MEND)
+    first, *others = name.replace("]", "").split("[")
+    return (first, *others)
+
+
+def read_arguments(
+    block: dict[str, Spot], method: str, holes: list[str], taken: Taken, style: BodyStyle
+) -> tuple[Argument, ...]:
     """The arguments of a tool block, in the order of the file; raises DefinitionError."""
     spots = block["arguments"].named("Arguments") if "arguments" in block else {}
     for hole in holes:
@@ -51,7 +66,7 @@ def read_arguments(block: dict[str, Spot], method: str, holes: list[str], taken:
     arguments: list[Argument] = []
     places: dict[tuple[Place, str], str] = {}
     for name, spot in spots.items():
-        argument = _argument(name, spot, method, holes, taken)
+        argument = _argument(name, spot, _Call(method, holes, taken, style))
         wire = argument.wire_name.lower() if argument.place == "header" else argument.wire_name
         if (other := places.setdefault((argument.place, wire), name)) != name:
             spot.fail(f"{name!r} and {other!r} are the same {argument.place} name upstream.", "Change one `as:`.")
@@ -59,9 +74,19 @@ def read_arguments(block: dict[str, Spot], method: str, holes: list[str], taken:
     return tuple(arguments)
 
 
-def _argument(name: str, spot: Spot, method: str, holes: list[str], taken: Taken) -> Argument:
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """The call that an argument belongs to."""
+
+    method: str
+    holes: list[str]
+    taken: Taken
+    style: BodyStyle
+
+
+def _argument(name: str, spot: Spot, call: _Call) -> Argument:
     block = spot.block("An argument", keys.ARGUMENT)
-    place = _place(name, block, method, holes)
+    place = _place(name, block, call.method, call.holes)
     wire_name = block["as"].text("As") if "as" in block else name
     schema = _schema(spot, {key: value for key, value in block.items() if key in keys.SCHEMA})
     slashes = "slashes" in block and block["slashes"].flag("Slashes")
@@ -72,8 +97,8 @@ def _argument(name: str, spot: Spot, method: str, holes: list[str], taken: Taken
     elif slashes:
         block["slashes"].fail("Only a path argument has segments.", "Remove `slashes:`.")
     if place == "header":
-        check_header(wire_name, spot, taken.headers)
-    if place == "query" and wire_name in taken.queries:
+        check_header(wire_name, spot, call.taken.headers)
+    if place == "query" and wire_name in call.taken.queries:
         spot.fail(f"The query parameter {wire_name!r} carries the credential.", "Remove the argument.")
     compiled(schema, spot)
     _check_type(place, schema, spot)
@@ -83,6 +108,7 @@ def _argument(name: str, spot: Spot, method: str, holes: list[str], taken: Taken
         wire_name=wire_name,
         schema=schema,
         required=required,
+        steps=steps_of(wire_name, spot) if place == "body" and call.style == "json" else (wire_name,),
         slashes=slashes,
         list_style=_list_style(block.get("list"), place),
         absent=block["absent"].text("Absent") if "absent" in block else "(not given)",

@@ -5,7 +5,7 @@ A definition that cannot be read hides no other. Wire names are looked up and ne
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -87,35 +87,76 @@ class Offer:
         return call
 
 
+class Definitions(Mapping[str, Connector]):
+    """Connectors by id, each read when it is first asked for: a server reads those that its orgs use, and no other.
+
+    A file that cannot be used is as good as absent, and `problems` says why. A file is named for its id.
+    """
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._paths: dict[str, Path] = {}
+        self._read: dict[str, Connector | DefinitionError] = {}
+        self._second: list[DefinitionError] = []
+        for path in paths:
+            first = self._paths.setdefault(path.stem, path)
+            if first is not path:
+                self._second.append(_already(path, first))
+
+    def __getitem__(self, identifier: str) -> Connector:
+        path = self._paths[identifier]
+        if identifier not in self._read:
+            self._read[identifier] = _read(path)
+        found = self._read[identifier]
+        if isinstance(found, DefinitionError):
+            raise KeyError(identifier)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return (identifier for identifier in self._paths if identifier in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def problems(self, below: Path | None = None) -> tuple[DefinitionError, ...]:
+        """What is wrong with these files, or with those in this folder alone; they are read for it."""
+        looked_at = [name for name, path in self._paths.items() if below in (None, path.parent)]
+        found = [self._read[name] for name in looked_at if name not in self]
+        second = [problem for problem in self._second if below in (None, Path(problem.file).parent)]
+        return (*(problem for problem in found if isinstance(problem, DefinitionError)), *second)
+
+
+def _read(path: Path) -> Connector | DefinitionError:
+    try:
+        return load(path)
+    except DefinitionError as problem:
+        return problem
+    except Exception as error:  # one file never hides the others, whatever is wrong with it
+        return DefinitionError(path, 1, f"The file cannot be used ({type(error).__name__}).")
+
+
+def _already(path: Path, first: Path) -> DefinitionError:
+    return DefinitionError(path, 1, f"{path.stem!r} is already defined in {first}.", "Rename it.")
+
+
 @dataclass(frozen=True, slots=True)
 class Catalogue:
     """Every connector that could be read, and what was wrong with the others."""
 
     connectors: Mapping[str, Connector]
-    problems: tuple[DefinitionError, ...] = ()
 
     @classmethod
     def load(cls, *folders: Path) -> "Catalogue":
-        """Read every *.yaml in these folders; a connector keeps its name against a later file's."""
-        connectors: dict[str, Connector] = {}
-        problems: list[DefinitionError] = []
-        for path in (path for folder in folders for path in sorted(folder.glob("*.yaml"))):
-            try:
-                connector = load(path)
-                if connector.id in connectors:
-                    raise DefinitionError(
-                        path,
-                        1,
-                        f"{connector.id!r} is already defined in {connectors[connector.id].file}.",
-                        "Rename it.",
-                    )
-            except DefinitionError as problem:
-                problems.append(problem)
-            except Exception as error:  # one file never hides the others, whatever is wrong with it
-                problems.append(DefinitionError(path, 1, f"The file cannot be used ({type(error).__name__})."))
-            else:
-                connectors[connector.id] = connector
-        return cls(connectors, tuple(problems))
+        """Every *.yaml in these folders; a connector keeps its name against a later file's."""
+        return cls(Definitions(path for folder in folders for path in sorted(folder.glob("*.yaml"))))
+
+    @property
+    def problems(self) -> tuple[DefinitionError, ...]:
+        """What is wrong with any of the files; all of them are read for it."""
+        return self.problems_in(None)
+
+    def problems_in(self, folder: Path | None) -> tuple[DefinitionError, ...]:
+        """What is wrong with the files in this folder; the others are not read."""
+        return self.connectors.problems(folder) if isinstance(self.connectors, Definitions) else ()
 
     def offer(self, connections: Mapping[str, str]) -> Offer:
         """The tools of these connections, given as connection name → connector id.

@@ -12,6 +12,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
+Kind = Literal["rest", "graphql"]
 Place = Literal["path", "query", "header", "body"]
 ListStyle = Literal["repeat", "comma", "brackets"]
 BodyStyle = Literal["json", "form"]
@@ -49,6 +50,8 @@ DEFAULTS: dict[str, Effect] = {
 }
 
 
+_EXAMPLE = re.compile(r"(https?://[^/]+)\.invalid((?::[0-9]+)?(?:/.*)?)")  # .invalid exists nowhere: RFC 2606
+
 HOLE = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 
 
@@ -79,9 +82,23 @@ class Argument:
     wire_name: str  # the name upstream: `created[gte]`; for a path argument, its hole
     schema: Mapping[str, Any]
     required: bool = False
+    steps: tuple[str, ...] = ()  # in a JSON body: the way to it, `ticket[subject]` as two; a step "0" is a list of one
     slashes: bool = False  # a path argument of several segments: each is checked and encoded by itself
     list_style: ListStyle = "repeat"  # how an array stands in a query
     absent: str = "(not given)"  # what the summary says where the argument was left out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """What a GraphQL tool sends: a document of one operation. Arguments enter its variables, and never the document."""
+
+    kind: Literal["query", "mutation"]
+    name: str
+    document: str  # on one line of printable ASCII, exactly as it is sent and shown
+    answers: Mapping[str, Any] = field(
+        repr=False
+    )  # the keys that `data` can have, nested; a mutation has one at the top
+    key_variable: str = ""  # where Keyleash puts an idempotency key that the upstream honours
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,12 +111,19 @@ class Tool:
     effect: Effect
     method: str
     path: str  # below the base URL, with {argument} holes
+    operation: Operation | None = None  # for GraphQL; every argument is then a variable of its name
     arguments: tuple[Argument, ...] = ()
     input_schema: Mapping[str, Any]  # root object, additionalProperties false, no $ref
     headers: tuple[tuple[str, str], ...] = ()  # fixed, in place of the connector's own of the same name
+    fixed_query: tuple[tuple[str, str], ...] = ()  # sent with every call
+    fixed_body: tuple[tuple[tuple[str, ...], Any], ...] = ()  # the same, as steps and value
+    encode: tuple[tuple[tuple[str, ...], str], ...] = ()  # what stands there is written by this encoder
     output_select: Selector | None = None
     output_text: bool = False  # the answer is a text, even where it reads as JSON
     output_redact: tuple[str, ...] = ()  # keys whose values are removed, at any depth
+    output_base64url: tuple[str, ...] = ()  # keys whose values are texts in base64url, at any depth
+    output_next: str = ""  # the query parameter that leads to the next page, in the URL of that page
+    output_next_url: Selector | None = None  # finds that URL; without it, it is in the Link header
     output_usage: Selector | None = None  # finds the object in which the provider reports tokens or cost
     ask: str = ""  # one line with {argument} holes: what a person is asked to agree to
     grant: tuple[str, ...] = ()  # arguments that a one-hour answer keeps fixed; empty: none is offered
@@ -107,6 +131,16 @@ class Tool:
     because: str = ""  # why the effect is milder than the method suggests
     definition_hash: str = ""  # SHA-256, hex, of everything that decides what is sent and shown
     validator: Validator = field(repr=False, compare=False)
+
+    @property
+    def safe(self) -> bool:
+        """Whether the way it is sent promises that it changes nothing: GET and HEAD (RFC 9110, 9.2.1), a query.
+
+        A query of which the file says that it changes something is none.
+        """
+        if self.operation is None:
+            return self.method in ("GET", "HEAD")
+        return self.operation.kind == "query" and self.effect.strictness < Effect.WRITE.strictness
 
     def summary(self, arguments: Mapping[str, Any], show: Callable[[Any], str] | None = None) -> str:
         """`ask` with its holes filled, once: a value that looks like a hole stays as it is.
@@ -156,6 +190,10 @@ class ErrorShape:
     request_id: Selector | None = None  # in the body
     request_id_header: str | None = None  # in lower case
     ok_field: Selector | None = None  # false in the body means an error, whatever the status
+    user_errors: str = ""  # the key of a mutation's payload that lists why it was refused
+    limited: frozenset[str] = frozenset()  # codes that ask for fewer calls, whatever the status
+    rejected: frozenset[str] = frozenset()  # codes that refuse the credential, whatever the status
+    unclear: frozenset[str] = frozenset()  # codes after which a call that changes something may have done so
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +225,12 @@ class Connector:
     reviewed: bool = False
     help: str = ""  # the vendor's reference
     file: str = ""
+
+    @property
+    def example_url(self) -> str:
+        """What a base URL looks like where every account has its own; empty where `base_url` serves them all."""
+        found = _EXAMPLE.fullmatch(self.base_url)
+        return found[1] + found[2] if found else ""
 
     def kind(self, identifier: str) -> CredentialKind:
         """The credential kind of this id; KeyError without one."""

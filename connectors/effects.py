@@ -1,7 +1,7 @@
 """What a tool does to the world, where nobody has said: on the strict side, from its method, path and name."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from connectors.definition import DEFAULTS, HOLE, Effect
 
@@ -26,6 +26,11 @@ _NOUNS: Mapping[Effect, frozenset[str]] = {
 }
 _SECRETIVE = frozenset({"secret", "secrets", "token", "tokens", "password", "passwords", "credentials"})
 _WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+")
+
+
+def derive_operation(kind: str, fields: Iterable[str], *names: str) -> Effect:
+    """Of a GraphQL operation: a query reads and a mutation writes, raised by the words of its fields and names."""
+    return derive("GET" if kind == "query" else "POST", " ".join(fields), " ".join(names))
 
 
 def derive(method: str, path: str, name: str) -> Effect:

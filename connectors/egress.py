@@ -94,9 +94,10 @@ class Egress:
     ) -> Reply:
         """Send the request to its origin, authenticated by `attach`, and return the whole bounded answer.
 
-        `private` are the networks that the operator has opened for this connection. A GET, a HEAD, or a request with an
-        idempotency key is tried up to three times within `limits.total_s`: when the connection fails before an answer,
-        or after a 429 or 503 whose Retry-After is at most five seconds. Nothing else is ever sent twice.
+        `private` are the networks that the operator has opened for this connection. A GET, a HEAD, a GraphQL query, or
+        a request with an idempotency key is tried up to three times within `limits.total_s`: when the connection fails
+        before an answer, or after a 429 or 503 whose Retry-After is at most five seconds. Nothing else is ever sent
+        twice.
 
         Raises Unsendable before anything is attached or dialled; Unreachable when no answer came (`maybe_sent` tells
         whether the request may have arrived); ResponseTooLarge; UpstreamError for a redirect. What `attach` raises
@@ -106,7 +107,7 @@ class Egress:
             raise Unreachable("Keyleash is shutting down, so nothing was sent.", maybe_sent=False)
         url = checked_url(prepared, private)
         session = self._sessions.get(private) or self._open(private)
-        retries = _RETRIES if prepared.idempotent or prepared.method in ("GET", "HEAD") else 0
+        retries = _RETRIES if prepared.idempotent or prepared.safe else 0
         started = perf_counter()
         left = limits.total_s
         while True:

@@ -68,13 +68,23 @@ class ResponseTooLarge(ConnectorError):
 class UpstreamError(ConnectorError):
     """The upstream answered that it will not, or cannot, do this.
 
-    `message` has been scrubbed and bounded before it comes here.
+    `message` has been scrubbed and bounded before it comes here. `maybe_done` is for an answer that says, whatever its
+    status, that a change may have been made all the same.
     """
 
-    def __init__(self, status: int, message: str, *, code: str | None = None, request_id: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        request_id: str | None = None,
+        maybe_done: bool = False,
+    ) -> None:
         parts = [f"HTTP {status}", *([code] if code else []), *([f"request {request_id}"] if request_id else [])]
         super().__init__(f"{message} ({', '.join(parts)})")
         self.status, self.message, self.code, self.request_id = status, message, code, request_id
+        self.maybe_done = maybe_done
 
 
 class RateLimited(UpstreamError):

@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from connectors.definition import BodyStyle, Effect, ListStyle, Place, SchemeName
+from connectors.definition import BodyStyle, Effect, Kind, ListStyle, Place, SchemeName
+from connectors.encoding import ENCODERS
 from connectors.source import NAME_PATTERN
 
 CALL_PATTERN = r"^(GET|HEAD|POST|PUT|PATCH|DELETE) /\S*$"
+ENDPOINT_PATTERN = r"^/\S*$"
+VARIABLE_PATTERN = r"^[A-Za-z][A-Za-z0-9_]*$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,13 @@ _CALL = _text("METHOD /path/{argument}, below the base URL.", required=True, pat
 CONNECTOR: Mapping[str, Key] = {
     "id": _text("The name of the file without .yaml.", required=True, pattern=NAME_PATTERN),
     "title": _text("The vendor's name for it.", required=True),
-    "kind": _one_of(["rest"], "How it is spoken to."),
-    "base_url": _text("https://host/base; every call stays below it.", required=True, pattern="^https://"),
+    "kind": _one_of(["rest"], "How it is spoken to; rest by default."),
+    "base_url": _text(
+        "https://host/base; every call stays below it. "
+        "A host that ends in .invalid is an example: each account has its own.",
+        required=True,
+        pattern="^https://",
+    ),
     "help": _text("The vendor's reference, as a URL."),
     "reviewed": _flag("A person has read every tool: each states its effect."),
     "headers": _HEADERS,
@@ -70,7 +78,9 @@ CREDENTIAL: Mapping[str, Key] = {
     "help": _text("Where to make one, and with which rights.", required=True),
     "scheme": _one_of(get_args(SchemeName), "How it enters the request.", required=True),
     "name": _text("The header or query parameter, for those schemes."),
-    "prefix": _text("Stands before the secret in a header; `Bearer` by default for bearer."),
+    "prefix": _text(
+        "Before the secret in a header, and a space after it unless it ends in `=`; `Bearer` by default for bearer."
+    ),
     "pattern": _text("What a right value looks like."),
     "warnings": Key(
         {
@@ -107,6 +117,9 @@ ERRORS: Mapping[str, Key] = {
     "request_id": _text("JMESPath, where it is in the body."),
     "request_id_header": _text("Its header, where it is in one."),
     "ok": _text("JMESPath: false means an error, whatever the status."),
+    "limited": _texts("Codes that ask for fewer calls, whatever the status."),
+    "rejected": _texts("Codes that refuse the credential, whatever the status."),
+    "unclear": _texts("Codes after which a call that changes something may have done so."),
 }
 
 DEPRECATION: Mapping[str, Key] = {
@@ -125,6 +138,14 @@ TOOL: Mapping[str, Key] = {
     "grant": _texts("Arguments that a one-hour answer keeps fixed; without it none is offered."),
     "plain": _texts("Arguments that the audit log may hold in plain."),
     "headers": _HEADERS,
+    "fixed": _block("fixed", "What every call sends as well."),
+    "encode": Key(
+        {
+            "type": "object",
+            "additionalProperties": {"enum": list(ENCODERS)},
+            "description": "Name in the body, as in `as:`: what writes the arguments that stand there as one text.",
+        }
+    ),
     "arguments": Key(
         {
             "type": "object",
@@ -139,6 +160,9 @@ TOOL: Mapping[str, Key] = {
 OUTPUT: Mapping[str, Key] = {
     "select": _text("JMESPath that shapes the answer."),
     "redact": _texts("Keys whose values are removed, at any depth."),
+    "base64url": _texts("Keys whose values are texts in base64url, at any depth; they are decoded before `select`."),
+    "next": _text("The query parameter that leads to the next page; its value there comes back as next_cursor."),
+    "next_url": _text("The URL of the next page in the answer, as JMESPath; without it, the Link header's."),
     "text": _flag("The answer is a text, to be passed on as it is even where it reads as JSON: a file, say."),
     "usage": _text("JMESPath to the object in which the provider reports tokens or cost."),
 }
@@ -169,13 +193,94 @@ SCHEMA: Mapping[str, Key] = {
     "anyOf": Key({"type": "array", "items": {"$ref": "#/$defs/schema"}, "minItems": 1}),
 }
 
+FIXED: Mapping[str, Key] = {
+    "query": Key({"type": "object", "additionalProperties": {"type": ["string", "integer", "boolean"]}}),
+    "body": Key({"type": "object", "description": "Names as in `as:`."}),
+}
+
 ARGUMENT: Mapping[str, Key] = {
     "in": _one_of(get_args(Place), "Where it stands. A hole means path; else query for GET, HEAD, DELETE, and body."),
-    "as": _text("Its name upstream, where it differs: `created[gte]`."),
+    "as": _text(
+        "Its name upstream, where it differs: `created[gte]`. In a JSON body brackets nest; [0] is a list of one."
+    ),
     "list": _one_of(get_args(ListStyle), "How a query writes a list: a=1&a=2, a=1,2 or a[]=1&a[]=2."),
     "slashes": _flag("A path argument that may hold several segments."),
     "absent": _text("What the ask line says where it is left out."),
     **SCHEMA,
+}
+
+# --- kind: graphql, where it differs
+
+GRAPHQL_CONNECTOR: Mapping[str, Key] = {
+    **{name: key for name, key in CONNECTOR.items() if name != "body"},
+    "kind": _one_of(["graphql"], "How it is spoken to.", required=True),
+    "endpoint": _text(
+        "/path below the base URL, to which every operation is posted.", required=True, pattern=ENDPOINT_PATTERN
+    ),
+    "idempotency": _block("graphqlIdempotency", "A variable that makes a repeated mutation run once."),
+    "verify": _block("graphqlVerify", "A harmless query that succeeds only with a working credential.", required=True),
+    "errors": _block("graphqlErrors", "Where an error says what it says, as JMESPath into the whole answer."),
+    "tools": _blocks("graphqlTool", "What is offered; nothing else is.", required=True),
+}
+
+GRAPHQL_IDEMPOTENCY: Mapping[str, Key] = {
+    "variable": _text(
+        "Its name, without $: filled where a mutation declares it.", required=True, pattern=VARIABLE_PATTERN
+    ),
+}
+
+_DOCUMENT = _text("One named query or mutation. Each variable is an argument; nothing else varies.", required=True)
+
+GRAPHQL_VERIFY: Mapping[str, Key] = {
+    "document": _DOCUMENT,
+    "account": _text("Names the account in `data`, as JMESPath."),
+}
+
+GRAPHQL_ERRORS: Mapping[str, Key] = {
+    **ERRORS,
+    "message": _text("JMESPath; errors[0].message by default."),
+    "code": _text("JMESPath; errors[0].extensions.code by default."),
+    "user_errors": _text("The key of a mutation's payload that lists why it was refused: userErrors."),
+}
+
+GRAPHQL_TOOL: Mapping[str, Key] = {
+    **{name: key for name, key in TOOL.items() if name not in ("call", "fixed", "encode")},  # a document writes it out
+    "document": _DOCUMENT,
+    "arguments": Key(
+        {
+            **TOOL["arguments"].schema,
+            "additionalProperties": {"$ref": "#/$defs/variable"},
+            "description": "JSON Schema in short form, for the variable of the same name.",
+        }
+    ),
+    "output": _block("graphqlOutput", "What of `data` reaches the model."),
+}
+
+# Pages are asked for by a variable, and what it takes stands in `data` itself.
+GRAPHQL_OUTPUT: Mapping[str, Key] = {
+    name: key for name, key in OUTPUT.items() if name not in ("text", "next", "next_url")
+}
+
+VARIABLE: Mapping[str, Key] = {"absent": ARGUMENT["absent"], **SCHEMA}
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The blocks whose keys depend on a connector's kind."""
+
+    connector: Mapping[str, Key]
+    idempotency: Mapping[str, Key]
+    verify: Mapping[str, Key]
+    errors: Mapping[str, Key]
+    tool: Mapping[str, Key]
+    output: Mapping[str, Key]
+
+
+FORMS: Mapping[Kind, Form] = {
+    "rest": Form(CONNECTOR, IDEMPOTENCY, VERIFY, ERRORS, TOOL, OUTPUT),
+    "graphql": Form(
+        GRAPHQL_CONNECTOR, GRAPHQL_IDEMPOTENCY, GRAPHQL_VERIFY, GRAPHQL_ERRORS, GRAPHQL_TOOL, GRAPHQL_OUTPUT
+    ),
 }
 
 BLOCKS: Mapping[str, Mapping[str, Key]] = {
@@ -186,9 +291,16 @@ BLOCKS: Mapping[str, Mapping[str, Key]] = {
     "errors": ERRORS,
     "deprecation": DEPRECATION,
     "tool": TOOL,
+    "fixed": FIXED,
     "argument": ARGUMENT,
     "schema": SCHEMA,
     "output": OUTPUT,
+    "graphqlIdempotency": GRAPHQL_IDEMPOTENCY,
+    "graphqlVerify": GRAPHQL_VERIFY,
+    "graphqlErrors": GRAPHQL_ERRORS,
+    "graphqlTool": GRAPHQL_TOOL,
+    "graphqlOutput": GRAPHQL_OUTPUT,
+    "variable": VARIABLE,
 }
 
 
@@ -201,7 +313,10 @@ def json_schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Keyleash connector",
-        **_object(CONNECTOR),
+        "type": "object",
+        "if": {"properties": {"kind": {"const": "graphql"}}, "required": ["kind"]},
+        "then": _object(GRAPHQL_CONNECTOR),
+        "else": _object(CONNECTOR),
         "$defs": {name: _object(keys) for name, keys in BLOCKS.items()},
     }
 

@@ -7,7 +7,7 @@ derived on the strict side, and no argument can take the place of a credential.
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -20,6 +20,7 @@ from connectors import selecting
 from connectors.arguments import RESERVED_HEADERS, Taken, check_header, compiled, read_arguments
 from connectors.definition import (
     HOLE,
+    Argument,
     BodyStyle,
     Connector,
     CredentialKind,
@@ -27,20 +28,26 @@ from connectors.definition import (
     Effect,
     ErrorShape,
     Field,
+    Kind,
+    Operation,
     SchemeName,
     Selector,
     Tool,
     canonical,
 )
-from connectors.effects import derive
+from connectors.effects import derive, derive_operation
 from connectors.errors import Unsendable
+from connectors.layout import Layout, read_layout
 from connectors.request import base
 from connectors.source import NAME_MEND, NAME_PATTERN, Spot, read_file, read_text, suggestion
+from connectors.variables import read_operation, read_variables
 
 _ID = re.compile(NAME_PATTERN)
 _CALL = re.compile(keys.CALL_PATTERN)
 _CALL_MEND = "Write `METHOD /path`, for instance `GET /v1/charges/{charge}`."
-_SEGMENT = re.compile(r"([A-Za-z0-9._~:-]|\{[a-z][a-z0-9_]*\})+")
+_ENDPOINT = re.compile(keys.ENDPOINT_PATTERN)
+_VARIABLE = re.compile(keys.VARIABLE_PATTERN)
+_SEGMENT = re.compile(r"([A-Za-z0-9._~:@-]|\{[a-z][a-z0-9_]*\})+")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,510}[\x21-\x7e])?")
 _DATE = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])(-(0[1-9]|[12][0-9]|3[01]))?")
 
@@ -59,31 +66,36 @@ def parse(text: str, file: str = "connector.yaml") -> Connector:
 
 
 def _connector(spot: Spot) -> Connector:
-    block = spot.block("A connector", keys.CONNECTOR, keys.required(keys.CONNECTOR))
+    kind = _kind(spot)
+    form = keys.FORMS[kind]
+    block = spot.block("A connector", form.connector, keys.required(form.connector))
     identifier = block["id"].matching("The id", _ID, NAME_MEND)
-    if "kind" in block:
-        block["kind"].one_of("The kind", ["rest"])
     credentials = tuple(_credential(name, kind) for name, kind in block["credentials"].named("Credentials").items())
     taken = RESERVED_HEADERS | {kind.name.lower() for kind in credentials if kind.scheme == "header"}
+    errors = _errors(block.get("errors"), kind)
     about = _About(
         connector=identifier,
+        form=form,
+        endpoint=_endpoint(block.get("endpoint")),
         base_url=_base_url(block["base_url"]),
         headers=_headers(block.get("headers"), taken),
         body_style=_body_style(block.get("body")),
-        idempotency=_idempotency(block.get("idempotency")),
+        idempotency=_idempotency(block.get("idempotency")) if kind == "rest" else (None, ()),
+        key_variable=_key_variable(block.get("idempotency")) if kind == "graphql" else "",
+        user_errors=errors.user_errors,
         reviewed="reviewed" in block and block["reviewed"].flag("Reviewed"),
         taken=Taken(taken, frozenset(kind.name for kind in credentials if kind.scheme == "query")),
     )
-    verify = block["verify"].block("Verify", keys.VERIFY, keys.required(keys.VERIFY))
+    verify = block["verify"].block("Verify", form.verify, keys.required(form.verify))
     return Connector(
         id=identifier,
         title=block["title"].text("The title"),
         base_url=about.base_url,
         headers=about.headers,
         credentials=credentials,
-        verify=_verify(verify["call"], about),
+        verify=_verify(verify, about),
         account=_selector(verify.get("account")),
-        errors=_errors(block.get("errors")),
+        errors=errors,
         body_style=about.body_style,
         idempotency_header=about.idempotency[0],
         idempotency_methods=about.idempotency[1],
@@ -100,12 +112,31 @@ class _About:
     """What a tool needs to know of the connector around it."""
 
     connector: str
+    form: keys.Form
+    endpoint: str  # of GraphQL; empty for REST
     base_url: str
     headers: tuple[tuple[str, str], ...]
     body_style: BodyStyle
     idempotency: tuple[str | None, tuple[str, ...]]
+    key_variable: str  # of GraphQL, in place of a header
+    user_errors: str
     reviewed: bool
     taken: Taken
+
+
+def _kind(spot: Spot) -> Kind:
+    """What decides which keys the rest may have, and is therefore looked at first."""
+    whole = spot.mapping("A connector")
+    return cast("Kind", whole["kind"].one_of("The kind", list(keys.FORMS))) if "kind" in whole else "rest"
+
+
+def _endpoint(spot: Spot | None) -> str:
+    if spot is None:
+        return ""
+    path = spot.matching("The endpoint", _ENDPOINT, "Write its path, for instance `/graphql`.")
+    if _check_path(path, spot, "Write its path, for instance `/graphql`."):
+        spot.fail("The endpoint has a hole, and nobody to fill it.", "Every operation goes to one path.")
+    return path
 
 
 def _list(spot: Spot | None, what: str) -> list[Spot]:
@@ -152,6 +183,13 @@ def _idempotency(spot: Spot | None) -> tuple[str | None, tuple[str, ...]]:
     return header, tuple(methods)
 
 
+def _key_variable(spot: Spot | None) -> str:
+    if spot is None:
+        return ""
+    block = spot.block("Idempotency", keys.GRAPHQL_IDEMPOTENCY, keys.required(keys.GRAPHQL_IDEMPOTENCY))
+    return block["variable"].matching("The variable", _VARIABLE, "Write its name as in the documents, without $.")
+
+
 def _selector(spot: Spot | None) -> Selector | None:
     if spot is None:
         return None
@@ -190,10 +228,14 @@ def _check_functions(part: Mapping[str, Any], spot: Spot) -> None:
             _check_functions(cast("Mapping[str, Any]", child), spot)
 
 
-def _errors(spot: Spot | None) -> ErrorShape:
-    if spot is None:
-        return ErrorShape()
-    block = spot.block("Errors", keys.ERRORS)
+# GraphQL, September 2025, 7.1.2; `code` is what most servers add.
+_GRAPHQL_ERRORS = {"message": "errors[0].message", "code": "errors[0].extensions.code"}
+
+
+def _errors(spot: Spot | None, kind: Kind) -> ErrorShape:
+    block = spot.block("Errors", keys.FORMS[kind].errors) if spot else {}
+    if kind == "graphql":
+        block = {name: Spot("", 1, text) for name, text in _GRAPHQL_ERRORS.items()} | block
     header = block.get("request_id_header")
     if header:
         check_header(header.text("The header"), header, frozenset())
@@ -203,7 +245,21 @@ def _errors(spot: Spot | None) -> ErrorShape:
         request_id=_selector(block.get("request_id")),
         request_id_header=header.text("The header").lower() if header else None,
         ok_field=_selector(block.get("ok")),
+        user_errors=block["user_errors"].text("The key") if "user_errors" in block else "",
+        limited=_codes(block, "limited"),
+        rejected=_codes(block, "rejected"),
+        unclear=_codes(block, "unclear"),
     )
+
+
+def _codes(block: Mapping[str, Spot], key: str) -> frozenset[str]:
+    if key in block and "code" not in block:
+        block[key].fail(f"`{key}:` lists codes, and there is no `code:` that finds one.", "Add `code:`.")
+    return frozenset(_texts(block, key))
+
+
+def _texts(block: Mapping[str, Spot], key: str) -> tuple[str, ...]:
+    return block[key].texts(key.capitalize()) if key in block else ()
 
 
 def _deprecation(spot: Spot) -> Deprecation:
@@ -242,7 +298,7 @@ def _credential_name(scheme: SchemeName, block: dict[str, Spot], spot: Spot) -> 
         spot.fail(f"The scheme {scheme!r} needs the name of its {scheme}.", "Add `name:`.")
     name = block["name"].text("The name")
     if scheme == "header":
-        check_header(name, block["name"], RESERVED_HEADERS)
+        check_header(name, block["name"], RESERVED_HEADERS - {"authorization"})  # for a key that stands there bare
     return name
 
 
@@ -251,7 +307,8 @@ def _prefix(scheme: SchemeName, block: dict[str, Spot]) -> str:
         return "Bearer " if scheme == "bearer" else ""
     if scheme not in ("bearer", "header"):
         block["prefix"].fail(f"The scheme {scheme!r} takes no prefix.", "Remove it.")
-    return block["prefix"].matching("The prefix", _HEADER_VALUE, "Use visible ASCII only.") + " "
+    prefix = block["prefix"].matching("The prefix", _HEADER_VALUE, "Use visible ASCII only.")
+    return prefix if prefix.endswith("=") else f"{prefix} "
 
 
 def _fields(scheme: SchemeName, label: str, block: dict[str, Spot], spot: Spot) -> tuple[Field, ...]:
@@ -309,48 +366,99 @@ def _warnings(block: dict[str, Spot]) -> tuple[tuple[str, str], ...]:
 # --- tools ---------------------------------------------------------------------------------------------------------
 
 
-def _verify(spot: Spot, about: _About) -> Tool:
-    method, path, holes = _call(spot)
-    if holes:
-        spot.fail("The verify call has a hole, and nobody to fill it.", "Use a call without arguments.")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Way:
+    """How the call of a tool is made, and what that suggests it does."""
+
+    method: str
+    path: str
+    suggested: Effect
+    arguments: tuple[Argument, ...]
+    operation: Operation | None = None
+    layout: Layout = field(default_factory=Layout)
+
+
+def _rest(name: str, block: dict[str, Spot], about: _About) -> _Way:
+    method, path, holes = _call(block["call"])
+    arguments = read_arguments(block, method, holes, about.taken, about.body_style)
+    return _Way(
+        method=method,
+        path=path,
+        suggested=derive(method, path, name),
+        arguments=arguments,
+        layout=read_layout(block, method, arguments, about.body_style, about.taken),
+    )
+
+
+def _graphql(name: str, block: dict[str, Spot], about: _About) -> _Way:
+    document = read_operation(block, about.key_variable, about.user_errors)
+    operation = document.operation
+    return _Way(
+        method="POST",
+        path=about.endpoint,
+        suggested=derive_operation(operation.kind, document.fields, operation.name, name),
+        arguments=read_variables(block, document, about.taken),
+        operation=operation,
+    )
+
+
+def _verify(block: dict[str, Spot], about: _About) -> Tool:
+    if about.endpoint:
+        way = _graphql("verify", block, about)
+        if way.operation is None or way.operation.kind != "query":
+            block["document"].fail("To verify must change nothing.", "Write a query.")
+        hashed = {"document": way.operation.document}
+    else:
+        method, path, holes = _call(block["call"])
+        if holes:
+            block["call"].fail("The verify call has a hole, and nobody to fill it.", "Use a call without arguments.")
+        way = _Way(method=method, path=path, suggested=Effect.READ, arguments=())
+        hashed = {"call": f"{method} {path}"}
     schema = _input_schema({}, [])
     return Tool(
         name="verify",
         title="Check the credential",
         description="Check that the credential works.",
         effect=Effect.READ,
-        method=method,
-        path=path,
+        method=way.method,
+        path=way.path,
+        operation=way.operation,
         input_schema=schema,
-        definition_hash=_hash(about, {"call": f"{method} {path}"}),
-        validator=compiled(schema, spot),
+        definition_hash=_hash(about, hashed),
+        validator=compiled(schema, block["call" if "call" in block else "document"]),
     )
 
 
 def _tool(name: str, spot: Spot, about: _About) -> Tool:
-    block = spot.block("A tool", keys.TOOL, keys.required(keys.TOOL))
-    method, path, holes = _call(block["call"])
-    arguments = read_arguments(block, method, holes, about.taken)
-    names = [argument.name for argument in arguments]
-    effect = _effect(name, block, spot, about)
-    output = block["output"].block("Output", keys.OUTPUT) if "output" in block else {}
+    block = spot.block("A tool", about.form.tool, keys.required(about.form.tool))
+    way = (_graphql if about.endpoint else _rest)(name, block, about)
+    names = [argument.name for argument in way.arguments]
+    effect = _effect(way, block, spot, about)
+    output = block["output"].block("Output", about.form.output) if "output" in block else {}
     schema = _input_schema(
-        {argument.name: argument.schema for argument in arguments},
-        [argument.name for argument in arguments if argument.required],
+        {argument.name: argument.schema for argument in way.arguments},
+        [argument.name for argument in way.arguments if argument.required],
     )
     return Tool(
         name=name,
         title=block["title"].text("The title"),
         description=" ".join(block["description"].text("The description").split()),
         effect=effect,
-        method=method,
-        path=path,
-        arguments=arguments,
+        method=way.method,
+        path=way.path,
+        operation=way.operation,
+        arguments=way.arguments,
         input_schema=schema,
         headers=_headers(block.get("headers"), about.taken.headers),
+        fixed_query=way.layout.fixed_query,
+        fixed_body=way.layout.fixed_body,
+        encode=way.layout.encode,
         output_select=_selector(output.get("select")),
         output_text=_output_text(output),
-        output_redact=output["redact"].texts("Redact") if "redact" in output else (),
+        output_redact=_texts(output, "redact"),
+        output_base64url=_texts(output, "base64url"),
+        output_next=_next(output),
+        output_next_url=_selector(output.get("next_url")),
         output_usage=_selector(output.get("usage")),
         ask=_ask(block.get("ask"), names, effect, spot),
         grant=_names_of(block.get("grant"), names),
@@ -363,28 +471,42 @@ def _tool(name: str, spot: Spot, about: _About) -> Tool:
 
 def _call(spot: Spot) -> tuple[str, str, list[str]]:
     method, path = spot.matching("The call", _CALL, _CALL_MEND).split(" ", 1)
+    return method, path, _check_path(path, spot, _CALL_MEND)
+
+
+def _check_path(path: str, spot: Spot, mend: str) -> list[str]:
+    """The holes of a path that can be sent."""
     for segment in path[1:].removesuffix("/").split("/") if path != "/" else []:
         if segment in (".", "..") or not _SEGMENT.fullmatch(segment):
-            spot.fail(f"The path has a segment {segment!r} that cannot be sent.", _CALL_MEND)
+            spot.fail(f"The path has a segment {segment!r} that cannot be sent.", mend)
     holes = HOLE.findall(path)
     for hole in holes:
         if holes.count(hole) > 1:
             spot.fail(f"The hole {{{hole}}} is there twice.", "Give each its own argument.")
-    return method, path, holes
+    return holes
 
 
 def _output_text(output: Mapping[str, Spot]) -> bool:
     if "text" not in output or not output["text"].flag("Text"):
         return False
-    for other in ("select", "redact", "usage"):
+    for other in ("select", "redact", "usage", "base64url", "next", "next_url"):
         if other in output:
             output["text"].fail(f"A text has nothing that `{other}:` could find.", "Remove one of the two.")
     return True
 
 
+def _next(output: Mapping[str, Spot]) -> str:
+    if "next" in output:
+        return output["next"].text("Next")
+    if "next_url" in output:
+        output["next_url"].fail("Nobody knows which part of that URL is wanted.", "Add `next:`.")
+    return ""
+
+
 def _hash(about: _About, tool: Mapping[str, Any]) -> str:
     """Changes with anything that decides what a call of this tool sends, shows or returns."""
     whole = [about.connector, about.base_url, about.headers, about.body_style, about.idempotency, tool]
+    whole += [about.endpoint, about.key_variable] if about.endpoint else []
     return hashlib.sha256(canonical(whole).encode()).hexdigest()
 
 
@@ -418,16 +540,18 @@ def _ask(spot: Spot | None, arguments: list[str], effect: Effect, tool: Spot) ->
     return text
 
 
-def _effect(name: str, block: dict[str, Spot], tool: Spot, about: _About) -> Effect:
-    method, path = block["call"].text("The call").split(" ", 1)
-    derived = derive(method, path, name)
+def _effect(way: _Way, block: dict[str, Spot], tool: Spot, about: _About) -> Effect:
     if "effect" not in block:
         if about.reviewed:
-            tool.fail("A reviewed file states every effect.", f"Add `effect:`; the method and names suggest {derived}.")
-        return derived
+            tool.fail(
+                "A reviewed file states every effect.", f"Add `effect:`; the method and names suggest {way.suggested}."
+            )
+        return way.suggested
     stated = Effect(block["effect"].one_of("The effect", [effect.value for effect in Effect]))
-    if stated.strictness < derived.strictness and "because" not in block:
+    if stated is Effect.READ and way.operation and way.operation.kind == "mutation":
+        block["effect"].fail("A mutation does more than read.", "State what it does, or make it a query.")
+    if stated.strictness < way.suggested.strictness and "because" not in block:
         block["effect"].fail(
-            f"{stated} is milder than {derived}, which the method and names suggest.", "Add `because:`."
+            f"{stated} is milder than {way.suggested}, which the method and names suggest.", "Add `because:`."
         )
     return stated

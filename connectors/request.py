@@ -14,8 +14,9 @@ from types import MappingProxyType
 from typing import Any, cast
 from urllib.parse import quote, unquote, urlsplit
 
-from connectors.definition import Argument, Call, Connector, Tool
+from connectors.definition import Argument, Call, Connector, Operation, Tool
 from connectors.errors import Unsendable
+from connectors.layout import encoded, nested
 
 MAX_PATH_VALUE = 512  # characters, one segment
 MAX_PATH_VALUES = 2048  # characters, an argument of several segments
@@ -32,7 +33,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]*")
-_URL = re.compile(r"[A-Za-z0-9._~:/?\[\]%&=-]+")
+_URL = re.compile(r"[A-Za-z0-9._~:@/?\[\]%&=-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,12 @@ class Prepared:
     headers: tuple[tuple[str, str], ...]
     body: bytes | None = None
     idempotent: bool = False  # carries an idempotency key that the upstream honours
+    reads: bool = False  # a GraphQL query: sent by POST, and as harmless as a GET
+
+    @property
+    def safe(self) -> bool:
+        """Whether it promises to change nothing, so that it may be sent again, and a lost answer is no riddle."""
+        return self.reads or self.method in ("GET", "HEAD")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +134,12 @@ def _climbs(segment: str) -> bool:
 
 def _prepare(connector: Connector, tool: Tool, arguments: Mapping[str, Any], where: Base, key: str) -> Prepared:
     given = [(argument, arguments[argument.name]) for argument in tool.arguments if argument.name in arguments]
-    query = "&".join(pair for argument, value in given if argument.place == "query" for pair in _query(argument, value))
+    pairs = [f"{_encoded(name)}={_encoded(value)}" for name, value in tool.fixed_query]
+    pairs += [pair for argument, value in given if argument.place == "query" for pair in _query(argument, value)]
+    query = "&".join(pairs)
     url = where.url + _path(tool, given) + (f"?{query}" if query else "")
     check_below(url, origin=where.origin, base_path=where.path)
-    body = _body(connector, tool, given)
+    body = _body(connector, tool, given, key)
     headers = {"accept": ("Accept", "application/json")}
     headers |= {name.lower(): (name, value) for name, value in (*connector.headers, *tool.headers)}
     headers |= {a.wire_name.lower(): (a.wire_name, _header(a, value)) for a, value in given if a.place == "header"}
@@ -141,7 +150,10 @@ def _prepare(connector: Connector, tool: Tool, arguments: Mapping[str, Any], whe
     idempotent = bool(key and connector.idempotency_header and tool.method in connector.idempotency_methods)
     if idempotent and connector.idempotency_header:
         headers[connector.idempotency_header.lower()] = (connector.idempotency_header, key)
-    return Prepared(tool.method, url, where.origin, where.path, tuple(headers.values()), body, idempotent)
+    if tool.operation:
+        idempotent = bool(key and tool.operation.key_variable)
+    reads = tool.operation is not None and tool.safe
+    return Prepared(tool.method, url, where.origin, where.path, tuple(headers.values()), body, idempotent, reads)
 
 
 _CONTENT_TYPES = {"json": "application/json", "form": "application/x-www-form-urlencoded"}
@@ -203,21 +215,30 @@ def _check_text(argument: Argument, text: str, limit: int) -> None:
         raise Unsendable(f"{argument.name} may not hold line breaks or other control characters.")
 
 
-def _body(connector: Connector, tool: Tool, given: Given) -> bytes | None:
-    if not any(argument.place == "body" for argument in tool.arguments):
+def _body(connector: Connector, tool: Tool, given: Given, key: str) -> bytes | None:
+    if not tool.operation and not tool.fixed_body and not any(argument.place == "body" for argument in tool.arguments):
         return None
-    fields = {argument.wire_name: value for argument, value in given if argument.place == "body"}
+    values = [*tool.fixed_body, *((argument.steps, value) for argument, value in given if argument.place == "body")]
     if connector.body_style == "form":
-        text = "&".join(pair for name, value in fields.items() for pair in _form(name, value))
+        text = "&".join(pair for (name,), value in values for pair in _form(name, value))
     else:
-        text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        body = _graphql(tool.operation, given, key) if tool.operation else encoded(nested(values), tool.encode)
+        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     try:
-        body = text.encode()
+        content = text.encode()
     except UnicodeEncodeError:
         raise Unsendable("An argument holds half of a surrogate pair; send whole characters.") from None
-    if len(body) > MAX_BODY:
+    if len(content) > MAX_BODY:
         raise Unsendable(f"The body of the request is longer than {MAX_BODY} bytes; shorten the arguments.")
-    return body
+    return content
+
+
+def _graphql(operation: Operation, given: Given, key: str) -> dict[str, Any]:
+    """The document as the file has it; arguments are variables, and one that was left out is no null."""
+    variables = {argument.wire_name: value for argument, value in given}
+    if operation.key_variable and key:
+        variables[operation.key_variable] = key
+    return {"query": operation.document, "operationName": operation.name, "variables": variables}
 
 
 def _form(name: str, value: Any) -> Iterator[str]:

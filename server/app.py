@@ -14,10 +14,13 @@ from connectors.catalogue import Catalogue, shipped_folder
 from server.approval import Approvals
 from server.call import Parts
 from server.connections import Workspaces
+from server.credential import resolver_of
 from server.database import Database, require_schema
+from server.erasure import retrying
 from server.identity import Directory
+from server.keys import Keys
 from server.settings import Settings
-from vault import RootKey, Vault, VaultError, root_key_spec
+from vault import KeysUnavailable, RootKey, Sealed, Vault, VaultError, root_key_spec
 
 if TYPE_CHECKING:
     from connectors.egress import Egress
@@ -49,7 +52,16 @@ class Installation:
 
     def parts(self, egress: "Egress") -> Parts:
         """The rooms that a call passes through."""
-        return Parts(self.database, self.directory, self.workspaces, self.vault, egress, self.approvals)
+        return Parts(
+            database=self.database,
+            directory=self.directory,
+            workspaces=self.workspaces,
+            vault=self.vault,
+            egress=egress,
+            approvals=self.approvals,
+            keys=Keys(self.database, self.vault),
+            references=resolver_of(self.settings),
+        )
 
     def close(self) -> None:
         """Let go of the database."""
@@ -64,7 +76,7 @@ def open_installation(settings: Settings) -> Installation:
     database = Database(settings.database)
     require_schema(database)
     catalogue = Catalogue.load(shipped_folder(), settings.connectors)
-    for problem in catalogue.problems:
+    for problem in catalogue.problems_in(settings.connectors):
         log.error("a connector file is left out: %s", problem)
     vault = open_vault(database, settings)
     return Installation(
@@ -79,7 +91,10 @@ def open_installation(settings: Settings) -> Installation:
 
 
 def open_vault(database: Database, settings: Settings) -> Vault:
-    """The vault of this database, open if the root key is there and is the right one, sealed otherwise."""
+    """The vault of this database, open if the root key is there and is the right one, sealed otherwise.
+
+    While its key service is away the vault is open all the same: calls are refused until it is back.
+    """
     rows = database.read(
         "SELECT provider, location FROM vault_root WHERE check_blob IS NOT NULL ORDER BY id DESC LIMIT 1"
     )
@@ -88,7 +103,12 @@ def open_vault(database: Database, settings: Settings) -> Vault:
     find = partial(find_root, settings.home)
     try:
         vault = Vault(find(*rows[0]), find=find, keep_seconds=settings.key_seconds)
-        database.snapshot(vault.check_root)
+    except VaultError as problem:
+        return Vault(None, why_sealed=str(problem))
+    try:
+        database.query(vault.check_root)
+    except KeysUnavailable as problem:
+        log.warning("%s", problem)
     except VaultError as problem:
         return Vault(None, why_sealed=str(problem))
     return vault
@@ -107,10 +127,10 @@ def find_root(home: Path, provider: str, location: str) -> RootKey:
 
 @asynccontextmanager
 async def running(installation: Installation) -> AsyncGenerator[Parts]:
-    """The parts with the door out open."""
+    """The parts with the door out open; what was removed is erased from the files meanwhile, where it could not be."""
     from connectors.egress import Egress  # the HTTP library: commands that send nothing do without
 
-    async with Egress() as egress:
+    async with Egress() as egress, retrying(installation.database):
         yield installation.parts(egress)
 
 
@@ -120,10 +140,13 @@ def protocol_server(installation: Installation, parts: Parts, identify: Any) -> 
 
     from server.protocol import build
 
-    if installation.vault.sealed is None:
-        key = installation.database.snapshot(lambda rows: installation.vault.derive(rows, "", "request-state"))
-    else:
+    try:
+        key = installation.database.query(lambda rows: installation.vault.derive(rows, "", "request-state"))
+    except Sealed:
         key = secrets.token_bytes(32)  # nothing is ever sealed with it: a sealed server asks nobody
+    except KeysUnavailable:
+        log.warning("answers to approval prompts are taken by this process only, until it is started again")
+        key = secrets.token_bytes(32)
     return build(parts, identify, version=release(), state_keys=[key], list_limit=installation.settings.list_limit)
 
 

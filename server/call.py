@@ -5,8 +5,8 @@ A star, not a chain: this module calls each part once, and no part knows the nex
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import anyio
 
 from connectors.answer import Result, interpret
 from connectors.auth import attaching
-from connectors.definition import Call
+from connectors.definition import Call, CredentialKind
 from connectors.errors import (
     ConnectorError,
     CredentialRejected,
@@ -29,7 +29,8 @@ from connectors.request import Prepared, prepare
 from server.approval import Approvals, Asked, Clearance, Lost, Person, State, last_done, still_enough
 from server.audit import AuditError, Event, append, argument_fields
 from server.clock import iso
-from server.connections import Connection, Workspaces, credential_kind, open_credential
+from server.connections import Connection, Workspaces, credential_kind, take_credential
+from server.credential import is_reference, resolved
 from server.database import Database, DatabaseProblem, Rows
 from server.errors import (
     ApprovalRequired,
@@ -38,6 +39,7 @@ from server.errors import (
     Busy,
     CallRefused,
     Denied,
+    KeysAway,
     NoLongerValid,
     NoSuchTool,
     Refused,
@@ -45,9 +47,10 @@ from server.errors import (
     VaultSealed,
 )
 from server.identity import Caller, Directory, Frozen, new_id
+from server.keys import Keys
 from server.policy import Request, Ruling, Subject, Verdict, decide
 from server.prompt import Prompt, render
-from vault import CannotOpen, Vault
+from vault import CannotOpen, CannotResolve, Resolver, Secret, Vault, VaultError
 
 if TYPE_CHECKING:
     from connectors.egress import Egress  # at run time it would load the HTTP library
@@ -65,10 +68,19 @@ class Parts:
     vault: Vault
     egress: "Egress"
     approvals: Approvals
+    keys: Keys
+    references: Resolver
     long_answers: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(4), compare=False)
     """How many long answers are taken apart at once."""
     under_way: Counter[str] = field(default_factory=Counter[str], compare=False)
     """How many calls each agent has under way in this process."""
+    turns: defaultdict[str, anyio.CapacityLimiter] = field(
+        default_factory=lambda: defaultdict(lambda: anyio.CapacityLimiter(REFERENCES_AT_ONCE)), compare=False
+    )
+    """How many calls of each connection read its secret from where it stays: a slow place holds up nobody else's."""
+
+
+REFERENCES_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -91,6 +103,14 @@ class _Bound:
     verdict: Verdict
 
 
+@dataclass(frozen=True)
+class _Attempt:
+    """A call that is on record and has not been sent. `taken` opens its credential as that was at that moment."""
+
+    number: int
+    taken: Callable[[], Secret]
+
+
 async def call(
     parts: Parts,
     caller: Caller,
@@ -111,7 +131,13 @@ async def call(
             raise VaultSealed(parts.vault.sealed)
         if parts.under_way[caller.agent] > MOST_AT_ONCE:
             raise Busy(MOST_AT_ONCE)
+        await parts.keys.at_hand(caller.org)
         return await _call(parts, caller, name, arguments, person, pointer)
+    except VaultError as problem:
+        log.error("the keys of %s cannot be had, nothing was sent: %s", caller.org_name, problem)
+        away = KeysAway()
+        await _refuse(parts, caller, name, away)
+        raise away from None
     except CallRefused as refusal:
         sent = isinstance(refusal, Unrecorded) and refusal.sent  # then the attempt stands alone, and is `unknown`
         if not refusal.on_record and not sent:
@@ -287,7 +313,7 @@ async def _carry_out(parts: Parts, bound: _Bound, clearance: Clearance) -> Outco
     if isinstance(attempt, Outcome):
         return attempt
     started = time.monotonic()
-    state, outcome, facts = await _send(parts, bound)  # bounded in time by egress
+    state, outcome, facts = await _send(parts, bound, attempt.taken)  # bounded in time: by the resolver, and by egress
     facts["milliseconds"] = round((time.monotonic() - started) * 1000)
 
     def change(rows: Rows) -> None:
@@ -295,7 +321,7 @@ async def _carry_out(parts: Parts, bound: _Bound, clearance: Clearance) -> Outco
             rows,
             bound.caller.org,
             Event.CALL_OUTCOME,
-            attempt=attempt,
+            attempt=attempt.number,
             **_who(bound.caller),
             **_what(bound),
             **_by_leave_of(clearance),
@@ -307,24 +333,25 @@ async def _carry_out(parts: Parts, bound: _Bound, clearance: Clearance) -> Outco
 
     try:
         await parts.database.write(change)
-    except (DatabaseProblem, AuditError):
-        log.error("the outcome of attempt %s could not be recorded; its result is withheld", attempt)
+    except (DatabaseProblem, AuditError, VaultError):
+        log.error("the outcome of attempt %s could not be recorded; its result is withheld", attempt.number)
         raise Unrecorded(sent=True) from None
     return outcome
 
 
-async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> int | Outcome:
-    """Write the attempt and take the approval in one transaction; nothing has been opened or sent yet.
+async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attempt | Outcome:
+    """Write the attempt, take the approval and the sealed credential in one transaction; nothing is opened or sent yet.
 
-    Returns the attempt's number in the log, or the outcome where another call took the same approval first.
+    Returns the outcome instead where another call took the same approval first.
     """
     asked = Asked(bound.caller, bound.call, bound.connection, bound.verdict, _NO_PROMPT)
 
-    def change(rows: Rows) -> int:
+    def change(rows: Rows) -> _Attempt:
         _require_unmoved(rows, bound.caller)
         parts.approvals.claim(rows, asked, clearance)
+        taken = take_credential(rows, parts.vault, bound.connection)
         key = parts.vault.derive(rows, bound.caller.org, "audit-values")
-        return append(
+        entry = append(
             rows,
             bound.caller.org,
             Event.CALL_ATTEMPT,
@@ -334,7 +361,8 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> int | O
             **argument_fields(key, bound.call.arguments, plain=bound.call.tool.plain),
             method=bound.request.method,
             host=bound.request.origin,
-        ).seq
+        )
+        return _Attempt(entry.seq, taken)
 
     try:
         return await parts.database.write(change)
@@ -363,20 +391,16 @@ def _require_unmoved(rows: Rows, caller: Caller) -> None:
         raise Moved
 
 
-async def _send(parts: Parts, bound: _Bound) -> tuple[State, Outcome, dict[str, Any]]:
+async def _send(parts: Parts, bound: _Bound, taken: Callable[[], Secret]) -> tuple[State, Outcome, dict[str, Any]]:
     """Open the credential, send, scrub. Returns the state, what the client hears, and facts for the record."""
     connection, bound_call = bound.connection, bound.call
-    try:
-        kind = credential_kind(connection, bound_call.connector)
-        secret = parts.database.query(lambda rows: open_credential(rows, parts.vault, connection))
-    except DatabaseProblem:
-        text = "The credential could not be read just now. Nothing was sent; try again later."
-        return State.FAILED, _failure(text), {"error": "credential cannot be read"}
-    except CannotOpen:
-        text = f"The credential of {bound_call.connection} cannot be opened. An admin has to connect it again."
-        return State.FAILED, _failure(text), {"error": "credential cannot be opened"}
     facts: dict[str, Any] = {}
     try:
+        try:
+            kind = credential_kind(connection, bound_call.connector)
+            secret = await _opened(parts, connection, kind, taken)
+        except VaultError as error:
+            return _without_credential(error, bound)
         try:
             reply = await parts.egress.send(
                 bound.request,
@@ -399,16 +423,48 @@ async def _send(parts: Parts, bound: _Bound) -> tuple[State, Outcome, dict[str, 
     return State.SUCCEEDED if result.ok else State.FAILED, _heard(result), facts
 
 
+async def _opened(parts: Parts, connection: Connection, kind: CredentialKind, taken: Callable[[], Secret]) -> Secret:
+    """The credential, read from where it stays if that is elsewhere. Raises CannotOpen or CannotResolve, in time."""
+    sealed = taken()
+    if not is_reference(connection, sealed):
+        return sealed
+    with sealed, anyio.move_on_after(parts.references.seconds):  # for its turn; from then on the resolver keeps time
+        return await anyio.to_thread.run_sync(
+            resolved, parts.references, kind, sealed, limiter=parts.turns[connection.id]
+        )
+    raise CannotResolve("Other calls wait for the same secret. Look at why it takes so long where it stays.")
+
+
+def _without_credential(error: VaultError, bound: _Bound) -> tuple[State, Outcome, dict[str, Any]]:
+    """Nothing was sent. Why a secret cannot be had where it stays is for the logs, and not for the agent."""
+    name = bound.call.connection
+    if isinstance(error, CannotResolve):
+        source = bound.connection.source
+        log.error("the secret of connection %s could not be had from where it stays (%s): %s", name, source, error)
+        text = (
+            f"The credential of {name} could not be had from where it is kept. Nothing was sent. An admin has to look "
+            f"at the connection {name}: tell the person you work for."
+        )
+        return State.FAILED, _failure(text), {"error": f"credential reference {source}", "reason": str(error)}
+    if isinstance(error, CannotOpen):
+        text = f"The credential of {name} cannot be opened. An admin has to connect it again."
+        return State.FAILED, _failure(text), {"error": "credential cannot be opened"}
+    log.error("the secret of connection %s cannot be opened just now: %s", name, error)
+    text = f"The credential of {name} cannot be opened just now. Try again later, or tell an admin."
+    return State.FAILED, _failure(text), {"error": "vault cannot open"}
+
+
 def _failed(error: ConnectorError, bound: _Bound, facts: dict[str, Any]) -> tuple[State, Outcome, dict[str, Any]]:
     """What a failure means: a call that may have changed something, and of which we cannot tell, is `unknown`."""
     said, maybe_done = _SAID.get(type(error), type(error).__name__), isinstance(error, ResponseTooLarge)
     if isinstance(error, UpstreamError):
-        said, maybe_done = "upstream", error.status >= 500 or error.status == 408 or 300 <= error.status < 400
+        said = "upstream"
+        maybe_done = error.maybe_done or error.status >= 500 or error.status == 408 or 300 <= error.status < 400
         facts |= {"status": error.status, "code": error.code, "request_id": error.request_id}
     elif isinstance(error, Unreachable):
         maybe_done = error.maybe_sent
     facts |= {"error": said}
-    if maybe_done and bound.request.method not in ("GET", "HEAD"):
+    if maybe_done and not bound.request.safe:
         return State.UNKNOWN, _failure(f"{error.for_model} {_LOOK_FIRST}"), facts
     return State.FAILED, _failure(error.for_model), facts
 
@@ -475,6 +531,7 @@ def _what(bound: _Bound) -> dict[str, Any]:
         "account": bound.connection.account,
         "ownership": bound.connection.ownership,
         "credential_version": bound.connection.credential_version,
+        "source": bound.connection.source,
         "tool": bound.call.name,
         "definition": bound.call.tool.definition_hash,
         "effect": bound.call.tool.effect.value,

@@ -4,13 +4,13 @@ import ipaddress
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from connectors.answer import interpret_verify
-from connectors.auth import Revealing, attaching, check
+from connectors.auth import Revealing, attaching
 from connectors.catalogue import Catalogue, Offer
 from connectors.definition import Connector, CredentialKind
 from connectors.errors import Unsendable
@@ -19,9 +19,10 @@ from server.audit import Event, append
 from server.clock import now_ms
 from server.database import Database, Rows
 from server.ending import end_with
+from server.erasure import request
 from server.identity import Caller, new_id, touch
 from server.policy import Rule, load_preset, parse_rule
-from vault import CannotOpen, Secret, Vault
+from vault import CannotOpen, Secret, Vault, source_of
 
 if TYPE_CHECKING:
     from connectors.egress import Egress  # at run time it would load the HTTP library
@@ -54,6 +55,8 @@ class Connection:
     verified_at: int | None
     created_by: str
     created_at: int
+    source: str
+    """`vault`, or the kind of place that a reference names. For showing: what was sealed says which it is."""
     networks: tuple[Network, ...] = field(init=False, repr=False, compare=False)
     origin: str = field(init=False, repr=False, compare=False)
     """Where the secret may go, as bound into the sealed credential: it opens for nowhere else."""
@@ -103,7 +106,8 @@ class Workspaces:
             rules = rows.execute("SELECT id, body FROM rule WHERE org = ? ORDER BY created_at, id", (org,))
             return head, connections.fetchall(), rules.fetchall()
 
-        (revision, preset), connection_rows, rule_rows = self._database.snapshot(read)
+        head, connection_rows, rule_rows = self._database.snapshot(read)
+        revision, preset = head or _REMOVED
         connections = {row[2]: _connection(row) for row in connection_rows}
         usable: dict[str, str] = {}
         for connection in connections.values():
@@ -118,6 +122,10 @@ class Workspaces:
             rules=tuple(parse_rule({"id": rule, **json.loads(body)}) for rule, body in rule_rows),
             preset=load_preset(preset),
         )
+
+
+_REMOVED = (0, "strict")
+"""Revision and preset of an org that was removed since its caller was looked up: it has nothing to offer."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +166,11 @@ def plan(
     clash = catalogue.collision({c.name: c.connector for c in existing}, name, connector)
     if clash:
         raise ConnectionProblem(f"{clash} Choose another name with `--name`.")
+    if base_url is None and definition.example_url:
+        raise ConnectionProblem(
+            f"Every account of {definition.title} has an address of its own. Give yours with `--base-url`, for "
+            f"instance `--base-url {definition.example_url}`."
+        )
     where = _base_url(base_url or definition.base_url)
     _require_private_for_http(where, private)
     return Plan(
@@ -201,37 +214,6 @@ def _network(text: str) -> Network:
         ) from None
 
 
-def check_fields(kind: CredentialKind, fields: Mapping[str, str]) -> list[str]:
-    """Refuse a credential of the wrong shape; returns warnings for the person. Never quotes what was given."""
-    warnings = list(check(kind, fields))
-    for wanted in kind.fields:
-        if wanted.secret and len(fields[wanted.name]) < SHORTEST_SECRET:
-            raise ConnectionProblem(
-                f"{wanted.label} is shorter than {SHORTEST_SECRET} characters: that is not a whole key. {kind.help}"
-            )
-    return warnings
-
-
-SHORTEST_SECRET = 8
-"""A shorter secret could not be scrubbed from answers without tearing holes into ordinary words."""
-
-
-class Given(Revealing):
-    """A credential that a person has just given and that is not stored yet."""
-
-    __slots__ = ("_reveal",)
-
-    def __init__(self, fields: Mapping[str, str]) -> None:
-        self._reveal = dict(fields).__getitem__
-
-    def reveal(self, field: str) -> str:
-        """The value of one field; KeyError without one."""
-        return self._reveal(field)
-
-    def __repr__(self) -> str:
-        return "<a credential>"
-
-
 async def verify(egress: "Egress", planned: Plan | Connection, connector: Connector, secret: Revealing) -> str | None:
     """Make the connector's verify call; returns the account it names. Raises ConnectorError.
 
@@ -254,25 +236,18 @@ def store(
     org: str,
     planned: Plan,
     *,
-    fields: Mapping[str, str],
+    fields: Mapping[str, str] | Secret,
     account: str | None,
     verified: bool,
     by: str,
 ) -> Connection:
-    """Seal the credential and write the connection, in one transaction with its entry."""
-    connection_id = new_id("con")
-    version = vault.put(
-        rows,
-        org=org,
-        connection=connection_id,
-        fields=fields,
-        origin=bound_origin(planned.base_url, planned.private),
-        scheme=bound_scheme(planned.kind),
-    )
+    """Seal the credential, or the reference to it, and write the connection, in one transaction with its entry."""
+    secret = fields if isinstance(fields, Secret) else Secret(fields)
+    del fields  # from here on a traceback that prints locals finds no secret
     now = now_ms()
-    connection = Connection(
+    new = Connection(
         org=org,
-        id=connection_id,
+        id=new_id("con"),
         name=planned.name,
         connector=planned.connector.id,
         ownership="own",
@@ -280,47 +255,67 @@ def store(
         private=planned.private,
         kind=planned.kind.id,
         scheme=bound_scheme(planned.kind),
-        credential_version=version,
+        credential_version=0,
         account=account,
         verified_at=now if verified else None,
         created_by=by,
         created_at=now,
+        source=source_of(secret),
     )
+    made = replace(new, credential_version=_seal(rows, vault, new, secret))
     rows.execute(
-        f"INSERT INTO connection ({_COLUMNS}) VALUES ({', '.join('?' * 14)})",
+        f"INSERT INTO connection ({_COLUMNS}) VALUES ({', '.join('?' * 15)})",
         (
             org,
-            connection.id,
-            connection.name,
-            connection.connector,
-            connection.ownership,
-            connection.base_url,
-            json.dumps(connection.private),
-            connection.kind,
-            connection.scheme,
-            version,
+            made.id,
+            made.name,
+            made.connector,
+            made.ownership,
+            made.base_url,
+            json.dumps(made.private),
+            made.kind,
+            made.scheme,
+            made.credential_version,
             account,
-            connection.verified_at,
+            made.verified_at,
             by,
             now,
+            made.source,
         ),
     )
-    touch(rows, org)
+    _given(rows, Event.CONNECTION_CREATED, made, ownership=made.ownership, verified=verified, by=by)
+    return made
+
+
+def _seal(rows: Rows, vault: Vault, connection: Connection, secret: Secret) -> int:
+    """Seal it for exactly what the connection says; returns its version."""
+    return vault.put(
+        rows,
+        org=connection.org,
+        connection=connection.id,
+        fields=secret,
+        origin=connection.origin,
+        scheme=connection.scheme,
+    )
+
+
+def _given(rows: Rows, event: Event, connection: Connection, **more: Any) -> None:
+    """On record: a credential was given, for what, and from what kind of place; callers see it from now on."""
+    touch(rows, connection.org)
     append(
         rows,
-        org,
-        Event.CONNECTION_CREATED,
+        connection.org,
+        event,
         connection=connection.name,
         connector=connection.connector,
         base_url=connection.base_url,
         private=list(connection.private),
         kind=connection.kind,
-        account=account,
-        ownership="own",
-        verified=verified,
-        by=by,
+        account=connection.account,
+        credential_version=connection.credential_version,
+        source=connection.source,
+        **more,
     )
-    return connection
 
 
 def replan(
@@ -354,69 +349,90 @@ def rotate(
     connection: Connection,
     planned: Plan,
     *,
-    fields: Mapping[str, str],
+    fields: Mapping[str, str] | Secret,
     account: str | None,
     verified: bool,
     by: str,
 ) -> Connection:
     """Seal a new version of the credential, and point the connection where `planned` says, with its entry.
 
-    Approvals and grants name the version that they were given for, so the earlier ones can no longer be used.
-    Raises ConnectionProblem where somebody else has changed the connection meanwhile.
+    Earlier versions are removed (`erasure.attempt` afterwards sees to it that nothing of them is left in the files): a
+    call under way has taken its own already. Approvals and grants name the version that
+    they were given for, so those of earlier ones can no longer be used. Raises ConnectionProblem where somebody else
+    has changed the connection meanwhile.
     """
-    org = connection.org
-    version = vault.put(
-        rows,
-        org=org,
-        connection=connection.id,
-        fields=fields,
-        origin=bound_origin(planned.base_url, planned.private),
-        scheme=bound_scheme(planned.kind),
-    )
-    changed = replace(
+    secret = fields if isinstance(fields, Secret) else Secret(fields)
+    del fields
+    pointed = replace(
         connection,
         base_url=planned.base_url,
         private=planned.private,
         kind=planned.kind.id,
         scheme=bound_scheme(planned.kind),
-        credential_version=version,
         account=account,
         verified_at=now_ms() if verified else None,
+        source=source_of(secret),
     )
+    changed = replace(pointed, credential_version=_seal(rows, vault, pointed, secret))
     moved = rows.execute(
         "UPDATE connection SET base_url = ?, private = ?, kind = ?, scheme = ?, credential_version = ?, account = ?, "
-        "verified_at = ? WHERE org = ? AND id = ? AND credential_version = ?",
+        "verified_at = ?, source = ? WHERE org = ? AND id = ? AND credential_version = ?",
         (
             changed.base_url,
             json.dumps(changed.private),
             changed.kind,
             changed.scheme,
-            version,
+            changed.credential_version,
             account,
             changed.verified_at,
-            org,
-            connection.id,
+            changed.source,
+            changed.org,
+            changed.id,
             connection.credential_version,
         ),
     )
-    if moved.rowcount != 1:
-        raise ConnectionProblem(f"{connection.name} was changed or removed meanwhile. Look at it, then try again.")
-    touch(rows, org)
+    _require_one(moved.rowcount, connection)
+    vault.remove_before(rows, org=changed.org, connection=changed.id, version=changed.credential_version)
+    request(rows, changed.org, changed.id, "connection", f"{changed.name}'s earlier secret")
+    _given(rows, Event.CONNECTION_ROTATED, changed, verified=verified, by=by)
+    return changed
+
+
+def reencrypt(rows: Rows, vault: Vault, connection: Connection, *, by: str) -> None:
+    """Seal the same credential anew under a new data key, with its entry; approvals and grants stay good.
+
+    Raises CannotOpen, and ConnectionProblem where somebody else has changed the connection meanwhile.
+    """
+    there = rows.execute(
+        "SELECT COUNT(*) FROM connection WHERE org = ? AND id = ? AND credential_version = ?",
+        (connection.org, connection.id, connection.credential_version),
+    ).fetchone()
+    _require_one(there[0], connection)
+    vault.reencrypt(
+        rows,
+        org=connection.org,
+        connection=connection.id,
+        version=connection.credential_version,
+        origin=connection.origin,
+        scheme=connection.scheme,
+    )
+    request(rows, connection.org, connection.id, "connection", f"{connection.name}'s earlier encryption")
     append(
         rows,
-        org,
+        connection.org,
         Event.CONNECTION_ROTATED,
-        connection=changed.name,
-        connector=changed.connector,
-        base_url=changed.base_url,
-        private=list(changed.private),
-        kind=changed.kind,
-        account=account,
-        credential_version=version,
-        verified=verified,
+        connection=connection.name,
+        connector=connection.connector,
+        credential_version=connection.credential_version,
+        source=connection.source,
+        same_secret=True,
         by=by,
     )
-    return changed
+
+
+def _require_one(found: int, connection: Connection) -> None:
+    if found != 1:
+        raise ConnectionProblem(f"{connection.name} was changed or removed meanwhile. Look at it, then try again.")
 
 
 def tested(rows: Rows, connection: Connection, *, account: str | None, problem: str | None, by: str) -> None:
@@ -442,10 +458,17 @@ def tested(rows: Rows, connection: Connection, *, account: str | None, problem: 
 
 
 def remove(rows: Rows, vault: Vault, connection: Connection, *, by: str) -> None:
-    """Remove a connection with its credential; its approvals and grants end with it."""
+    """Remove a connection with its credential; its approvals and grants end with it.
+
+    `erasure.attempt` afterwards sees to it that nothing is left in the files. Raises ConnectionProblem where somebody
+    else has removed it meanwhile.
+    """
     org = connection.org
     vault.remove(rows, org=org, connection=connection.id)
-    rows.execute("DELETE FROM connection WHERE org = ? AND id = ?", (org, connection.id))
+    gone = rows.execute("DELETE FROM connection WHERE org = ? AND id = ?", (org, connection.id))
+    if gone.rowcount != 1:
+        raise ConnectionProblem(f"{connection.name} was removed meanwhile. Nothing was changed.")
+    request(rows, org, connection.id, "connection", connection.name)
     end_with(rows, org, "connection", connection.id, by=by)
     touch(rows, org)
     append(rows, org, Event.CONNECTION_REMOVED, connection=connection.name, by=by)
@@ -484,8 +507,13 @@ def credential_kind(connection: Connection, connector: Connector) -> CredentialK
 
 
 def open_credential(database: Rows, vault: Vault, connection: Connection) -> Secret:
-    """The secret of a connection, for the length of one call."""
-    return vault.open(
+    """What is sealed for a connection: its secret, or a reference to it. Wipe it after."""
+    return take_credential(database, vault, connection)()
+
+
+def take_credential(database: Rows, vault: Vault, connection: Connection) -> Callable[[], Secret]:
+    """What opens the credential as its rows are now, whatever becomes of them. Opens nothing yet: see `Vault.take`."""
+    return vault.take(
         database,
         org=connection.org,
         connection=connection.id,
@@ -497,7 +525,7 @@ def open_credential(database: Rows, vault: Vault, connection: Connection) -> Sec
 
 _COLUMNS = (
     "org, id, name, connector, ownership, base_url, private, kind, scheme, credential_version, account, verified_at, "
-    "created_by, created_at"
+    "created_by, created_at, source"
 )
 
 

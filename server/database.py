@@ -8,6 +8,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +21,9 @@ SCHEMA = "0002"
 
 _BUSY_MS = 10_000
 _BATCH = 256
+PATIENCE_S = 2.0
+"""How long an erasure waits for readers, where the caller does not say."""
+_GLANCE_MS = 50
 
 
 class Rows(Protocol):
@@ -95,6 +99,25 @@ class Database:
                 raise
             connection.execute("COMMIT")
             return result
+        except sqlite3.Error as error:
+            raise _problem(self.path, error) from None
+        finally:
+            connection.close()
+
+    def erase(self, tables: Sequence[str], *, patience_s: float = PATIENCE_S) -> bool:
+        """Whether nothing of what was deleted from `tables` before now is left in the database's files.
+
+        False while some process reads an older state, which stands in the write-ahead log: nothing was lost, ask again
+        later. What is left is written anew, through this process's memory, so `tables` are to be small; whoever else
+        has the database open goes on, and writers wait meanwhile. Raises DatabaseProblem.
+        """
+        connection = self._connect()
+        try:
+            if not _emptied_log(connection, patience_s):
+                return False
+            connection.execute("PRAGMA foreign_keys=OFF")
+            _write_anew(connection, tables)
+            return _emptied_log(connection, patience_s)
         except sqlite3.Error as error:
             raise _problem(self.path, error) from None
         finally:
@@ -215,6 +238,42 @@ async def _begin(writer: sqlite3.Connection) -> None:
     except sqlite3.OperationalError:
         writer.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
         await asyncio.to_thread(writer.execute, "BEGIN IMMEDIATE")
+
+
+def _emptied_log(connection: sqlite3.Connection, patience_s: float) -> bool:
+    """Move the write-ahead log into the database file and cut it to nothing; False while a reader still needs it."""
+    connection.execute(f"PRAGMA busy_timeout={_GLANCE_MS}")  # a checkpoint that waits keeps every writer waiting too
+    until = time.monotonic() + patience_s
+    while True:
+        (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if not busy:
+            connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+            return True
+        if time.monotonic() >= until:
+            return False
+        time.sleep(_GLANCE_MS / 1000)
+
+
+def _write_anew(connection: sqlite3.Connection, tables: Sequence[str]) -> None:
+    """Put every row of these tables into pages that were overwritten with zeros before.
+
+    A deleted row is overwritten where it stands (`secure_delete`), but not the copies that were left in the unused part
+    of a page when SQLite moved rows between pages (found after 15 of 300 random histories of a hundred removals). A
+    DELETE without WHERE frees whole pages, and `secure_delete` zeroes those; that takes foreign keys off, or SQLite
+    deletes row by row.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for table in tables:
+            connection.execute(f"CREATE TEMP TABLE kept AS SELECT * FROM main.{table} ORDER BY rowid")
+            connection.execute(f"DELETE FROM main.{table}")
+            connection.execute(f"INSERT INTO main.{table} SELECT * FROM temp.kept ORDER BY rowid")
+            connection.execute("DROP TABLE temp.kept")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # where the disk is full SQLite has undone it already
+            connection.execute("ROLLBACK")
+        raise
 
 
 def _problem(path: Path, error: BaseException) -> DatabaseProblem:

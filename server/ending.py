@@ -1,4 +1,4 @@
-"""What ends with an agent or a connection: its waiting approvals and its grants, each on record."""
+"""What ends with an agent or connection: its waiting approvals and its grants, each on record; with an org: all."""
 
 from typing import Literal
 
@@ -23,3 +23,38 @@ def end_with(rows: Rows, org: str, what: Literal["agent", "connection"], identif
     ).fetchall():
         rows.execute("UPDATE call_grant SET revoked_at = ? WHERE org = ? AND id = ?", (now, org, grant))
         append(rows, org, Event.GRANT_REVOKED, grant=grant, by=by)
+
+
+OF_AN_ORG = (
+    *("vault_field", "vault_credential", "vault_derived", "vault_org_key"),
+    *("call_grant", "approval", "rule", "connection", "agent", "member"),
+)
+"""Every table whose rows end with their org, those that refer to others first; its log and its erasures stay."""
+
+_COUNTED = {
+    "members": "member",
+    "agents": "agent",
+    "connections": "connection",
+    "rules": "rule",
+    "approvals": "approval",
+    "grants": "call_grant",
+    "keys": "vault_org_key",
+}
+
+
+def belongings(rows: Rows, org: str) -> dict[str, int]:
+    """How much an org has of each kind that a person knows."""
+    return {
+        kind: rows.execute(f"SELECT COUNT(*) FROM {table} WHERE org = ?", (org,)).fetchone()[0]
+        for kind, table in _COUNTED.items()
+    }
+
+
+def end_org(rows: Rows, org: str, *, by: str) -> dict[str, int]:
+    """Delete everything that belongs to an org, its key included, but for its log; returns how much that was."""
+    had = belongings(rows, org)
+    for (agent,) in rows.execute("SELECT id FROM agent WHERE org = ?", (org,)).fetchall():
+        end_with(rows, org, "agent", agent, by=by)
+    for table in OF_AN_ORG:
+        rows.execute(f"DELETE FROM {table} WHERE org = ?", (org,))
+    return had

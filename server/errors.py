@@ -130,6 +130,17 @@ class VaultSealed(CallRefused):
         super().__init__(f"Keyleash is sealed: {why} Nothing was sent.", reason="sealed")
 
 
+class KeysAway(CallRefused):
+    """The service that keeps the root key does not give the org's keys, so no credential can be opened."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Your organisation's keys cannot be had just now, so nothing can be opened, and nothing was sent. "
+            "Try again in a minute; if it goes on, tell the person you work for.",
+            reason="keys unavailable",
+        )
+
+
 @dataclass(frozen=True)
 class Question:
     """What a person is asked: `choices` maps each answer to what it means."""

@@ -17,7 +17,8 @@ from functools import lru_cache
 from server.audit import Event, append
 from server.clock import now_ms
 from server.database import Database, Rows
-from server.ending import end_with
+from server.ending import end_org, end_with
+from server.erasure import request
 from server.policy import ROLES
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
@@ -80,6 +81,16 @@ class Org:
     preset: str
     frozen_at: int | None
     created_at: int
+
+
+@dataclass(frozen=True)
+class RemovedOrg:
+    """A tenant that was removed: only its audit log is left."""
+
+    id: str
+    name: str
+    removed_at: int
+    removed_by: str
 
 
 @dataclass(frozen=True)
@@ -194,8 +205,8 @@ class Directory:
     def org(self, name: str | None) -> Org:
         """The org called `name`, or the only one there is."""
         orgs = self.orgs()
-        if not orgs:
-            raise IdentityProblem("There is no org yet. Run `keyleash init --org NAME`.")
+        if name is None and not orgs:
+            raise IdentityProblem("There is no org. `keyleash org create NAME` makes one.")
         if name is None:
             if len(orgs) == 1:
                 return orgs[0]
@@ -203,7 +214,30 @@ class Directory:
         for org in orgs:
             if name in (org.name, org.id):
                 return org
-        raise IdentityProblem(f"There is no org called {name!r}. `keyleash org list` shows them.")
+        raise IdentityProblem(f"There is no org called {name!r}. `keyleash org list` shows them.{self._log_of(name)}")
+
+    def _log_of(self, name: str) -> str:
+        """What is left of orgs that had this name, in words."""
+        known = ", ".join(f"`--org {org.id}`" for org in self.removed_orgs() if name in (org.name, org.id))
+        return f" It was removed; only its log is left, for `keyleash audit` with {known}." if known else ""
+
+    def removed_orgs(self) -> list[RemovedOrg]:
+        """Every org that was removed, the last one last."""
+        rows = self._database.read("SELECT id, name, removed_at, removed_by FROM removed_org ORDER BY removed_at, id")
+        return [RemovedOrg(*row) for row in rows]
+
+    def removed_org(self, name: str) -> RemovedOrg | None:
+        """The removed org with this name or id; None where there is none, or where an org has that name now.
+
+        Raises IdentityProblem where several had the name.
+        """
+        if any(name in (org.name, org.id) for org in self.orgs()):
+            return None
+        found = [org for org in self.removed_orgs() if name in (org.name, org.id)]
+        if len(found) > 1:
+            ids = ", ".join(org.id for org in found)
+            raise IdentityProblem(f"Several orgs called {name!r} were removed: {ids}. Give `--org` the id.")
+        return found[0] if found else None
 
     # -- members
 
@@ -274,6 +308,23 @@ def create_org(rows: Rows, *, name: str, preset: str, by: str) -> str:
     )
     append(rows, org, Event.ORG_CREATED, name=name, preset=preset, by=by)
     return org
+
+
+def remove_org(rows: Rows, org: Org, *, by: str) -> None:
+    """Remove an org with everything that it has and its key; only its log is left, which still verifies.
+
+    Its agents stop at their next call. `erasure.attempt` afterwards sees to it that nothing is left in the files.
+    Raises IdentityProblem where somebody else has removed it meanwhile.
+    """
+    if rows.execute("DELETE FROM org WHERE id = ?", (org.id,)).rowcount != 1:
+        raise IdentityProblem(f"{org.name} was removed meanwhile. Nothing was changed.")
+    rows.execute(
+        "INSERT INTO removed_org (id, name, removed_at, removed_by) VALUES (?, ?, ?, ?)",
+        (org.id, org.name, now_ms(), by),
+    )
+    had = end_org(rows, org.id, by=by)
+    request(rows, org.id, org.id, "org", org.name)
+    append(rows, org.id, Event.ORG_REMOVED, name=org.name, had=had, by=by)
 
 
 def create_member(

@@ -66,7 +66,7 @@ def described(offered: Offered) -> dict[str, Any] | None:
         "annotations": {
             "readOnlyHint": tool.effect in (Effect.READ, Effect.SENSITIVE),
             "destructiveHint": tool.effect in (Effect.SPEND, Effect.DESTROY, Effect.GRANT),
-            "idempotentHint": tool.method in ("GET", "HEAD", "PUT", "DELETE"),
+            "idempotentHint": tool.safe or tool.method in ("PUT", "DELETE"),
             "openWorldHint": True,
         },
     }

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from connectors.definition import Call, Effect
+from connectors.layout import nested
 from connectors.request import Prepared
 from server.identity import Caller
 
@@ -54,17 +55,32 @@ def render(
         f"Asked by: agent {caller.agent_name}, {acting}, of {caller.org_name}",
         f"Request: {request.method} {_shown_url(request.url)}",
     ]
+    lines += _document(call)
     if call.arguments:
         lines.append("Written by the agent:")
         lines += [f"  {name} = {quote(value)}" for name, value in call.arguments.items()]
     else:
         lines.append("Written by the agent: nothing; this tool has no arguments here")
+    if call.tool.fixed_body:
+        always = nested(call.tool.fixed_body)
+        lines.append(f"Sent along by the connector, always: {quote(always)}")
     warnings = sorted({warning for value in call.arguments.values() for warning in suspicions(value)})
     lines += [f"Careful: {warning}" for warning in warnings]
     if done_before:
         lines.append(f"Careful: this agent has already done exactly this, at {done_before}")
     text = "\n".join(lines)
     return Prompt(text, whole=len(text) <= IN_CLIENT)
+
+
+def _document(call: Call) -> list[str]:
+    """For GraphQL, the rest of what is sent: the document, whole, and what Keyleash itself puts into a variable."""
+    operation = call.tool.operation
+    if operation is None:
+        return []
+    lines = [f"Document, from the connector's file: {plain(operation.document)}"]
+    if operation.key_variable:
+        lines.append(f"Added by Keyleash: {operation.key_variable}, a key by which a repeat of this request runs once")
+    return lines
 
 
 def summary(call: Call) -> str:

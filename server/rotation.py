@@ -1,7 +1,8 @@
 """Rotate keys under a database that is in use, step by step; run again after a kill, it goes on where it stopped.
 
 Each step is a short transaction with its entry in the log of the org that it is for. Key services are asked between
-transactions, never inside one.
+transactions, never inside one. What was wrapped by a key before is put on the list of `server.erasure`, which the
+commands and the server see to.
 """
 
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 from server.audit import Event, append
 from server.database import Database, Rows
+from server.erasure import request
 from server.sealed import DERIVED, due_texts, reseal
 from vault import CannotOpen, RootKey, RootKeyProblem, RootKeyRef, Vault
 from vault import rotation as steps
@@ -82,10 +84,12 @@ def _root_at(place: RootKeyRef, *, made_before: bool) -> RootKey:
     """The key at this place: the one that an earlier run made there, otherwise a new one."""
     if made_before:
         try:
-            return place.load()
+            root = place.load()
         except RootKeyProblem:
-            pass  # killed before it was made
-    return place.create()
+            return place.create()  # killed before it was made
+        if not root.remote:
+            return root
+    return place.create()  # a service's key is there already, and is proven
 
 
 def _ready(database: Database, vault: Vault, generation: int, root: RootKey) -> None:
@@ -113,6 +117,7 @@ def _move(database: Database, vault: Vault, generation: steps.Generation, root: 
     def change(rows: Rows) -> int:
         done = [key for key, wrapped in moved if steps.move_org_key(rows, key, wrapped, generation.id)]
         for key in done:
+            request(rows, key.org, f"root-{key.generation}-{key.version}", "key", f"under root {key.generation}")
             append(
                 rows,
                 key.org,
@@ -218,6 +223,7 @@ def _drop(rows: Rows, *, org: str, version: int, by: str, moved: Moved) -> int |
     if steps.due_credentials(rows, org, version, most=1) or due_texts(rows, org, version, most=1):
         return None
     dropped = steps.drop_org_keys(rows, org, version)
+    request(rows, org, f"key-{version - 1}", "key", f"version {version - 1}")
     append(
         rows,
         org,

@@ -22,6 +22,12 @@ class Settings:
     """How long an org's key is used after a key service unwrapped it, before the service is asked again."""
     list_limit: int = 60
     """How many tools a caller is listed at most; with more it gets three that find, describe and call them."""
+    reference_seconds: float = 10.0
+    """How long it may take to read one secret that stays elsewhere."""
+    op_token_file: Path | None = None
+    kv_address: str = ""
+    kv_token_file: Path | None = None
+    kv_ca_file: Path | None = None
 
     @property
     def database(self) -> Path:
@@ -41,23 +47,9 @@ class Settings:
 
 def read_settings() -> Settings:
     """Read the environment. Raises SettingsProblem."""
-    hold = os.environ.get("KEYLEASH_HOLD_SECONDS", "45")
-    hold_seconds = _number(hold)
-    if not 0 <= hold_seconds <= 50:
-        raise SettingsProblem(
-            f"KEYLEASH_HOLD_SECONDS is {hold!r}: give seconds from 0 to 50. Many clients give up on a call at 60."
-        )
-    keep = os.environ.get("KEYLEASH_KEY_SECONDS", "300")
-    key_seconds = _number(keep)
-    if not 1 <= key_seconds <= 3600:
-        raise SettingsProblem(f"KEYLEASH_KEY_SECONDS is {keep!r}: give seconds from 1 to 3600.")
-    most = os.environ.get("KEYLEASH_LIST_LIMIT", "60")
-    list_limit = _number(most)
-    if not (0 <= list_limit <= 10_000 and list_limit.is_integer()):
-        raise SettingsProblem(
-            f"KEYLEASH_LIST_LIMIT is {most!r}: give a whole number of tools from 0 to 10000. Callers with more get "
-            "tools that find them instead of the list."
-        )
+    hold_seconds = _seconds("KEYLEASH_HOLD_SECONDS", 45, 0, 50)
+    reference_seconds = _seconds("KEYLEASH_REFERENCE_SECONDS", 10, 1, 30)
+    key_seconds = _seconds("KEYLEASH_KEY_SECONDS", 300, 1, 3600)
     level = os.environ.get("KEYLEASH_LOG", "WARNING").upper()
     if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise SettingsProblem(f"KEYLEASH_LOG is {level!r}: give debug, info, warning or error.")
@@ -68,16 +60,42 @@ def read_settings() -> Settings:
         allowed_hosts=tuple(host.strip() for host in hosts.split(",") if host.strip()),
         log_level=level,
         key_seconds=key_seconds,
-        list_limit=int(list_limit),
+        list_limit=_list_limit(),
+        reference_seconds=reference_seconds,
+        op_token_file=_path("KEYLEASH_OP_TOKEN_FILE"),
+        kv_address=os.environ.get("KEYLEASH_KV_ADDR", ""),
+        kv_token_file=_path("KEYLEASH_KV_TOKEN_FILE"),
+        kv_ca_file=_path("KEYLEASH_KV_CA_FILE"),
     )
 
 
-def _number(text: str) -> float:
-    """A number, or -1 for what is none."""
+def _list_limit() -> int:
+    given = os.environ.get("KEYLEASH_LIST_LIMIT", "60")
+    if not given.isdecimal() or len(given) > 5 or int(given) > 10_000:
+        raise SettingsProblem(
+            f"KEYLEASH_LIST_LIMIT is {given!r}: give a whole number of tools from 0 to 10000. Who has more is listed "
+            "three that find them."
+        )
+    return int(given)
+
+
+def _seconds(name: str, default: float, least: float, most: float) -> float:
+    """Many clients give up on a call at 60 seconds, so nothing that a call waits for may take much of that."""
+    given = os.environ.get(name, str(default))
     try:
-        return float(text)
+        seconds = float(given)
     except ValueError:
-        return -1
+        seconds = -1
+    if not least <= seconds <= most:
+        raise SettingsProblem(
+            f"{name} is {given!r}: give seconds from {least:g} to {most:g}. Many clients give up on a call at 60."
+        )
+    return seconds
+
+
+def _path(name: str) -> Path | None:
+    given = os.environ.get(name)
+    return Path(given).expanduser().absolute() if given else None
 
 
 def home() -> Path:

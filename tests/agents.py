@@ -1,5 +1,6 @@
 """Agents and the people beside them: at a real client, or straight at the path of a call."""
 
+from collections import ChainMap
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -10,6 +11,7 @@ import mcp_types as t
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
+from connectors.catalogue import Catalogue
 from connectors.loading import load
 from server.app import open_installation, protocol_server, running
 from server.approval import Approval, Decision, State
@@ -85,9 +87,8 @@ def with_connector(place: Place, identifier: str, text: str) -> Place:
     folder.mkdir(exist_ok=True, mode=0o700)
     file = folder / f"{identifier}.yaml"
     file.write_text(text, encoding="utf-8")
-    catalogue = replace(
-        installation.catalogue, connectors={**installation.catalogue.connectors, identifier: load(file)}
-    )
+    others = installation.catalogue.connectors
+    catalogue = Catalogue(ChainMap({identifier: load(file)}, others))
     workspaces = Workspaces(installation.database, catalogue)
     place.installation = replace(installation, catalogue=catalogue, workspaces=workspaces)
     return place
@@ -98,7 +99,7 @@ def reopened(place: Place) -> Place:
     settings = place.installation.settings
     place.installation.close()
     place.installation = open_installation(settings)
-    assert place.installation.catalogue.problems == ()
+    assert place.installation.catalogue.problems_in(settings.connectors) == ()
     return place
 
 

@@ -17,7 +17,7 @@ from server.database import Database, migrate
 from server.identity import Actor, Caller, Member, create_agent, create_member, create_org
 from server.rules import add
 from server.settings import Settings
-from vault import Vault, root_key_spec
+from vault import Secret, Vault, root_key_spec
 
 SECRET = "rk_test_canary_8Jq2vXw0Zr5TnYb7LdKe"
 
@@ -57,8 +57,9 @@ class Place:
         return self.installation.directory.member(self.org, name)
 
     def connect(
-        self, base_url: str, *, connector: str = "stripe", name: str | None = None, secret: str = SECRET
+        self, base_url: str, *, connector: str = "stripe", name: str | None = None, secret: str | Secret = SECRET
     ) -> Connection:
+        """A secret as it is, or what `vault.to_reference` makes."""
         planned = plan(
             self.installation.catalogue,
             [],
@@ -74,7 +75,9 @@ class Place:
                 self.installation.vault,
                 self.org,
                 planned,
-                fields={"secret": secret},
+                fields=secret
+                if isinstance(secret, Secret)
+                else {field.name: secret if field.secret else "user" for field in planned.kind.fields},
                 account="acct_test",
                 verified=False,
                 by=self.owner.name,

@@ -8,6 +8,7 @@ import click
 import pytest
 import typer.main
 
+from connectors.catalogue import Catalogue, shipped_folder
 from connectors.definition import Effect
 from connectors.loading import parse
 from server.cli import stdio_arguments
@@ -15,7 +16,8 @@ from server.cli.commands import app
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+BLOCKS: list[tuple[str, str]] = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+YAML = [body for language, body in BLOCKS if language == "yaml"]
 
 
 def test_the_two_commands_stand_there_as_people_and_the_judge_read_them() -> None:
@@ -25,10 +27,19 @@ def test_the_two_commands_stand_there_as_people_and_the_judge_read_them() -> Non
 
 
 def test_the_connector_in_the_readme_is_a_whole_one() -> None:
-    (text,) = [body for language, body in BLOCKS if language == "yaml"]
+    text = YAML[0]
     connector = parse(text, "status.yaml")
     assert connector.tools["post_update"].effect is Effect.SEND
     assert connector.tools["post_update"].grant == ("incident",)
+
+
+def test_the_graphql_in_the_readme_is_the_rest_of_a_connector() -> None:
+    head, _, _ = YAML[0].partition("verify:")
+    tool = parse(head + YAML[1], "status.yaml").tools["post_update"]
+    assert tool.effect is Effect.SEND
+    assert tool.operation is not None
+    assert tool.operation.kind == "mutation"
+    assert len(YAML) == 2
 
 
 def commands() -> list[str]:
@@ -54,6 +65,12 @@ def test_every_command_of_the_readme_is_taken(line: str) -> None:
 
 def test_there_are_commands_to_check() -> None:
     assert len(commands()) > 10
+
+
+def test_every_connector_that_comes_with_it_is_named() -> None:
+    titles = {connector.title for connector in Catalogue.load(shipped_folder()).connectors.values()}
+    section = README.partition("## What can be connected")[2].partition("\n## ")[0]
+    assert {title for title in titles if title not in section} == set()
 
 
 def test_nothing_waits_to_be_filled_in() -> None:

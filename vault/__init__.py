@@ -1,19 +1,37 @@
 """Credentials at rest, under a key that this room does not keep.
 
-Knows no server, no connector and no network: it works on a connection handed in, and hands out a `Secret`.
+Knows no server and no connector: it works on a connection handed in, and hands out a `Secret`. Over the network it
+speaks only to what the operator named: the key service that keeps the root key, and where secrets stay (`references`).
 """
 
-from vault.errors import CannotOpen, RootKeyProblem, Sealed, VaultError, WrongRootKey
+from vault.errors import (
+    CannotOpen,
+    CannotResolve,
+    KeysUnavailable,
+    Mend,
+    RootKeyProblem,
+    Sealed,
+    VaultError,
+    WrongRootKey,
+)
 from vault.generations import Rows
 from vault.keys import PROVIDERS, LocalRootKey, RootKey, RootKeyRef, root_key_spec
+from vault.references import REFERENCE_FIELD, REFERENCES, STORED, Resolver, show_reference, source_of, to_reference
 from vault.seal import seal, unseal
 from vault.secret import Secret
 from vault.store import Vault, VaultStatus
 
 __all__ = [
     "PROVIDERS",
+    "REFERENCES",
+    "REFERENCE_FIELD",
+    "STORED",
     "CannotOpen",
+    "CannotResolve",
+    "KeysUnavailable",
     "LocalRootKey",
+    "Mend",
+    "Resolver",
     "RootKey",
     "RootKeyProblem",
     "RootKeyRef",
@@ -26,5 +44,8 @@ __all__ = [
     "WrongRootKey",
     "root_key_spec",
     "seal",
+    "show_reference",
+    "source_of",
+    "to_reference",
     "unseal",
 ]

@@ -6,9 +6,11 @@ import os
 import shutil
 import stat
 import subprocess
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 from vault.errors import RootKeyProblem
 from vault.root import LocalRootKey, new_root_text, root_from_text
@@ -87,12 +89,19 @@ class FileRef:
         return True
 
     def _read(self) -> str:
-        # O_NONBLOCK: a pipe in the key's place must not hold up the start.
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            refuse_readable_by_others(self.path, os.fstat(descriptor), uid=os.geteuid())
+        with open_private(self.path, holds="the root key") as file:
             refuse_in_work_tree(self.path)
             return file.read(MAX_FILE_BYTES).decode("ascii", "replace")
+
+
+@contextmanager
+def open_private(path: Path, *, holds: str) -> Generator[BinaryIO]:
+    """The file, to be read; refused unless only we can read it. OSError where it cannot be opened, or is a link."""
+    # O_NONBLOCK: a pipe in the file's place must not hold us up.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        refuse_readable_by_others(path, os.fstat(descriptor), uid=os.geteuid(), holds=holds)
+        yield file
 
 
 def refuse_without_modes(system: str) -> None:
@@ -101,10 +110,10 @@ def refuse_without_modes(system: str) -> None:
         raise RootKeyProblem("File modes protect nothing on this system. Use `--root keychain`.")
 
 
-def refuse_readable_by_others(path: Path, status: os.stat_result, *, uid: int) -> None:
-    """Only a regular file that belongs to us (`uid`) and has no bit set for group or others is a key file."""
+def refuse_readable_by_others(path: Path, status: os.stat_result, *, uid: int, holds: str = "the root key") -> None:
+    """Only a regular file that belongs to us (`uid`) and has no bit set for group or others may hold a secret."""
     if not stat.S_ISREG(status.st_mode):
-        raise RootKeyProblem(f"{path} is not a regular file. Name the root key's own file.")
+        raise RootKeyProblem(f"{path} is not a regular file. Name the file itself that holds {holds}.")
     if status.st_uid != uid:
         raise RootKeyProblem(
             f"{path} belongs to user {status.st_uid}, and Keyleash runs as user {uid}. Run it as the owner, or: "
@@ -112,7 +121,7 @@ def refuse_readable_by_others(path: Path, status: os.stat_result, *, uid: int) -
         )
     if status.st_mode & 0o077:
         raise RootKeyProblem(
-            f"{path} has mode {stat.S_IMODE(status.st_mode):04o}: others may have read the root key. If you know that "
+            f"{path} has mode {stat.S_IMODE(status.st_mode):04o}: others may have read {holds}. If you know that "
             f"nobody did: chmod 600 {path}"
         )
 

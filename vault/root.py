@@ -13,7 +13,7 @@ PREFIX = "keyleash-root-key:v1:"
 
 
 class RootKey(Protocol):
-    """A root key in use. It may stay in a KMS for good, so only wrapping is asked of it."""
+    """A root key in use. It may stay in a KMS for good, so only wrapping is asked of it. Threads may share one."""
 
     @property
     def provider(self) -> str: ...
@@ -23,13 +23,23 @@ class RootKey(Protocol):
 
     @property
     def remote(self) -> bool:
-        """Whether wrapping asks a service: never inside a transaction then, and what was unwrapped is not kept long."""
+        """Whether `wrap` and `unwrap` ask a service over the network, and so may take seconds or fail for now.
+
+        Do not call those of a remote key inside a database transaction or on an event loop. Bound how long you keep
+        what one unwrapped: until that time is up, a permission that was taken away at the service does not act here.
+        """
         ...
 
-    def wrap(self, key: bytes, *, context: Sequence[str]) -> bytes: ...
+    def wrap(self, key: bytes, *, context: Sequence[str]) -> bytes:
+        """A blob that this root key alone unwraps, for this context alone. A remote one raises as `unwrap` does."""
+        ...
 
     def unwrap(self, blob: bytes, *, context: Sequence[str]) -> bytes:
-        """Raises CannotOpen for what this key did not wrap, or wrapped for another context."""
+        """Raises CannotOpen for what this key did not wrap, or wrapped for another context.
+
+        A remote one also raises KeysUnavailable while its service does not answer or refuses, and RootKeyProblem
+        where the service says that there is no such key, or none that may be used.
+        """
         ...
 
 
@@ -39,14 +49,12 @@ class LocalRootKey(Opaque):
 
     __slots__ = ("_key", "location", "provider")
 
+    remote = False
+
     def __init__(self, raw: bytes, *, provider: str = "memory", location: str = "this process") -> None:
         self._key = Key(raw)
         self.provider = provider
         self.location = location
-
-    @property
-    def remote(self) -> bool:
-        return False
 
     def wrap(self, key: bytes, *, context: Sequence[str]) -> bytes:
         return self._key.seal(key, context=context)

@@ -48,7 +48,7 @@ def seal(key: bytes, plaintext: bytes, *, context: Sequence[str]) -> bytes:
     salt = secrets.token_bytes(SALT_BYTES)
     cipher_key, nonce, commitment = _expand(key, salt)
     head = VERSION + salt + commitment
-    return head + AESGCM(cipher_key).encrypt(nonce, plaintext, head + _encode(context))
+    return head + AESGCM(cipher_key).encrypt(nonce, plaintext, head + encode_context(context))
 
 
 def unseal(key: bytes, blob: bytes, *, context: Sequence[str]) -> bytes:
@@ -72,7 +72,7 @@ def opener(key: bytes, blob: bytes, *, context: Sequence[str]) -> Callable[[], b
 def derive(key: bytes, *, context: Sequence[str]) -> bytes:
     """32 bytes for another use, one value per key and context, from which neither the key nor another can be told."""
     _require_key(key)
-    return HKDF(SHA256(), KEY_BYTES, salt=None, info=DERIVE_INFO + _encode(context)).derive(key)
+    return HKDF(SHA256(), KEY_BYTES, salt=None, info=DERIVE_INFO + encode_context(context)).derive(key)
 
 
 @final
@@ -111,7 +111,7 @@ def _decryption(key: bytes, blob: bytes, context: Sequence[str]) -> Callable[[],
     cipher_key, nonce, commitment = _expand(key, head[1 : 1 + SALT_BYTES])
     if not hmac.compare_digest(commitment, head[1 + SALT_BYTES :]):
         return None
-    decrypt, bound = AESGCM(cipher_key).decrypt, head + _encode(context)
+    decrypt, bound = AESGCM(cipher_key).decrypt, head + encode_context(context)
     return lambda: decrypt(nonce, ciphertext, bound)
 
 
@@ -136,8 +136,14 @@ def _require_key(key: bytes) -> None:
         raise ValueError("A key must be exactly 32 bytes and not all zero.")
 
 
-def _encode(context: Sequence[str]) -> bytes:
+def require_context(context: Sequence[str]) -> None:
+    """Refuses an empty context, and a bare string, which is a sequence of its letters (ValueError)."""
     if isinstance(context, str) or not context:
         raise ValueError("A context must be a sequence of at least one part; a bare string is none.")
+
+
+def encode_context(context: Sequence[str]) -> bytes:
+    """The bytes that stand for a context, and for no other: each part's length, then the part, as written above."""
+    require_context(context)
     parts = (part.encode("utf-8", "surrogatepass") for part in context)
     return b"".join(len(part).to_bytes(4, "big") + part for part in parts)

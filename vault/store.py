@@ -329,6 +329,31 @@ class Vault(Opaque):
         """Ask the key service; may take seconds, so never in a transaction. Raises KeysUnavailable, CannotOpen."""
         self.keyring.fetch(wanted)
 
+    def remove_before(self, db: Rows, *, org: str, connection: str, version: int) -> None:
+        """Delete the versions of the connection's credential that are earlier than this one. Works sealed too."""
+        for table in ("vault_field", "vault_credential"):
+            db.execute(
+                f"DELETE FROM {table} WHERE org = ? AND connection = ? AND version < ?", (org, connection, version)
+            )
+
+    def reencrypt(self, db: Rows, *, org: str, connection: str, version: int, origin: str, scheme: str) -> None:
+        """Seal the same fields anew, in place: a new data key, under the org's newest key. CannotOpen as `open`."""
+        key_version, org_key = self.keyring.newest(db, org)
+        slot = _new_slot(org, connection, version, origin, scheme)
+        with self.open(db, org=org, connection=connection, version=version, origin=origin, scheme=scheme) as secret:
+            wrapped, sealed = _seal_fields(org_key, slot, secret)
+        place = (org, connection, version)
+        db.execute(
+            "UPDATE vault_credential SET key_id = ?, key_version = ?, data_key = ? "
+            "WHERE org = ? AND connection = ? AND version = ?",
+            (slot.key_id, key_version, wrapped, *place),
+        )
+        for name, field in sealed.items():
+            db.execute(
+                "UPDATE vault_field SET sealed = ? WHERE org = ? AND connection = ? AND version = ? AND field = ?",
+                (field, *place, name),
+            )
+
 
 _ROOTS = """
 SELECT r.id, r.provider, r.location, r.created_at, r.check_blob IS NOT NULL, r.retired_at,

@@ -29,6 +29,7 @@ from server.approval.record import (
     State,
     approval_of,
     move,
+    one,
     same_target,
     still_enough,
     sweep,
@@ -123,6 +124,8 @@ class Approvals(Register):
 
     def finish(self, rows: Rows, approval: Approval, state: State, outcome: Mapping[str, Any]) -> None:
         """Write what came of an executing approval, in the same transaction as the outcome's entry."""
+        if one(rows, approval.org, approval.id) is None:
+            return  # its org was removed meanwhile, with the key that would seal this
         sealed = self._vault.seal_text(rows, approval.org, "approval-outcome", approval.id, json.dumps(outcome))
         rows.execute(
             "UPDATE approval SET state = ?, sealed_outcome = ?, changed_at = ? "
@@ -327,6 +330,8 @@ class Approvals(Register):
 
         def change(rows: Rows) -> None:
             now = now_ms()
+            if one(rows, record.org, record.id) is None:
+                return  # its org was removed meanwhile
             if decision is None:
                 marked = rows.execute(
                     "UPDATE approval SET declined_at = ?, changed_at = ? "

@@ -10,7 +10,8 @@ from connectors.definition import Call, canonical
 from server.approval.record import COLUMNS, LOST_MS, Approval, State, approval_of
 from server.clock import now_ms
 from server.database import Database, Rows
-from vault import Vault
+from server.errors import Refused
+from vault import Vault, VaultError
 
 
 class Register:
@@ -70,7 +71,12 @@ class Register:
         return self.keyed(org, "call-hash", canonical([call.name, call.canonical]))
 
     def keyed(self, org: str, purpose: str, text: str) -> str:
-        key = self._database.query(lambda rows: self._vault.derive(rows, org, purpose))
+        try:
+            key = self._database.query(lambda rows: self._vault.derive(rows, org, purpose))
+        except VaultError:
+            if self._database.read("SELECT 1 FROM org WHERE id = ?", (org,)):
+                raise
+            raise Refused("the organisation was removed just now") from None
         return hmac.new(key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
     def details_in(self, rows: Rows, record: Approval) -> dict[str, Any]:

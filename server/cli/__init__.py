@@ -13,7 +13,9 @@ def main() -> None:
 
         sys.exit(serve_over_stdio(**served))
     from server.cli.commands import run
+    from server.hygiene import keep_memory_private
 
+    keep_memory_private()
     run()
 
 

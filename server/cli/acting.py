@@ -88,12 +88,17 @@ class Desk:
 def at_desk(org: str | None, as_member: str | None, act: str) -> Generator[Desk]:
     """Open the installation for a person who may `act`. Raises one of the PROBLEMS."""
     with opened() as installation:
-        found = installation.directory.org(org)
-        if as_member is not None:
-            require_operator(installation, "acting for another member (`--as`)")
-        desk = Desk(installation, found, installation.directory.actor(found.id, as_member=as_member))
-        desk.require(act)
-        yield desk
+        yield seated(installation, org, as_member, act)
+
+
+def seated(installation: "Installation", org: str | None, as_member: str | None, act: str) -> Desk:
+    """A person who may `act` for an org of an installation that is open. Raises IdentityProblem."""
+    found = installation.directory.org(org)
+    if as_member is not None:
+        require_operator(installation, "acting for another member (`--as`)")
+    desk = Desk(installation, found, installation.directory.actor(found.id, as_member=as_member))
+    desk.require(act)
+    return desk
 
 
 @contextmanager
@@ -120,6 +125,13 @@ def require_operator(installation: "Installation", what: str) -> None:
             f"Only the operator may do this: {what}. Keyleash knows them by the root key, and: "
             f"{installation.vault.sealed}"
         )
+
+
+def operators_name() -> str:
+    """The operator as the record names them: by the system user, because they need not be a member of any org."""
+    from server.identity import system_user
+
+    return f"the operator (system user {system_user()})"
 
 
 def require_open(installation: "Installation") -> None:

@@ -1,17 +1,21 @@
 """`keyleash audit …`: read, export and verify the record. Each of these is an entry of it too."""
 
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server.cli.acting import AsJson, AsMember, Desk, OrgName, at_desk
+from server.cli.acting import AsJson, AsMember, OrgName, opened, operators_name, require_operator, seated
 from server.cli.moments import moment
 from server.cli.output import progress, say, show_json, show_table, show_text, warn
 
 if TYPE_CHECKING:
     from server.audit import Event, Filters, Head, Report
+    from server.database import Database
 
 app = typer.Typer(no_args_is_help=True, help="The record of everything that was asked, decided and done.")
 
@@ -25,6 +29,39 @@ MemberName = Annotated[str | None, typer.Option("--member")]
 ConnectionName = Annotated[str | None, typer.Option("--connection")]
 ToolName = Annotated[str | None, typer.Option("--tool", help="The tool's name on the wire: CONNECTION_TOOL.")]
 Outcome = Annotated[str | None, typer.Option("--outcome", help="succeeded, failed, unknown, refused, denied or held.")]
+
+
+@dataclass(frozen=True)
+class _Log:
+    """An org's log (`org` is its id), and who reads it."""
+
+    database: "Database"
+    org: str
+    by: str
+    known_by: str
+
+    def record(self, event: "Event", **fields: Any) -> None:
+        """Reading is on record before anything is read."""
+        from server.audit import append
+
+        self.database.write_now(
+            lambda rows: append(rows, self.org, event, by=self.by, known_by=self.known_by, **fields)
+        )
+
+
+@contextmanager
+def _log_of(org: str | None, as_member: str | None) -> Generator[_Log]:
+    """The log of an org for whoever may read it; of a removed one, which has no members, for the operator."""
+    with opened() as installation:
+        removed = None if org is None else installation.directory.removed_org(org)
+        if removed is None:
+            desk = seated(installation, org, as_member, "read the audit log")
+            yield _Log(installation.database, desk.org.id, desk.by, desk.actor.known_by)
+            return
+        if as_member is not None:
+            raise typer.BadParameter(f"{removed.name} was removed and has no members: leave out --as.")
+        require_operator(installation, "reading the log of an org that was removed")
+        yield _Log(installation.database, removed.id, operators_name(), "operator")
 
 
 @app.command("list")
@@ -46,10 +83,10 @@ def list_entries(
     from server.audit import Event, select
 
     filters = _filters(since, until, event, agent, member, connection, tool, outcome)
-    with at_desk(org, as_member, "read the audit log") as desk:
+    with _log_of(org, as_member) as log:
         filters["limit"] = limit
-        _record(desk, Event.AUDIT_LISTED, selection=dict(filters))
-        found = list(select(desk.installation.database, desk.org.id, newest_first=True, **filters))
+        log.record(Event.AUDIT_LISTED, selection=dict(filters))
+        found = list(select(log.database, log.org, newest_first=True, **filters))
     found.reverse()
     if json:
         show_json([{**entry.body, "previous": entry.previous, "hash": entry.hash} for entry in found])
@@ -87,16 +124,15 @@ def export(
     if json and output == "-":
         raise typer.BadParameter("--json and --output - would both write to standard output.")
     filters = _filters(since, until, event, agent, member, connection, tool, outcome)
-    with at_desk(org, as_member, "read the audit log") as desk:
-        _record(desk, Event.AUDIT_EXPORTED, format=format, selection=dict(filters))
-        database = desk.installation.database
+    with _log_of(org, as_member) as log:
+        log.record(Event.AUDIT_EXPORTED, format=format, selection=dict(filters))
         if output == "-":
-            for line in export_lines(database, desk.org.id, format=format, **filters):
+            for line in export_lines(log.database, log.org, format=format, **filters):
                 sys.stdout.write(line)
             return
-        last = head(database, desk.org.id)
+        last = head(log.database, log.org)
         with progress("Exporting", last.seq if last else None) as done:
-            written = export_file(database, desk.org.id, Path(output), format=format, progress=done, **filters)
+            written = export_file(log.database, log.org, Path(output), format=format, progress=done, **filters)
     if json:
         end = written.head._asdict() if written.head else None
         show_json({"file": str(written.path), "format": format, "entries": written.entries, "head": end})
@@ -160,18 +196,16 @@ def _verified_database(known: "list[Head]", org: str | None, as_member: str | No
     from server.audit import AuditError, Event, head, verify_database
     from server.database import DatabaseProblem
 
-    with at_desk(org, as_member, "read the audit log") as desk:
-        database = desk.installation.database
+    with _log_of(org, as_member) as log:
         last = None
         try:
-            last = head(database, desk.org.id)
+            last = head(log.database, log.org)
         except AuditError as problem:
             warn(str(problem))
         with progress("Verifying", last.seq if last else None) as done:
-            report = verify_database(database, desk.org.id, known=known, progress=done)
+            report = verify_database(log.database, log.org, known=known, progress=done)
         try:
-            _record(
-                desk,
+            log.record(
                 Event.AUDIT_VERIFIED,
                 outcome=report.status.value,
                 entries=report.entries,
@@ -240,15 +274,6 @@ def _filters(
     found: Filters = {}
     found.update({name: value for name, value in given.items() if value is not None})  # pyright: ignore[reportCallIssue, reportArgumentType] - the names are those of Filters
     return found
-
-
-def _record(desk: Desk, event: "Event", **fields: Any) -> None:
-    """Reading is on record before anything is read."""
-    from server.audit import append
-
-    desk.installation.database.write_now(
-        lambda rows: append(rows, desk.org.id, event, by=desk.by, known_by=desk.actor.known_by, **fields)
-    )
 
 
 def _row(seq: int, event: str, body: dict[str, Any]) -> tuple[object, ...]:

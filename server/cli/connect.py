@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from connectors.catalogue import Catalogue
     from connectors.definition import Connector, Tool
     from server.connections import Connection, Plan
+    from vault import Secret
 
 connection_app = typer.Typer(no_args_is_help=True, help="The org's connected accounts.")
 connector_app = typer.Typer(no_args_is_help=True, help="What can be connected.")
@@ -44,8 +45,16 @@ FromReference = Annotated[
     typer.Option(
         "--secret-from",
         metavar="REF",
-        help="env:NAME, file:PATH or cmd:COMMAND (run without a shell). It is read once, now, and its value is copied "
-        "into the vault: a later change there is not seen.",
+        help="Where the secret is and stays: env:NAME, file:PATH, cmd:COMMAND (run without a shell), "
+        "op://VAULT/ITEM/FIELD or vault://MOUNT/PATH#FIELD. It is read there for every call, by the server; only the "
+        "sealed reference is stored. The operator's.",
+    ),
+]
+Copy = Annotated[
+    bool,
+    typer.Option(
+        "--copy",
+        help="With --secret-from: read it there once, now, and store what was read. A later change there is not seen.",
     ),
 ]
 Extra = Annotated[list[str] | None, typer.Argument(hidden=True)]
@@ -63,14 +72,20 @@ def connect(
     no_verify: NoVerify = False,
     secret_stdin: FromStdin = False,
     secret_from: FromReference = None,
+    copy: Copy = False,
     org: OrgName = None,
     as_member: AsMember = None,
     json: AsJson = False,
 ) -> None:
-    """Connect an account: its secret is asked for without being shown, tried, and sealed in the vault."""
+    """Connect an account: its secret is asked for without being shown, tried, and sealed in the vault.
+
+    With --secret-from it stays where it is, and is tried and read there.
+    """
+    from server.cli.credential import require_one_way
     from server.connections import connections_of, plan, store
 
     _refuse_extra(extra)
+    require_one_way(stdin=secret_stdin, reference=secret_from, copy=copy)
     with at_desk(org, as_member, "connect accounts") as desk:
         _require_able(desk, allow_private, secret_from)
         planned = plan(
@@ -82,8 +97,14 @@ def connect(
             base_url=base_url,
             private=allow_private or (),
         )
-        planned, fields, account = _obtain(
-            desk, planned, stdin=secret_stdin, reference=secret_from, fixed=kind is not None, verify=not no_verify
+        planned, sealed, account = _obtain(
+            desk,
+            planned,
+            stdin=secret_stdin,
+            reference=secret_from,
+            copy=copy,
+            fixed=kind is not None,
+            verify=not no_verify,
         )
         made = desk.installation.database.write_now(
             lambda rows: store(
@@ -91,18 +112,19 @@ def connect(
                 desk.installation.vault,
                 desk.org.id,
                 planned,
-                fields=fields,
+                fields=sealed,
                 account=account,
                 verified=not no_verify,
                 by=desk.by,
             )
         )
+        stays = _where_it_stays(made, sealed, copied=copy)
         if json:
             show_json(_as_json(made))
             return
         known = f" ({account})" if account else ""
         tried = "" if not no_verify else " The credential was not tried."
-        show_text(f"Connected {planned.connector.title} as {made.name}{known}.{tried}")
+        show_text(f"Connected {planned.connector.title} as {made.name}{known}.{tried}{stays}")
 
 
 @connection_app.command("list")
@@ -116,9 +138,18 @@ def list_connections(org: OrgName = None, as_member: AsMember = None, json: AsJs
             show_json([_as_json(connection) for connection in found])
             return
         show_table(
-            ("NAME", "CONNECTOR", "ACCOUNT", "ADDRESS", "PRIVATE", "KEY", "VERIFIED"),
+            ("NAME", "CONNECTOR", "ACCOUNT", "ADDRESS", "PRIVATE", "KEY", "SECRET IN", "VERIFIED"),
             (
-                (c.name, c.connector, c.account, c.base_url, ", ".join(c.private), c.ownership, _moment(c.verified_at))
+                (
+                    c.name,
+                    c.connector,
+                    c.account,
+                    c.base_url,
+                    ", ".join(c.private),
+                    c.ownership,
+                    c.source,
+                    _moment(c.verified_at),
+                )
                 for c in found
             ),
             empty="Nothing is connected yet. `keyleash connect CONNECTOR` connects an account.",
@@ -129,15 +160,34 @@ def list_connections(org: OrgName = None, as_member: AsMember = None, json: AsJs
 def show_connection(
     name: Annotated[str, typer.Argument()], org: OrgName = None, as_member: AsMember = None, json: AsJson = False
 ) -> None:
-    """Show one connection. Its secret cannot be shown to anybody."""
+    """Show one connection. Its secret cannot be shown to anybody; where it stays is shown to admins."""
     from server.connections import connection_named
 
     with at_desk(org, as_member, "look around") as desk:
         found = connection_named(desk.installation.database, desk.org.id, name)
+        shown = {**_as_json(found), "reference": _reference(desk, found)}
         if json:
-            show_json(_as_json(found))
+            show_json(shown)
         else:
-            show_fields(_as_json(found))
+            show_fields(shown)
+
+
+def _reference(desk: Desk, connection: "Connection") -> str | None:
+    """Where the connection's secret stays, for those who may change that; of a command, its program only."""
+    from server.connections import open_credential
+    from server.credential import is_reference
+    from vault import STORED, VaultError, show_reference
+
+    if connection.source == STORED or not desk.may("connect accounts"):
+        return None
+    try:
+        with desk.installation.database.snapshot(
+            lambda rows: open_credential(rows, desk.installation.vault, connection)
+        ) as sealed:
+            return show_reference(sealed) if is_reference(connection, sealed) else None
+    except VaultError as problem:
+        warn(f"what is sealed for {connection.name} cannot be shown: {problem}")
+        return None
 
 
 @connection_app.command("test")
@@ -145,23 +195,12 @@ def test_connection(
     name: Annotated[str, typer.Argument()], org: OrgName = None, as_member: AsMember = None, json: AsJson = False
 ) -> None:
     """Try a connection's credential with the connector's harmless verify call."""
-    from connectors.errors import ConnectorError
-    from server.connections import connection_named, open_credential, tested
+    from server.connections import connection_named, tested
 
     with at_desk(org, as_member, "connect accounts") as desk:
         require_open(desk.installation)
         connection = connection_named(desk.installation.database, desk.org.id, name)
-        connector = desk.installation.catalogue.connector(connection.connector)
-        secret = desk.installation.database.snapshot(
-            lambda rows: open_credential(rows, desk.installation.vault, connection)
-        )
-        account, problem = None, None
-        try:
-            account = _verify(connection, connector, secret)
-        except ConnectorError as error:
-            problem = str(error)
-        finally:
-            secret.wipe()
+        account, problem = _tried(desk, connection)
         desk.installation.database.write_now(
             lambda rows: tested(rows, connection, account=account, problem=problem, by=desk.by)
         )
@@ -174,6 +213,25 @@ def test_connection(
     raise typer.Exit(0 if problem is None else 1)
 
 
+def _tried(desk: Desk, connection: "Connection") -> tuple[str | None, str | None]:
+    """The account that the connection's credential opens, or else what is wrong with it. Raises CannotOpen."""
+    from connectors.errors import ConnectorError
+    from server.connections import credential_kind, open_credential
+    from server.credential import credential, resolver_of
+    from vault import CannotResolve
+
+    connector = desk.installation.catalogue.connector(connection.connector)
+    kind = credential_kind(connection, connector)
+    sealed = desk.installation.database.snapshot(
+        lambda rows: open_credential(rows, desk.installation.vault, connection)
+    )
+    try:
+        with sealed, credential(resolver_of(desk.installation.settings), connection, kind, sealed) as secret:
+            return _verify(connection, connector, secret), None
+    except (ConnectorError, CannotResolve) as error:
+        return None, str(error)
+
+
 @connection_app.command("rotate")
 def rotate_connection(
     name: Annotated[str, typer.Argument()],
@@ -184,6 +242,15 @@ def rotate_connection(
     no_verify: NoVerify = False,
     secret_stdin: FromStdin = False,
     secret_from: FromReference = None,
+    copy: Copy = False,
+    keep_secret: Annotated[
+        bool,
+        typer.Option(
+            "--keep-secret",
+            help="The same secret, encrypted anew under a new key: approvals and grants stay good. Goes with nothing "
+            "else.",
+        ),
+    ] = False,
     org: OrgName = None,
     as_member: AsMember = None,
     json: AsJson = False,
@@ -191,18 +258,32 @@ def rotate_connection(
     """Give a connection a new secret; tools, rules and clients stay as they are.
 
     A connection is pointed elsewhere here too, because that takes the secret again. With --base-url, only the
-    addresses that --allow-private names now are let in; without both, everything stays.
+    addresses that --allow-private names now are let in; without both, everything stays. The secret before is removed.
     """
+    from server.cli.credential import require_one_way
+    from server.cli.erasing import erased, whether_gone
     from server.connections import connection_named, replan, rotate
 
     _refuse_extra(extra)
+    require_one_way(stdin=secret_stdin, reference=secret_from, copy=copy)
+    if keep_secret:
+        if kind or base_url or allow_private or no_verify or secret_stdin or secret_from:
+            raise typer.BadParameter("--keep-secret changes nothing else: leave the other options out.")
+        _reencrypt(name, org, as_member, json=json)
+        return
     with at_desk(org, as_member, "connect accounts") as desk:
         _require_able(desk, allow_private, secret_from)
         connection = connection_named(desk.installation.database, desk.org.id, name)
         connector = desk.installation.catalogue.connector(connection.connector)
         planned = replan(connection, connector, kind=kind, base_url=base_url, private=allow_private)
-        planned, fields, account = _obtain(
-            desk, planned, stdin=secret_stdin, reference=secret_from, fixed=kind is not None, verify=not no_verify
+        planned, sealed, account = _obtain(
+            desk,
+            planned,
+            stdin=secret_stdin,
+            reference=secret_from,
+            copy=copy,
+            fixed=kind is not None,
+            verify=not no_verify,
         )
         made = desk.installation.database.write_now(
             lambda rows: rotate(
@@ -210,33 +291,67 @@ def rotate_connection(
                 desk.installation.vault,
                 connection,
                 planned,
-                fields=fields,
+                fields=sealed,
                 account=account,
                 verified=not no_verify,
                 by=desk.by,
             )
         )
+        stays = _where_it_stays(made, sealed, copied=copy)
+        gone = erased(desk.installation, made.org, made.id)
         if json:
-            show_json(_as_json(made))
+            show_json({**_as_json(made), "erased": gone})
             return
         show_text(
             f"{made.name} has a new secret (version {made.credential_version}). Approvals and grants that were given "
-            "for the one before can no longer be used."
+            f"for the one before can no longer be used.{stays}"
+        )
+        say(whether_gone("The secret before", gone=gone))
+
+
+def _reencrypt(name: str, org: str | None, as_member: str | None, *, json: bool) -> None:
+    from server.cli.erasing import erased, whether_gone
+    from server.connections import connection_named, reencrypt
+
+    with at_desk(org, as_member, "connect accounts") as desk:
+        require_open(desk.installation)
+        connection = connection_named(desk.installation.database, desk.org.id, name)
+        desk.installation.database.write_now(
+            lambda rows: reencrypt(rows, desk.installation.vault, connection, by=desk.by)
+        )
+        gone = erased(desk.installation, connection.org, connection.id)
+        if json:
+            show_json({**_as_json(connection), "erased": gone})
+            return
+        say(whether_gone("What was encrypted before", gone=gone))
+        show_text(
+            f"The secret of {name} is encrypted anew and is the same (version {connection.credential_version}). "
+            "Approvals and grants stay good."
         )
 
 
 @connection_app.command("remove")
 def remove_connection(
-    name: Annotated[str, typer.Argument()], yes: Yes = False, org: OrgName = None, as_member: AsMember = None
+    name: Annotated[str, typer.Argument()],
+    yes: Yes = False,
+    org: OrgName = None,
+    as_member: AsMember = None,
+    json: AsJson = False,
 ) -> None:
     """Remove a connection with its secret. Its approvals and grants end."""
+    from server.cli.erasing import erased, say_of_backups, whether_gone
     from server.connections import connection_named, remove
 
     with at_desk(org, as_member, "connect accounts") as desk:
         connection = connection_named(desk.installation.database, desk.org.id, name)
         require_yes(f"Remove {connection.name} ({connection.connector}) and its secret?", yes=yes)
         desk.installation.database.write_now(lambda rows: remove(rows, desk.installation.vault, connection, by=desk.by))
-        show_text(f"Removed {connection.name}.")
+        gone = erased(desk.installation, connection.org, connection.id)
+        if json:
+            show_json({"name": connection.name, "id": connection.id, "erased": gone})
+        else:
+            show_text(f"Removed {connection.name}. {whether_gone('Its secret', gone=gone)}")
+        say_of_backups(desk.installation)
 
 
 @connector_app.command("list")
@@ -263,7 +378,8 @@ def show_connector(connector: Annotated[str, typer.Argument()], json: AsJson = F
     if json:
         show_json(_connector_as_json(found))
         return
-    show_fields({"id": found.id, "title": found.title, "address": found.base_url, "file": found.file})
+    address = f"your own, for instance {found.example_url}" if found.example_url else found.base_url
+    show_fields({"id": found.id, "title": found.title, "address": address, "file": found.file})
     show_table(
         ("CREDENTIAL", "FIELDS", "HOW TO GET IT"),
         ((kind.id, ", ".join(field.name for field in kind.fields), kind.help) for kind in found.credentials),
@@ -317,45 +433,64 @@ def _require_able(desk: Desk, private: list[str] | None, reference: str | None) 
     if private:
         desk.require_operator("letting a connection reach addresses that are not public")
     if reference is not None:
-        desk.require_operator("reading a secret from this host")
+        desk.require_operator("reading a secret from where it stays (`--secret-from`)")
     require_open(desk.installation)
 
 
 def _obtain(
-    desk: Desk, planned: "Plan", *, stdin: bool, reference: str | None, fixed: bool, verify: bool
-) -> tuple["Plan", dict[str, str], str | None]:
-    """The credential, of the right form and (unless told otherwise) tried; and the account that it opens.
+    desk: Desk, planned: "Plan", *, stdin: bool, reference: str | None, copy: bool, fixed: bool, verify: bool
+) -> tuple["Plan", "Secret", str | None]:
+    """What to seal, of the right form and (unless told otherwise) tried; and the account that it opens.
 
-    Unless its kind is `fixed`, the plan comes back with the kind that it looks like. Raises ConnectionProblem;
-    nothing has been stored then.
+    Unless its kind is `fixed`, the plan comes back with the kind that it looks like. Raises ConnectionProblem or
+    CannotResolve; nothing has been stored then.
     """
     from dataclasses import replace
 
-    from connectors.auth import recognise
-    from connectors.errors import ConnectorError
-    from server.cli.credential import read_fields
-    from server.connections import ConnectionProblem, Given, check_fields
+    from server.cli.credential import take
+    from server.credential import check_fields, recognised, resolver_of
 
-    fields = read_fields(planned.kind, stdin=stdin, reference=reference, home=desk.installation.settings.home)
+    given = take(
+        planned.kind, stdin=stdin, reference=reference, copy=copy, resolver=resolver_of(desk.installation.settings)
+    )
     if not fixed:
         others = [kind for kind in planned.connector.credentials if kind != planned.kind]
-        planned = replace(planned, kind=recognise([planned.kind, *others], fields) or planned.kind)
-    for warning in check_fields(planned.kind, fields):
+        planned = replace(planned, kind=recognised([planned.kind, *others], given.fields) or planned.kind)
+    for warning in check_fields(planned.kind, given.fields):
         warn(warning)
-    if not verify:
-        return planned, fields, None
+    return planned, given.sealed, _account(planned, given.fields) if verify else None
+
+
+def _account(planned: "Plan", fields: "Secret") -> str | None:
+    """The account that the credential opens, having tried it. Raises ConnectionProblem."""
+    from connectors.errors import ConnectorError
+    from server.connections import ConnectionProblem
+
     say(f"Trying it with {planned.connector.title} at {planned.base_url} …")
     try:
-        return planned, fields, _verify(planned, planned.connector, Given(fields))
+        return _verify(planned, planned.connector, fields)
     except ConnectorError as error:
-        if "not public" in str(error):
-            raise ConnectionProblem(
-                f"{str(error).rstrip('.')}. If it is yours to open, name it: `--allow-private 127.0.0.1/32`, say. "
-                "Nothing was stored."
-            ) from None
-        raise ConnectionProblem(
-            f"{str(error).rstrip('.')}. Nothing was stored. `--no-verify` stores it untried."
-        ) from None
+        said = str(error).rstrip(".")
+    mend = "`--no-verify` stores it untried."
+    if "not public" in said:
+        mend = "If it is yours to open, name it: `--allow-private 127.0.0.1/32`, say."
+    raise ConnectionProblem(f"{said}. {mend} Nothing was stored.")
+
+
+def _where_it_stays(made: "Connection", sealed: "Secret", *, copied: bool) -> str:
+    """What a person is told of a secret that was not typed."""
+    from vault import STORED, show_reference
+
+    if copied:
+        return " The secret was read from there once, and is stored: a later change there is not seen."
+    if made.source == STORED:
+        return ""
+    if made.source == "env":
+        say("The server reads this variable in its own environment: set it where the server is started, too.")
+    return (
+        f" The secret stays where it is ({show_reference(sealed)}) and is read there for every call; only this "
+        "reference is stored, sealed."
+    )
 
 
 def _verify(planned: "Plan | Connection", connector: "Connector", secret: Any) -> str | None:
@@ -380,6 +515,7 @@ def _as_json(connection: "Connection") -> dict[str, Any]:
         "private": list(connection.private),
         "kind": connection.kind,
         "credential_version": connection.credential_version,
+        "source": connection.source,
         "verified_at": _moment(connection.verified_at),
         "created_by": connection.created_by,
         "created_at": _moment(connection.created_at),
@@ -390,7 +526,8 @@ def _connector_as_json(connector: "Connector") -> dict[str, Any]:
     return {
         "id": connector.id,
         "title": connector.title,
-        "base_url": connector.base_url,
+        "base_url": None if connector.example_url else connector.base_url,
+        "example_url": connector.example_url or None,
         "file": connector.file,
         "credentials": [
             {
@@ -407,6 +544,7 @@ def _connector_as_json(connector: "Connector") -> dict[str, Any]:
                 "title": tool.title,
                 "effect": tool.effect.value,
                 "call": f"{tool.method} {tool.path}",
+                **({"document": tool.operation.document} if tool.operation else {}),
                 "description": tool.description,
                 "input_schema": _unfrozen(tool.input_schema),
             }

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,13 @@ from server.cli.output import console_on, plain, show_json
 
 if TYPE_CHECKING:
     from connectors.catalogue import Offer
+    from connectors.definition import CredentialKind
     from server.app import Installation
     from server.connections import Connection
     from server.identity import Agent
     from server.policy import Rule
     from server.settings import Settings
+    from vault import Secret
 
 SOON = timedelta(days=90)
 PACKAGES = ("server", "connectors", "vault")
@@ -146,23 +149,19 @@ def keychain(patient: Patient) -> Iterator[Finding]:
     """Whether there is an OS keychain that could hold the root key."""
     from vault import RootKeyProblem, root_key_spec
 
-    provider = "file"
+    provider = ""
     if patient.installation is not None:
         provider = patient.installation.database.snapshot(patient.installation.vault.status).provider
+    elsewhere = f"the root key is in {provider}" if provider else "use `keyleash init --root file`"
     try:
         root_key_spec("keychain", patient.settings.home).load()
     except RootKeyProblem as problem:
-        found = "has no root key named" in str(problem)
         if provider == "keychain":
             yield Finding("keychain", "fail", str(problem))
-        elif found:
-            yield Finding("keychain", "ok", "There is an OS keychain; the root key is in a file instead.")
-        elif patient.installation is None:
-            yield Finding("keychain", "ok", "There is no OS keychain here: use `keyleash init --root file`.")
+        elif "has no root key named" in str(problem):
+            yield Finding("keychain", "ok", f"There is an OS keychain; {elsewhere}.")
         else:
-            yield Finding(
-                "keychain", "ok", "There is no OS keychain here, and none is needed: the root key is in a file."
-            )
+            yield Finding("keychain", "ok", f"There is no OS keychain here: {elsewhere}.")
     else:
         yield Finding("keychain", "ok", "The OS keychain answers.")
 
@@ -192,34 +191,111 @@ def _announced(title: str, date: str, what: str, see: str) -> Iterator[Finding]:
 
 
 def credentials(patient: Patient) -> Iterator[Finding]:
-    """Every stored secret opens for what it was sealed for. Nothing is sent."""
-    from server.connections import open_credential
-    from vault import VaultError
+    """Every secret opens for what it was sealed for, and every reference leads to one. Nothing is sent."""
+    from concurrent.futures import ThreadPoolExecutor
 
     installation = patient.installation
     if installation is None or installation.vault.sealed is not None:
         return
-    total = 0
+    total, elsewhere = 0, list[Elsewhere]()
     for org, connection in _connections(patient):
         total += 1
-        if connection.connector not in installation.catalogue.connectors:
-            yield Finding(
-                "connections",
-                "fail",
-                f"{org}: {connection.name} needs the connector {connection.connector}, which cannot be read.",
-            )
-        try:
-            installation.database.snapshot(
-                lambda rows, one=connection: open_credential(rows, installation.vault, one)
-            ).wipe()
-        except VaultError:
-            yield Finding(
-                "credentials",
-                "fail",
-                f"{org}: the secret of {connection.name} cannot be opened. "
-                f"Give it again: keyleash connection rotate {connection.name} --org {org}",
-            )
+        found = _opened(installation, org, connection)
+        if isinstance(found, Finding):
+            yield found
+        elif found is not None:
+            elsewhere.append(found)
+    with ThreadPoolExecutor(PLACES_AT_ONCE) as pool:  # one place may be slow
+        for findings in pool.map(partial(_resolved, patient.settings), elsewhere):
+            yield from findings
     yield Finding("credentials", "ok", f"{total} connections were looked at.")
+
+
+def erasures(patient: Patient) -> Iterator[Finding]:
+    """What was removed has left the files."""
+    from server.clock import iso
+    from server.erasure import pending
+
+    if patient.installation is None:
+        return
+    directory = patient.installation.directory
+    names = {org.id: org.name for org in (*directory.orgs(), *directory.removed_orgs())}
+    waiting = pending(patient.installation.database)
+    for one in waiting:
+        yield Finding(
+            "erasures",
+            "warn",
+            f"{names.get(one.org, one.org)}: the {one.what} {one.name} was removed at {iso(one.requested_at)}, and its "
+            "sealed bytes are still in the database's files: a process that reads an older state holds them there. "
+            "Every removal, every running server and `keyleash vault status` try again. If it stays, end whatever "
+            f"else has {patient.settings.database} open.",
+        )
+    if not waiting:
+        yield Finding("erasures", "ok", "Nothing that was removed is left in the database's files.")
+
+
+PLACES_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A credential that a reference stands for."""
+
+    org: str
+    connection: "Connection"
+    kind: "CredentialKind"
+    reference: "Secret"
+
+
+def _opened(installation: "Installation", org: str, connection: "Connection") -> Finding | Elsewhere | None:
+    """What is wrong with what is sealed for a connection; the reference, where it is one; None where all is well."""
+    from server.connections import credential_kind, open_credential
+    from server.credential import is_reference
+    from vault import VaultError
+
+    connector = installation.catalogue.connectors.get(connection.connector)
+    if connector is None:
+        needs = f"{org}: {connection.name} needs the connector {connection.connector}, which cannot be read."
+        return Finding("connections", "fail", needs)
+    again = f"Give it again: keyleash connection rotate {connection.name} --org {org}"
+    try:
+        kind = credential_kind(connection, connector)
+    except VaultError:
+        moved = (
+            f"{org}: the file {connector.file} now puts the secret of {connection.name} in another place of a request "
+            f"than the one it was given for, so it is not sent. Put the file back as it was. Or: {again}"
+        )
+        return Finding("credentials", "fail", moved)
+    try:
+        sealed = installation.database.snapshot(lambda rows: open_credential(rows, installation.vault, connection))
+        if is_reference(connection, sealed):
+            return Elsewhere(org, connection, kind, sealed)
+    except VaultError:
+        return Finding("credentials", "fail", f"{org}: the secret of {connection.name} cannot be opened. {again}")
+    sealed.wipe()
+    return None
+
+
+def _resolved(settings: "Settings", one: Elsewhere) -> list[Finding]:
+    """Whether a reference leads to a credential, in bounded time, and who else could read it on the way."""
+    from server.credential import resolved, resolver_of
+    from vault import CannotResolve
+
+    resolver = resolver_of(settings)
+    name = f"{one.org}: the secret of {one.connection.name} stays elsewhere ({one.connection.source})"
+    with one.reference:
+        found = [
+            Finding("credentials", "warn", f"{name}, and every user of this machine can read {file}: chmod o-r it.")
+            for file in resolver.open_to_all(one.reference)
+        ]
+        try:
+            resolved(resolver, one.kind, one.reference).wipe()
+        except CannotResolve as problem:
+            return [*found, Finding("credentials", "fail", f"{name} and cannot be had from there: {problem}")]
+    if one.connection.source == "env":
+        there = f"{name} and is set here; a server reads it in its own environment."
+        found.append(Finding("credentials", "ok", there))
+    return found
 
 
 def agents(patient: Patient) -> Iterator[Finding]:
@@ -262,6 +338,19 @@ def _reaches_anything(agent: "Agent", offer: "Offer", rules: Sequence["Rule"], p
     if not offer.tools:  # nothing is connected yet: a rule about it will do
         return any(rule.then is not Ruling.DENY and str(rule.who) in subject.marks() for rule in rules)
     return any(possible(subject, one.connection, one.tool.name, one.tool.effect, rules, preset) for one in offer.tools)
+
+
+def memory(_patient: Patient) -> Iterator[Finding]:
+    """Whether a crash, or another process of the same user, could show what this process holds."""
+    from server.hygiene import memory_is_private
+
+    missing = [what for what, held in memory_is_private().items() if not held]
+    if missing:
+        yield Finding(
+            "memory", "warn", f"This platform does not give: {', '.join(missing)}. Run it under its own user."
+        )
+    else:
+        yield Finding("memory", "ok", "Core dumps are off, and no other process of this user can read the memory.")
 
 
 def packages(patient: Patient) -> Iterator[Finding]:
@@ -335,7 +424,9 @@ CHECKS: tuple[Callable[[Patient], Iterator[Finding]], ...] = (
     keychain,
     connectors,
     credentials,
+    erasures,
     agents,
+    memory,
     packages,
     clients,
 )

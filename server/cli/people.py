@@ -4,11 +4,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server.cli.acting import AsJson, AsMember, Desk, OrgName, Yes, at_desk, opened, require_operator
+from server.cli.acting import AsJson, AsMember, Desk, OrgName, Yes, at_desk, opened, operators_name, require_operator
 from server.cli.output import say, show_fields, show_json, show_table, show_text
 from server.cli.terminal import require_yes
 
 if TYPE_CHECKING:
+    from server.app import Installation
     from server.identity import Agent, Member, Org
 
 org_app = typer.Typer(no_args_is_help=True, help="Orgs: each has its own members, accounts, rules and log.")
@@ -41,11 +42,19 @@ def create_org(
 
 
 @org_app.command("list")
-def list_orgs(json: AsJson = False) -> None:
+def list_orgs(
+    removed: Annotated[
+        bool, typer.Option("--removed", help="Those that were removed; only their logs are left.")
+    ] = False,
+    json: AsJson = False,
+) -> None:
     """List the orgs of this installation."""
     from server.clock import iso
 
     with opened() as installation:
+        if removed:
+            _show_removed(installation, as_json=json)
+            return
         found = installation.directory.orgs()
     if json:
         show_json([_org_as_json(org) for org in found])
@@ -53,7 +62,34 @@ def list_orgs(json: AsJson = False) -> None:
     show_table(
         ("NAME", "PRESET", "FROZEN", "CREATED"),
         ((org.name, org.preset, "frozen" if org.frozen_at else "", iso(org.created_at)) for org in found),
-        empty="There is no org yet. Run `keyleash init --org NAME`.",
+        empty="There is no org. `keyleash org create NAME` makes one.",
+    )
+
+
+def _show_removed(installation: "Installation", *, as_json: bool) -> None:
+    from server.erasure import pending
+
+    waiting = {one.org for one in pending(installation.database)}
+    found = [
+        {
+            "name": org.name,
+            "id": org.id,
+            "removed_at": _moment(org.removed_at),
+            "removed_by": org.removed_by,
+            "erased": org.id not in waiting,
+        }
+        for org in installation.directory.removed_orgs()
+    ]
+    if as_json:
+        show_json(found)
+        return
+    show_table(
+        ("NAME", "ID", "REMOVED", "BY", "KEY AND SECRETS"),
+        (
+            (org["name"], org["id"], org["removed_at"], org["removed_by"], "gone" if org["erased"] else "pending")
+            for org in found
+        ),
+        empty="No org was removed.",
     )
 
 
@@ -72,6 +108,32 @@ def show_org(
         show_json(shown)
     else:
         show_fields(shown)
+
+
+@org_app.command("remove")
+def remove_org(name: Name, yes: Yes = False, json: AsJson = False) -> None:
+    """Remove an org with everything it has. Its agents stop at once; its log stays. The operator's."""
+    from server.cli.erasing import erased, say_of_backups, whether_gone
+    from server.ending import belongings
+    from server.identity import remove_org
+
+    with opened() as installation:
+        require_operator(installation, "removing an org")
+        org = installation.directory.org(name)
+        has = installation.database.snapshot(lambda rows: belongings(rows, org.id))
+        counted = ", ".join(f"{count} {kind if count != 1 else kind[:-1]}" for kind, count in has.items() if count)
+        require_yes(f"Remove {org.name} for good, with {counted}? Only its log stays.", yes=yes)
+        installation.database.write_now(lambda rows: remove_org(rows, org, by=operators_name()))
+        gone = erased(installation, org.id, org.id)
+        last = not installation.directory.orgs()
+        if json:
+            show_json({"name": org.name, "id": org.id, "had": has, "erased": gone})
+        else:
+            show_text(f"Removed {org.name}. {whether_gone('What it had sealed, with its key,', gone=gone)}")
+            say(f"Its log stays, and verifies: keyleash audit verify --org {org.id}")
+        say_of_backups(installation)
+    if last:
+        say("There is no org left. `keyleash org create NAME` makes one.")
 
 
 def freeze(org: OrgName = None, as_member: AsMember = None) -> None:

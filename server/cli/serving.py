@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from server.hygiene import keep_memory_private
 from server.stdio import first_answer
 
 
@@ -20,6 +21,7 @@ def serve_over_stdio(*, agent: str | None, org: str | None) -> int:
     except PackageNotFoundError:
         release = "0"
     first_answer(release)
+    keep_memory_private()
     stdin, stdout = _private_streams()
     return _guarded(lambda: _stdio(agent, org, stdin, stdout))
 

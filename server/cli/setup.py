@@ -24,7 +24,11 @@ def init(
     org: Annotated[str | None, typer.Option("--org", metavar="NAME", help="The first org's name.")] = None,
     root: Annotated[
         str,
-        typer.Option("--root", metavar="PLACE", help="Where the root key lives: keychain, file or file:PATH."),
+        typer.Option(
+            "--root",
+            metavar="PLACE",
+            help="Where the root key lives: keychain, file, file:PATH, aws-kms:ARN or transit:URL#KEY.",
+        ),
     ] = "keychain",
     preset: Annotated[
         str, typer.Option("--preset", help="What is asked where no rule matches: solo, default or strict.")
@@ -48,8 +52,16 @@ def init(
         return
     show_text(f"Keyleash is set up for {name} in {settings.home}.")
     where = reference.describe()
-    say(f"The root key is in: {where['provider']}, {where['location']}. Keep a copy apart: without it nothing opens.")
+    say(
+        f"The root key is in: {where['provider']}, {where['location']}. Without it nothing opens: {_safekeeping(where)}"
+    )
     say("Next: keyleash connect stripe  (or: keyleash connector list), then: keyleash client add claude-code")
+
+
+def _safekeeping(where: dict[str, str]) -> str:
+    if where["provider"] in ("file", "keychain"):
+        return "`keyleash vault export-recovery FILE` makes a copy of it under a passphrase; keep that apart."
+    return "see to it that nobody deletes it at its service."
 
 
 def create_installation(settings: "Settings", reference: "RootKeyRef", *, org: str, preset: str) -> None:
@@ -219,14 +231,10 @@ def _forget_new_folders(reference: "RootKeyRef", undo: contextlib.ExitStack) -> 
 
 def _forget_root_key(reference: "RootKeyRef") -> None:
     """Take back a root key that this run created, and that nothing stays wrapped with."""
-    where = reference.describe()
-    if where["provider"] == "file":
-        Path(where["location"]).unlink(missing_ok=True)
-        return
-    with contextlib.suppress(Exception):  # a keychain that does not forget leaves an entry that opens nothing
-        import keyring
+    from vault import RootKeyProblem
 
-        keyring.delete_password("keyleash", where["location"])
+    with contextlib.suppress(RootKeyProblem):  # a place that does not forget keeps a key that opens nothing
+        reference.destroy()
 
 
 def _ask_org(user: str) -> str:

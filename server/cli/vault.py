@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server.cli.acting import AsJson, Yes, opened, require_operator
+from server.cli.acting import AsJson, Yes, opened, operators_name, require_operator
 from server.cli.output import progress, say, show_fields, show_json, show_table, show_text
 from server.cli.terminal import require_yes
 
@@ -23,7 +23,10 @@ def group() -> None:
 
 @app.command("status")
 def status(json: AsJson = False) -> None:
-    """Say whether the vault is open, which keys there are since when, and how much is under each. Needs no key."""
+    """Say whether the vault is open, which keys there are since when, and how much is under each. Needs no key.
+
+    What was removed and still stands in the files is tried again.
+    """
     with opened() as installation:
         shown = _status(installation)
     if json:
@@ -35,6 +38,7 @@ def status(json: AsJson = False) -> None:
             "root key": f"{shown['provider']}, {shown['location']}",
             "since": shown["since"],
             "rotation": shown["unfinished"],
+            "removed, and still in the files": [f"{one['org']}: {one['what']}" for one in shown["pending"]] or None,
         }
     )
     show_table(
@@ -114,7 +118,7 @@ def drop_root(
             f"Destroy the root key of generation {generation}? Backups that were made under it cannot be opened then.",
             yes=yes,
         )
-        provider, location = drop_root(installation.database, generation, by=_operator())
+        provider, location = drop_root(installation.database, generation, by=operators_name())
         destroyed = root_key_spec(f"{provider}:{location}", installation.settings.home).destroy()
     if json:
         show_json({"generation": generation, "provider": provider, "location": location, "destroyed": destroyed})
@@ -127,6 +131,7 @@ def drop_root(
 @app.command("rotate-org")
 def rotate_org(name: Annotated[str, typer.Argument(metavar="ORG")], yes: Yes = False, json: AsJson = False) -> None:
     """Give an org a new key, put all its credentials and sealed texts under it while calls go on, drop the old one."""
+    from server.cli.erasing import erased, whether_gone
     from server.rotation import rotate_org
 
     with opened() as installation:
@@ -134,23 +139,28 @@ def rotate_org(name: Annotated[str, typer.Argument(metavar="ORG")], yes: Yes = F
         org = installation.directory.org(name)
         require_yes(f"Give {org.name} a new key, and put everything that is sealed for it under that?", yes=yes)
         with progress("Sealing anew", None) as report:
-            done = rotate_org(installation.database, installation.vault, org.id, by=_operator(), progress=report)
+            done = rotate_org(installation.database, installation.vault, org.id, by=operators_name(), progress=report)
+        gone = erased(installation, org.id, f"key-{done.version - 1}")
     if json:
-        show_json({"org": org.name, **done._asdict()})
+        show_json({"org": org.name, **done._asdict(), "erased": gone})
         return
     again = " An earlier run had begun it." if done.resumed else ""
     show_text(
         f"{org.name} has a new key (version {done.version}): {done.credentials} credentials and {done.texts} texts "
         f"were put under it, {done.dropped} earlier keys were dropped.{again}"
     )
+    say(whether_gone("What was wrapped by the earlier key", gone=gone))
 
 
 def _moved_to(installation: "Installation", place: "RootKeyRef") -> "RootRotated":
+    from server.erasure import attempt
     from server.rotation import rotate_root
 
     total = sum(root.org_keys for root in installation.database.snapshot(installation.vault.status).roots)
     with progress("Moving the orgs' keys", total) as report:
-        return rotate_root(installation.database, installation.vault, place, by=_operator(), progress=report)
+        done = rotate_root(installation.database, installation.vault, place, by=operators_name(), progress=report)
+    attempt(installation.database)  # what is still held back, `vault status` shows and tries again
+    return done
 
 
 def _show_root(done: "RootRotated", *, json: bool) -> None:
@@ -168,13 +178,9 @@ def _show_root(done: "RootRotated", *, json: bool) -> None:
     )
 
 
-def _operator() -> str:
-    from server.identity import system_user
-
-    return f"operator (system user {system_user()})"
-
-
 def _status(installation: "Installation") -> dict[str, Any]:
+    from server.clock import iso
+    from server.erasure import attempt
     from server.rotation import unfinished_root
     from server.sealed import texts_under
 
@@ -183,7 +189,11 @@ def _status(installation: "Installation") -> dict[str, Any]:
         lambda rows: (installation.vault.status(rows), {(o, v): n for o, v, n in texts_under(rows)})
     )
     begun = unfinished_root(installation.database) if status.roots else None
-    return _as_json(status, names, texts, begun is not None)
+    waiting = [
+        {"org": names.get(one.org, one.org), "what": f"{one.what} {one.name}", "since": iso(one.requested_at)}
+        for one in attempt(installation.database)
+    ]
+    return {**_as_json(status, names, texts, begun is not None), "pending": waiting}
 
 
 def _as_json(

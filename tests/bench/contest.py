@@ -47,7 +47,7 @@ class Plan:
     seconds: float = 0.5
     warm_s: float = 0.15
     starts: int = 3
-    copies: int = 14
+    copies: int = 4
     key: str = KEY
 
 

@@ -18,7 +18,7 @@ from connectors.definition import Call
 from connectors.egress import Reply
 from connectors.errors import ConnectorError, CredentialRejected, RateLimited, UpstreamError
 from connectors.loading import load
-from connectors.scrub import REMOVED
+from connectors.scrub import REMOVED, Scrubber
 
 ROOT = Path(__file__).parents[2]
 CANARY = "sk_live_CANARY4f8a91"
@@ -30,7 +30,9 @@ base_url: https://shop.example/v1
 credentials:
   key: {label: key, help: Ask for one., scheme: bearer}
 verify: {call: GET /me, account: name}
-errors: {message: error.message, code: error.code, request_id: id, request_id_header: X-Request-Id, ok: ok}
+errors:
+  {message: error.message, code: error.code, request_id: id, request_id_header: X-Request-Id, ok: ok,
+  limited: [slow_down], rejected: [token_revoked]}
 tools:
   plain: {title: Plain, description: As it is., call: GET /plain, effect: read}
   shaped:
@@ -46,6 +48,24 @@ tools:
     effect: read
     output: {redact: [token]}
   file: {title: File, description: A text., call: GET /file, effect: read, output: {text: true}}
+  mail:
+    title: Mail
+    description: With texts in base64url.
+    call: GET /mail
+    effect: read
+    output: {base64url: [data], select: "{text: parts[].data, size: size}"}
+  linked:
+    title: Linked
+    description: With the next page in a header.
+    call: GET /linked
+    effect: read
+    output: {select: "{rows: rows}", next: cursor}
+  addressed:
+    title: Addressed
+    description: With the next page as an address.
+    call: GET /addressed
+    effect: read
+    output: {select: "{rows: rows}", next: page_token, next_url: meta.next}
 """
 
 
@@ -73,6 +93,28 @@ def text_is_the_object(result: Result) -> None:
     assert isinstance(result.structured, dict)
     assert json.loads(result.text) == result.structured
     assert len(result.text.encode()) <= MAX_TEXT
+
+
+@pytest.mark.parametrize("status", [200, 400, 409])
+@pytest.mark.parametrize(
+    ("code", "kind", "maybe_done"),
+    [("SLOW", RateLimited, False), ("BROKE", UpstreamError, True), ("ELSE", UpstreamError, False)],
+)
+def test_a_code_that_the_file_lists_says_more_than_the_status(
+    tmp_path: Path, status: int, code: str, kind: type[UpstreamError], *, maybe_done: bool
+) -> None:
+    listed = "limited: [slow_down], rejected: [token_revoked]}"
+    assert listed in SHOP
+    text = SHOP.replace(listed, "limited: [SLOW], rejected: [NOT_YOU], unclear: [BROKE]}")
+    (tmp_path / "shop.yaml").write_text(text)
+    connector = load(tmp_path / "shop.yaml")
+    call = Call("shop", connector, connector.tools["plain"], "shop_plain", {})
+    with pytest.raises(UpstreamError) as refused:
+        interpret(call, reply({"ok": False, "error": {"code": code, "message": "No."}}, status))
+    assert type(refused.value) is kind
+    assert refused.value.maybe_done is maybe_done
+    with pytest.raises(CredentialRejected):
+        interpret(call, reply({"ok": False, "error": {"code": "NOT_YOU", "message": "No."}}, status))
 
 
 @pytest.mark.parametrize(
@@ -214,6 +256,72 @@ def test_the_request_id_is_found_in_the_header_or_the_body(shop: dict[str, Call]
     )
 
 
+# --- texts in base64url, and the next page ---------------------------------------------------------------------------
+
+
+def test_texts_in_base64url_are_read(shop: dict[str, Call]) -> None:
+    def part(raw: bytes) -> dict[str, str]:
+        return {"data": base64.urlsafe_b64encode(raw).decode().rstrip("=")}
+
+    body = {"parts": [part("Grüße ✓?>".encode()), part(b""), {"data": "no base64!"}, part(b"\xff\xfe")], "size": 3}
+    shown = interpret(shop["mail"], reply(body)).structured
+    assert shown == {"text": ["Grüße ✓?>", "", "no base64!", "\ufffd\ufffd"], "size": 3}
+
+
+def test_a_secret_in_a_text_in_base64url_is_removed(shop: dict[str, Call]) -> None:
+    wrapped = CANARY
+    for _ in range(2):
+        wrapped = base64.urlsafe_b64encode(f"key: {wrapped}".encode()).decode()
+        result = interpret(shop["mail"], reply({"parts": [{"data": wrapped}]}))
+        assert CANARY not in result.text
+        assert not Scrubber((CANARY,)).finds(result.text)
+
+
+SENTRY = (
+    '<https://shop.example/v1/linked?cursor=0:0:1>; rel="previous"; results="{}"; cursor="0:0:1", '
+    '<https://shop.example/v1/linked?a=1&cursor=0%3A100%3A0>; rel="next"; results="{}"; cursor="0:100:0"'
+)
+
+
+@pytest.mark.parametrize(
+    ("link", "cursor"),
+    [
+        (SENTRY.format("false", "true"), "0:100:0"),
+        (SENTRY.format("true", "false"), None),
+        ("<https://shop.example/?cursor=c2>; rel=next", "c2"),
+        ('<https://shop.example/?cursor=c2>; title="a, b; rel=x"; rel="last next"', "c2"),
+        ('<https://shop.example/?cursor=c1>; rel="prev", <https://shop.example/?cursor=c2>; rel="next"', "c2"),
+        ('<https://shop.example/?page=2>; rel="next"', None),
+        ('<https://[broken/?cursor=c2>; rel="next"', None),
+        ("cursor=c2; rel=next", None),
+        (f"<https://shop.example/?cursor={'c' * 5000}>; rel=next", None),
+        (f"<https://shop.example/?cursor={CANARY}>; rel=next", REMOVED),
+        ("", None),
+    ],
+)
+def test_the_next_page_is_found_in_a_link_header(shop: dict[str, Call], link: str, cursor: str | None) -> None:
+    assert interpret(shop["linked"], reply({"rows": [1]}, link=link)).structured == {"rows": [1], "next_cursor": cursor}
+
+
+@pytest.mark.parametrize(
+    ("url", "cursor"),
+    [
+        ("/v1/addressed?PageSize=50&page_token=PA%2B1", "PA+1"),
+        ("https://shop.example/v1/addressed?page_token=t2", "t2"),
+        ("https://shop.example/v1/addressed", None),
+        (f"/v1/addressed?page_token={CANARY}", REMOVED),
+        ("https://[broken", None),
+        (None, None),
+        (7, None),
+    ],
+)
+def test_the_next_page_is_found_in_an_address_in_the_answer(
+    shop: dict[str, Call], url: Any, cursor: str | None
+) -> None:
+    shown = interpret(shop["addressed"], reply({"rows": [], "meta": {"next": url}})).structured
+    assert shown == {"rows": [], "next_cursor": cursor}
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
@@ -255,6 +363,21 @@ def test_a_bad_credential_is_not_taken_for_a_rate_limit(
         interpret(shop["plain"], reply({}, status, **headers))
 
 
+@pytest.mark.parametrize("status", [400, 403, 503])
+def test_a_code_that_asks_for_fewer_calls_is_no_bad_credential(shop: dict[str, Call], status: int) -> None:
+    """Google limits with a 403, and Linear with a 400."""
+    with pytest.raises(RateLimited, match="fewer calls"):
+        interpret(shop["plain"], reply({"error": {"message": "x", "code": "slow_down"}}, status))
+
+
+def test_a_code_that_refuses_the_credential_does_so_with_any_status(shop: dict[str, Call]) -> None:
+    """Gemini answers 400 to a wrong key."""
+    body = {"error": {"message": f"UPSTREAM {CANARY}", "code": "token_revoked"}}
+    with pytest.raises(CredentialRejected) as refused:
+        interpret(shop["plain"], reply(body, 400))
+    assert "UPSTREAM" not in str(refused.value)
+
+
 @pytest.mark.parametrize("status", [400, 404, 409, 422, 500, 503])
 def test_a_refusal_carries_what_the_upstream_says(shop: dict[str, Call], status: int) -> None:
     body = {"error": {"message": "No such charge: ch_1", "code": "missing"}, "id": "r9"}
@@ -268,6 +391,8 @@ def test_an_error_behind_a_good_status_is_an_error(shop: dict[str, Call]) -> Non
         interpret(shop["plain"], reply({"ok": False, "error": {"message": "channel_not_found"}}))
     with pytest.raises(CredentialRejected):
         interpret(shop["plain"], reply({"ok": False, "error": {"message": "x", "code": "token_revoked"}}))
+    with pytest.raises(RateLimited):
+        interpret(shop["plain"], reply({"ok": False, "error": {"message": "x", "code": "slow_down"}}))
     assert interpret(shop["plain"], reply({"ok": True})).ok
     assert interpret(shop["plain"], reply({"no": "field"})).ok
 
@@ -398,4 +523,11 @@ def test_every_shipped_tool_takes_any_answer(shipped: Catalogue) -> None:
         for tool in connector.tools.values():
             call = Call(connector.id, connector, tool, f"{connector.id}_{tool.name}", {})
             for body in (b"", b"{}", b"[]", b"[{}]", b"null", b'"x"', b"<x>", b'{"data": [{"id": 1}]}'):
-                text_is_the_object(interpret(call, reply(body)))
+                if tool.operation is None:
+                    text_is_the_object(interpret(call, reply(body)))
+                else:
+                    with pytest.raises(UpstreamError):
+                        interpret(call, reply(body))
+            for key in tool.operation.answers if tool.operation else ():
+                for value in ({}, [], [{}], "x", 3, {"nodes": [{}], "userErrors": []}, {"nodes": 3, "userErrors": 3}):
+                    text_is_the_object(interpret(call, reply({"data": {key: value}})))

@@ -118,6 +118,22 @@ def test_one_bad_file_hides_no_other(tmp_path: Path):
     assert "bad" in offer.problems[0]
 
 
+def test_a_file_is_read_when_it_is_first_asked_for_and_only_then(tmp_path: Path):
+    (tmp_path / "own").mkdir()
+    used, unused, own = tmp_path / "shop.yaml", tmp_path / "broken.yaml", tmp_path / "own" / "mine.yaml"
+    for file, text in ((used, TEXT), (unused, "id: [\n"), (own, "id: [\n")):
+        file.write_text(text)
+    catalogue = Catalogue.load(tmp_path, tmp_path / "own")
+    assert [Path(problem.file) for problem in catalogue.problems_in(tmp_path / "own")] == [own]
+    for file in (used, unused, own):
+        file.write_text(TEXT.replace("id: shop", f"id: {file.stem}"))
+    assert catalogue.offer({"a": "shop"}).problems == ()
+    used.write_text("id: [\n")
+    assert catalogue.connectors["shop"].id == "shop"
+    assert set(catalogue.connectors) == {"shop", "broken"}
+    assert [Path(problem.file) for problem in catalogue.problems] == [own]
+
+
 def test_a_later_file_cannot_take_a_connectors_place(tmp_path: Path):
     for folder, host in (("first", "api.shop.example"), ("second", "evil.example")):
         (tmp_path / folder).mkdir()

@@ -160,6 +160,8 @@ BROKEN = [
     ("name: X-Key", "name: X-Key\n    fields: {}", 13, "Fields is empty"),
     ("X-Version:", 'x-version: "1"\n  X-Version:', 7, "there twice"),
     ("ok: ok}", "request_id_header: 'a b'}", 14, "header's name"),
+    ("ok: ok}", "ok: ok, limited: [SLOW]}", 14, "no `code:` that finds one"),
+    ("ok: ok}", "ok: ok, code: code, unclear: SLOW}", 14, "must be a list"),
     ("scheme: header", "scheme: bearer", 12, "always stands in Authorization"),
     ("scheme: header\n", "scheme: query\n    prefix: Token\n", 12, "takes no prefix"),
     ("name: X-Key", "name: X-Key\n    pattern: a\n    fields: {secret: {label: Key}}", 13, "belongs to each"),
@@ -167,6 +169,38 @@ BROKEN = [
     ("name: X-Key", "name: X-Key\n    fields: {secret: {label: Key, secret: false}}", 13, "No field is secret"),
     ("ask: Cancel {order}", 'ask: "Cancel {order}\\nand more"', 31, "more than one line"),
     ("scheme: header\n    name: X-Key", "scheme: query\n    name: tags", 25, "carries the credential"),
+    ("ok: ok}", "ok: ok, limited: [slow]}", 14, "no `code:`"),
+    ("ok: ok}", "ok: ok, rejected: [expired]}", 14, "no `code:`"),
+    ("note: {in: body,", 'note: {in: body, as: "[note]",', 36, "names no place in a JSON body"),
+    ("note: {in: body,", 'note: {in: body, as: "notes[]",', 36, "names no place in a JSON body"),
+    ("note: {in: body,", 'note: {in: body, as: "0[note]",', 36, "names no place in a JSON body"),
+    ("    plain: [order]", "    fixed: {boddy: {a: 1}}\n    plain: [order]", 33, "Did you mean 'body'"),
+    ("    plain: [order]", "    fixed: {body: {note: 1}}\n    plain: [order]", 33, "Two values would stand at note"),
+    (
+        "    plain: [order]",
+        '    fixed: {body: {"note[a]": 1}}\n    plain: [order]',
+        33,
+        "Two values would stand at note[a]",
+    ),
+    (
+        "    plain: [order]",
+        '    fixed: {body: {"a[0]": 1, "a[b]": 2}}\n    plain: [order]',
+        33,
+        "disagree on what is a list",
+    ),
+    (
+        "    plain: [order]",
+        "    fixed: {query: {a: [1]}}\n    plain: [order]",
+        33,
+        "text, a whole number, true or false",
+    ),
+    ("    plain: [order]", "    encode: {raw: mail}\n    plain: [order]", 33, "No argument stands at raw"),
+    ("    plain: [order]", '    encode: {"note[0]": mail}\n    plain: [order]', 33, "cannot write into a list"),
+    ("    plain: [order]", "    encode: {note: mail}\n    plain: [order]", 33, "takes no value of its own"),
+    ("    plain: [order]", "    encode: {note: male}\n    plain: [order]", 33, "Did you mean 'mail'"),
+    ("    arguments:\n      since", "    fixed: {body: {a: 1}}\n    arguments:\n      since", 23, "A GET has no body"),
+    ("    arguments:\n      since", "    fixed: {query: {tags: a}}\n    arguments:\n      since", 23, "set elsewhere"),
+    ("redact: [token]", "next_url: paging.next", 37, "Nobody knows which part"),
 ]
 
 
@@ -245,6 +279,10 @@ def test_a_tools_hash_changes_with_whatever_decides_what_is_sent_or_shown():
         ("For good.", "Forever."),
         ("effect: destroy", "effect: grant"),
         ("redact: [token]", "redact: [tokens]"),
+        ("redact: [token]", "redact: [token], base64url: [data]"),
+        ("redact: [token]", "redact: [token], next: cursor"),
+        ("plain: [order]", "plain: [order]\n    fixed: {query: {all: true}}"),
+        ("plain: [order]", "plain: [order]\n    fixed: {body: {reason: other}}"),
         ("order: {type: string}", "order: {type: string, maxLength: 9}"),
         ("verify:", "body: form\nverify:"),
         ("verify:", "idempotency: {header: Idempotency-Key, methods: [POST]}\nverify:"),
@@ -252,6 +290,36 @@ def test_a_tools_hash_changes_with_whatever_decides_what_is_sent_or_shown():
     hashes = {hash_of("title: Shop", "title: Shop"), *(hash_of(*change) for change in changes)}
     assert len(hashes) == len(changes) + 1
     assert hash_of("title: List orders", "title: Orders") == hash_of("title: Shop", "title: Shop")
+
+
+def test_an_encoder_writes_into_json_only():
+    text = GOOD.replace("note: {in: body,", 'note: {in: body, as: "raw[text]",').replace(
+        "    plain: [order]", "    encode: {raw: mail}"
+    )
+    assert parse(text).tools["cancel_order"].encode == ((("raw",), "mail"),)
+    with pytest.raises(DefinitionError, match=r"yaml:34: An encoder writes into a JSON body"):
+        parse(text.replace("verify:", "body: form\nverify:"))
+
+
+@pytest.mark.parametrize(
+    ("base_url", "example"),
+    [
+        ("https://acme.shop.example.invalid/v1", "https://acme.shop.example/v1"),
+        ("https://acme.shop.example.invalid", "https://acme.shop.example"),
+        ("https://api.shop.example/v1", ""),
+        ("https://api.invalid.example/v1", ""),
+        ("https://api.invalidated/v1", ""),
+        ("https://api.shop.example/v.invalid", ""),
+    ],
+)
+def test_a_host_in_invalid_is_an_example_of_an_address(base_url: str, example: str):
+    assert parse(GOOD.replace("https://api.shop.example/v1", base_url)).example_url == example
+
+
+@pytest.mark.parametrize(("prefix", "sent"), [("Bot", "Bot "), ("Token token=", "Token token=")])
+def test_a_prefix_that_ends_in_an_equals_sign_stands_directly_before_the_secret(prefix: str, sent: str):
+    text = GOOD.replace("scheme: header\n    name: X-Key", f"scheme: bearer\n    prefix: {prefix}")
+    assert parse(text).credentials[0].prefix == sent
 
 
 def test_a_selector_finds_nothing_in_an_answer_it_does_not_fit():

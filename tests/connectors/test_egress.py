@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from connectors.bounded import Limits, deeper_than
+from connectors.definition import Call
 from connectors.egress import Egress, Reply, retry_after
 from connectors.errors import (
     ConnectorError,
@@ -29,7 +30,8 @@ from connectors.errors import (
     Unsendable,
     UpstreamError,
 )
-from connectors.request import Prepared
+from connectors.loading import parse
+from connectors.request import Prepared, prepare
 
 pytestmark = pytest.mark.anyio
 
@@ -694,6 +696,34 @@ async def test_a_read_is_tried_three_times_at_most(script: Script) -> None:
         with contextlib.suppress(Unreachable):
             await get(egress, server.origin)
     assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("script", [hangs_up, BUSY])
+@pytest.mark.parametrize(("tool", "times"), [("list_orders", 3), ("cancel_order", 1)])
+async def test_a_graphql_query_is_a_read_and_a_mutation_a_write(script: Script, tool: str, times: int) -> None:
+    """Both go by POST, and only the document tells them apart."""
+    shop = parse(GRAPHQL)
+    call = Call("shop", shop, shop.tools[tool], f"shop_{tool}", {})
+    async with upstream(script) as server, Egress() as egress:
+        request = prepare(call, base_url=server.origin, idempotency_key="k1")
+        with contextlib.suppress(Unreachable):
+            await egress.send(request, attach=bearer, private=LOOPBACK)
+    assert len(server.requests) == times
+    assert all(sent.startswith(b"POST /graphql ") for sent in server.requests)
+
+
+GRAPHQL = """\
+id: shop
+title: Shop
+kind: graphql
+base_url: https://shop.example
+endpoint: /graphql
+credentials: {key: {label: Key, help: There., scheme: bearer}}
+verify: {document: "query V { me { id } }"}
+tools:
+  list_orders: {title: List, description: All., document: "query L { orders { id } }"}
+  cancel_order: {title: Stop, description: One., document: "mutation C { orderCancel { id } }", ask: Stop}
+"""
 
 
 async def test_a_write_with_an_idempotency_key_is_tried_again_with_the_same_bytes() -> None:

@@ -1,6 +1,11 @@
 """A request holds declared arguments only, and never leaves its base URL, whatever the arguments are."""
 
+import base64
+import json
 import re
+from email import message_from_bytes
+from email.message import EmailMessage
+from email.policy import SMTP
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -63,6 +68,24 @@ tools:
       title: {type: string}
       lines: {type: array, items: {type: object}}
       meta: {type: object}
+  file_ticket:
+    title: File
+    description: File one.
+    call: POST /tickets
+    ask: File {subject}
+    fixed: {query: {notify: true, fields: "id,name"}, body: {"ticket[kind]": bug, "ticket[who][0][role]": owner}}
+    arguments:
+      subject: {as: "ticket[subject]", type: string}
+      owner: {as: "ticket[who][0][email]", type: string}
+      tags: {as: "ticket[tags]", type: array, items: {type: string}}
+      size: {in: query, as: "page[size]", type: integer}
+      draft: {type: boolean}
+  touch:
+    title: Touch
+    description: Touch one.
+    call: POST /users/@me/touch
+    fixed: {body: {touched: true}}
+    ask: Touch
   close:
     title: Close
     description: Close one.
@@ -71,7 +94,24 @@ tools:
     arguments:
       order: {type: string}
 """
-SHOP = parse(TEXT)
+SHOP = parse(
+    TEXT
+    + """\
+  send_mail:
+    title: Send
+    description: Send one.
+    call: POST /mail
+    ask: Send {to}
+    encode: {"message[raw]": mail}
+    arguments:
+      to: {as: "message[raw][to]", type: array, items: {type: string}}
+      cc: {as: "message[raw][cc]", type: array, items: {type: string}}
+      subject: {as: "message[raw][subject]", type: string}
+      text: {as: "message[raw][text]", type: string}
+      in_reply_to: {as: "message[raw][in_reply_to]", type: string}
+      thread: {as: "message[thread]", type: string}
+"""
+)
 FORM = parse(
     TEXT.replace("headers: {X-Version", "body: form\nheaders: {X-Version").replace(
         ", Content-Type: application/json; charset=utf-8", ""
@@ -121,6 +161,114 @@ def test_a_form_body_nests_in_brackets_and_escapes_every_key():
     assert prepared.body == b"title=a%26b%3Dc&lines%5B0%5D%5Bn%5D=1&lines%5B1%5D%5Bn%5D=&meta%5Bx%5D%26y%3D1%5D=true"
     assert parse_qsl(prepared.body.decode(), keep_blank_values=True)[-1] == ("meta[x]&y=1]", "true")
     assert ("Content-Type", "application/x-www-form-urlencoded") in prepared.headers
+
+
+def test_brackets_nest_in_a_json_body_and_fixed_values_are_always_sent():
+    prepared = make("file_ticket", {"subject": "x", "owner": "a@b.example", "tags": ["t"], "size": 5, "draft": False})
+    assert prepared.body is not None
+    assert json.loads(prepared.body) == {
+        "ticket": {"kind": "bug", "who": [{"role": "owner", "email": "a@b.example"}], "subject": "x", "tags": ["t"]},
+        "draft": False,
+    }
+    assert urlsplit(prepared.url).query == "notify=true&fields=id%2Cname&page%5Bsize%5D=5"
+    bare = make("file_ticket", {})
+    assert bare.body == b'{"ticket":{"kind":"bug","who":[{"role":"owner"}]}}'
+    assert make("touch", {}).body == b'{"touched":true}'
+
+
+def test_one_call_leaves_nothing_in_what_the_next_one_sends():
+    first = make("file_ticket", {"owner": "a@b.example"})
+    make("file_ticket", {"owner": "c@d.example", "tags": ["t"]})
+    assert make("file_ticket", {"owner": "a@b.example"}).body == first.body
+
+
+def test_in_a_form_brackets_are_a_part_of_the_name():
+    form = make("file_ticket", {"subject": "a b"}, connector=FORM)
+    assert form.body == b"ticket%5Bkind%5D=bug&ticket%5Bwho%5D%5B0%5D%5Brole%5D=owner&ticket%5Bsubject%5D=a%20b"
+
+
+def test_a_path_may_hold_an_at_sign():
+    assert make("touch", {}).url == f"{URL}/users/@me/touch"
+
+
+# --- mail
+
+
+def mail_in(prepared: Prepared) -> EmailMessage:
+    assert prepared.body is not None
+    raw = base64.urlsafe_b64decode(json.loads(prepared.body)["message"]["raw"])
+    return message_from_bytes(raw, policy=SMTP)
+
+
+def lines(text: str) -> list[str]:
+    """Lines of a mail, whatever ends them, without the ends of the last."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n").split("\n")
+
+
+def test_arguments_are_written_as_a_mail():
+    prepared = make(
+        "send_mail",
+        {
+            "to": ["ann@a.example", "Böb Ünal <bob@b.example>"],
+            "cc": ["c@c.example"],
+            "subject": "Grüße",
+            "text": "Hällo,\n\nwie geht's?\n.\nFrom here on\n" + "x" * 2000,
+            "in_reply_to": "<1@a.example>",
+            "thread": "t1",
+        },
+    )
+    mail = mail_in(prepared)
+    assert mail["To"] == "ann@a.example, Böb Ünal <bob@b.example>"
+    assert (mail["Cc"], mail["Subject"], mail["In-Reply-To"]) == ("c@c.example", "Grüße", "<1@a.example>")
+    assert lines(mail.get_content()) == ["Hällo,", "", "wie geht's?", ".", "From here on", "x" * 2000]
+    assert set(mail.keys()) == {
+        *("To", "Cc", "Subject", "In-Reply-To", "Content-Type", "Content-Transfer-Encoding", "MIME-Version"),
+    }
+    assert json.loads(prepared.body or b"")["message"]["thread"] == "t1"
+
+
+def test_a_mail_without_any_argument_is_an_empty_one():
+    assert mail_in(make("send_mail", {})).get("To") is None
+    assert lines(mail_in(make("send_mail", {"thread": "t"})).get_content()) == [""]
+
+
+def test_equal_arguments_make_the_same_mail():
+    arguments = {"to": ["a@a.example"], "subject": "s", "text": "t"}
+    assert make("send_mail", arguments).body == make("send_mail", arguments).body
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("", "ann", "ann@", "@a.example", "ann@example", "a@a.example, b@b.example", "a@a.example;b@b.example"),
+        *("a@a.example\r\nBcc: b@b.example", "Ann\n <a@a.example>", "<a@a.example> <b@b.example>", "a b@a.example"),
+        *("b@b.example <a@a.example>", '"b@b.example" <a@a.example>', "Ann <a@a.example", "a@a.example (b@b.example)"),
+        *("group: b@b.example;", "a@[127.0.0.1]", "ä@a.example", "a@a..example", "=?utf-8?q?b=40b=2Eexample?= <a@a>"),
+    ],
+)
+def test_an_address_that_could_be_read_as_another_is_refused(address: str):
+    for field in ("to", "cc"):
+        with pytest.raises(Unsendable, match=r"address|control"):
+            make("send_mail", {"to": ["z@z.example"], field: [address], "text": "t"})
+
+
+@pytest.mark.parametrize("field", ["subject", "in_reply_to"])
+@pytest.mark.parametrize("value", ["a\r\nBcc: b@b.example", "a\nb", "a\rb", "a\x00b", "a\u2028b", "a\x85b"])
+def test_no_line_of_a_mail_adds_a_header(field: str, value: str):
+    with pytest.raises(Unsendable, match=f"{field} may not hold line breaks"):
+        make("send_mail", {"to": ["a@a.example"], field: value, "text": "t"})
+
+
+@given(text=st.text(max_size=200), subject=st.text(st.characters(exclude_categories=["C", "Z"]), max_size=200))
+def test_whatever_is_written_the_mail_has_the_headers_and_the_text_that_were_given(text: str, subject: str):
+    try:
+        mail = mail_in(make("send_mail", {"to": ["a@a.example"], "subject": subject, "text": text}))
+    except Unsendable:
+        return
+    assert mail.get_all("To") == ["a@a.example"]
+    assert mail.get("Bcc") is None
+    assert str(mail["Subject"] or "") == subject
+    assert lines(mail.get_content()) == lines(text)
 
 
 def test_a_call_without_body_arguments_has_neither_body_nor_content_type():

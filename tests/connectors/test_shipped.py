@@ -5,20 +5,26 @@ To accept a change: KEYLEASH_UPDATE_SNAPSHOTS=1 pytest tests/connectors/test_shi
 
 import json
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jmespath
 import jsonschema_rs
 import pytest
 
 from connectors.auth import SCHEMES
 from connectors.catalogue import MAX_WIRE_NAME, Catalogue, Offered, shipped_folder
-from connectors.definition import HOLE, Connector, Effect, Tool
-from connectors.effects import derive
+from connectors.definition import HOLE, Connector, Effect, Selector, Tool
+from connectors.effects import derive, derive_operation
 from connectors.errors import InvalidArguments
 from connectors.fileformat import json_schema
+from connectors.graphql import read_document
 from connectors.request import prepare, prepare_verify
-from connectors.source import read_file
+from connectors.source import Spot, read_file
+from tests.real.shape import Missing
+from tests.samples import sample_arguments
 
 CATALOGUE = Catalogue.load(shipped_folder())
 OFFER = CATALOGUE.offer({name: name for name in CATALOGUE.connectors})
@@ -28,39 +34,6 @@ every_connector = pytest.mark.parametrize(
     "connector", CATALOGUE.connectors.values(), ids=lambda connector: connector.id
 )
 every_tool = pytest.mark.parametrize("offered", OFFER.tools, ids=lambda offered: offered.name)
-
-# Texts of which one fits any pattern that a shipped tool has.
-TEXTS = ["text", "usd", "1700000000.000100", "0" * 40, "U0AAAAA"]
-
-
-def sample(schema: dict[str, Any]) -> Any:
-    """A value that fits this schema, with every property there is."""
-    if "const" in schema:
-        return schema["const"]
-    if "enum" in schema:
-        return schema["enum"][0]
-    if "anyOf" in schema:
-        return sample(schema["anyOf"][0])
-    match schema["type"]:
-        case "string":
-            fits = jsonschema_rs.Draft202012Validator(schema).is_valid
-            return next(text for text in TEXTS if fits(text))
-        case "integer":
-            return schema.get("minimum", 0) + 1
-        case "number":
-            return 0.5
-        case "boolean":
-            return True
-        case "array":
-            return [sample(schema["items"])]
-        case "object":
-            return {name: sample(part) for name, part in schema.get("properties", {}).items()} or {"key": "text"}
-        case other:
-            raise AssertionError(other)
-
-
-def sample_arguments(tool: Tool) -> dict[str, Any]:
-    return {name: sample(part) for name, part in tool.input_schema["properties"].items()}
 
 
 def references(schema: Any) -> list[str]:
@@ -73,7 +46,30 @@ def references(schema: Any) -> list[str]:
 def test_what_is_shipped_loads_without_a_problem():
     assert [str(problem) for problem in CATALOGUE.problems] == []
     assert OFFER.problems == ()
-    assert set(CATALOGUE.connectors) == {"stripe", "github", "slack", "openai", "anthropic", "notion"}
+    assert set(CATALOGUE.connectors) == {
+        "airtable",
+        "anthropic",
+        "cloudflare",
+        "discord",
+        "github",
+        "gmail",
+        "google_calendar",
+        "google_drive",
+        "google_gemini",
+        "hubspot",
+        "jira",
+        "linear",
+        "notion",
+        "openai",
+        "pagerduty",
+        "sendgrid",
+        "sentry",
+        "shopify",
+        "slack",
+        "stripe",
+        "twilio",
+        "zendesk",
+    }
 
 
 # --- every connector
@@ -158,6 +154,9 @@ def test_a_shipped_tool_says_what_it_does_and_what_a_person_agrees_to(offered: O
     assert 3 <= len(tool.title) <= 60
     assert len(offered.name) <= MAX_WIRE_NAME
     derived = derive(tool.method, tool.path, tool.name)
+    if tool.operation:
+        document = read_document(Spot("", 1, tool.operation.document))
+        derived = derive_operation(tool.operation.kind, document.fields, tool.operation.name, tool.name)
     assert tool.effect.strictness >= derived.strictness or tool.because
     if tool.effect is not Effect.READ:
         filled = tool.summary(sample_arguments(tool))
@@ -180,6 +179,35 @@ def test_a_shipped_tools_answer_is_shaped_without_failing_on_an_empty_one(offere
         for answer in ({}, [], None, "text"):
             select.search(answer)
         assert isinstance(select.search({} if not select.text.startswith("[]") else []), dict | list)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a GraphQL document asks for, as the shape of its answer; lists look like what is in them."""
+
+    keys: Mapping[str, Any]
+
+    def field(self, name: str) -> "Asked | None":
+        return Asked(self.keys[name]) if name in self.keys else None
+
+    def item(self) -> "Asked":
+        return self
+
+
+@pytest.mark.parametrize(
+    ("tool", "select"),
+    [
+        *((offered.tool, offered.tool.output_select) for offered in OFFER.tools if offered.tool.operation),
+        *((connector.verify, connector.account) for connector in CATALOGUE.connectors.values()),
+    ],
+    ids=lambda part: getattr(part, "name", "") if isinstance(part, Tool) else "",
+)
+def test_what_is_selected_of_a_graphql_answer_was_asked_for(tool: Tool, select: Selector | None) -> None:
+    if tool.operation is None or select is None:
+        return
+    missing = Missing()
+    missing.walk(jmespath.compile(select.text).parsed, Asked(tool.operation.answers))
+    assert missing.names == []
 
 
 @every_tool
@@ -214,149 +242,3 @@ def test_a_shipped_tool_is_as_committed(offered: Offered):
 def test_there_is_no_snapshot_of_a_tool_that_is_gone():
     committed = {f"{file.parent.name}_{file.stem}" for file in SNAPSHOTS.glob("*/*.json")}
     assert committed == {offered.name for offered in OFFER.tools}
-
-
-# --- what a model is given of real answers
-
-
-def shaped(name: str, answer: Any) -> Any:
-    select = OFFER.get(name).tool.output_select
-    assert select is not None
-    return select.search(answer)
-
-
-def test_a_day_of_stripe_can_be_reconciled():
-    day = {"created_gte": 1_700_000_000, "created_lt": 1_700_086_400, "limit": 100}
-    for tool in ("charges", "refunds", "balance_transactions", "payouts"):
-        call = OFFER.bind(f"stripe_list_{tool}", day | {"starting_after": "x_1"})
-        assert prepare(call, base_url="https://api.stripe.com").url == (
-            f"https://api.stripe.com/v1/{tool}?created%5Bgte%5D=1700000000&created%5Blt%5D=1700086400&limit=100&starting_after=x_1"
-        )
-    charge = {
-        "id": "ch_1",
-        "amount": 500,
-        "currency": "usd",
-        "billing_details": {"email": "a@b.c"},
-        "payment_method_details": {},
-    }
-    page = shaped(
-        "stripe_list_charges", {"object": "list", "data": [charge, charge | {"id": "ch_2"}], "has_more": True}
-    )
-    assert (page["has_more"], page["last_id"], [item["id"] for item in page["charges"]]) == (
-        True,
-        "ch_2",
-        ["ch_1", "ch_2"],
-    )
-    assert "a@b.c" not in json.dumps(page)
-    assert shaped("stripe_list_charges", {"data": [], "has_more": False}) == {
-        "charges": [],
-        "has_more": False,
-        "last_id": None,
-    }
-
-
-def test_a_refund_states_what_it_will_do_with_and_without_an_amount():
-    ask = OFFER.get("stripe_create_refund").tool.summary
-    unit = "An amount counts the currency's smallest unit, cents"
-    assert ask({"charge": "ch_1", "amount": 500}) == f"Refund 500 of charge ch_1, reason: none. {unit}"
-    assert ask({"charge": "ch_1"}) == f"Refund everything that is left of charge ch_1, reason: none. {unit}"
-
-
-def test_thirty_github_issues_are_a_few_kilobytes():
-    user = {"login": "ann", **{f"{name}_url": "https://api.github.com/users/ann/" + name for name in "abcdefghijkl"}}
-    issue = {
-        "number": 1,
-        "title": "It breaks",
-        "state": "open",
-        "user": user,
-        "body": "x" * 5000,
-        "comments": 2,
-        "id": 1,
-    }
-    issue |= {
-        "labels": [{"name": "bug", "url": "https://…", "color": "f00"}],
-        "assignees": [user],
-        "html_url": "https://g/1",
-    }
-    issue |= {"created_at": "2026-11-01T00:00:00Z", "updated_at": "2026-11-01T00:00:00Z"}
-    listed = shaped("github_list_issues", [issue] * 29 + [issue | {"pull_request": {}, "state": "closed"}])
-    assert len(json.dumps(listed)) < 12_000 < 150_000 < len(json.dumps([issue] * 30))
-    assert listed[0] | {"kind": "issue", "author": "ann", "labels": ["bug"], "assignees": ["ann"]} == listed[0]
-    assert shaped("github_get_issue", issue)["body"] == issue["body"]
-
-
-def test_a_slack_message_keeps_who_when_and_what():
-    message = {"type": "message", "user": "U1", "ts": "1.2", "text": "hi", "blocks": [{"x": 1}], "reply_count": 2}
-    page = shaped("slack_read_channel", {"ok": True, "messages": [message], "response_metadata": {"next_cursor": "c"}})
-    assert page["next_cursor"] == "c"
-    assert {key: page["messages"][0][key] for key in ("ts", "user", "text", "replies")} == {
-        "ts": "1.2", "user": "U1", "text": "hi", "replies": 2,
-    }  # fmt: skip
-    people = shaped(
-        "slack_list_users", {"members": [{"id": "U1", "name": "ann", "profile": {"email": "a@b.c", "phone": "1"}}]}
-    )
-    assert "a@b.c" not in json.dumps(people)
-
-
-def test_a_models_answer_is_its_text_and_its_usage():
-    openai = {
-        "id": "resp_1",
-        "status": "completed",
-        "output": [
-            {"type": "reasoning", "summary": []},
-            {
-                "type": "message",
-                "content": [{"type": "output_text", "text": "Hel"}, {"type": "output_text", "text": "lo"}],
-            },
-        ],
-        "usage": {"input_tokens": 3, "output_tokens": 2},
-    }
-    assert shaped("openai_create_response", openai)["text"] == "Hello"
-    assert shaped("openai_create_response", openai)["refusal"] is None
-    anthropic = {
-        "content": [{"type": "text", "text": "Hello"}],
-        "stop_reason": "end_turn",
-        "usage": {"output_tokens": 2},
-    }
-    assert shaped("anthropic_create_message", anthropic)["text"] == "Hello"
-    for name, answer in (("openai_create_response", openai), ("anthropic_create_message", anthropic)):
-        usage = OFFER.get(name).tool.output_usage
-        assert usage is not None
-        assert usage.search(answer) == answer["usage"]
-
-
-def test_notion_results_have_their_titles_whatever_they_are():
-    page = {
-        "object": "page",
-        "id": "p",
-        "properties": {"Done": {"checkbox": True}, "Name": {"title": [{"plain_text": "A"}]}},
-    }
-    table = {"object": "data_source", "id": "d", "title": [{"plain_text": "B"}, {"plain_text": "C"}]}
-    bare = {"object": "page", "id": "e"}
-    results = shaped("notion_search", {"results": [page, table, bare], "has_more": False, "next_cursor": None})[
-        "results"
-    ]
-    assert [(result["kind"], result["title"]) for result in results] == [
-        ("page", "A"),
-        ("data_source", "BC"),
-        ("page", ""),
-    ]
-
-
-def test_errors_and_accounts_are_found_in_the_answers_that_vendors_document():
-    stripe, slack, notion = (CATALOGUE.connectors[name] for name in ("stripe", "slack", "notion"))
-    assert stripe.errors.message is not None
-    assert stripe.errors.message.search({"error": {"message": "No such charge"}}) == "No such charge"
-    assert slack.errors.ok_field is not None
-    assert slack.errors.ok_field.search({"ok": False, "error": "not_in_channel"}) is False
-    accounts = [
-        (stripe, {"livemode": False}, "test mode"),
-        (stripe, {"livemode": True}, "live mode"),
-        (slack, {"user": "bot", "team": "acme"}, "bot in acme"),
-        (CATALOGUE.connectors["github"], {"login": "ann"}, "ann"),
-        (notion, {"name": "Keyleash", "bot": {"workspace_name": "Acme"}}, "Acme"),
-        (notion, {"name": "Keyleash", "bot": {}}, "Keyleash"),
-    ]
-    for connector, answer, expected in accounts:
-        assert connector.account is not None
-        assert connector.account.search(answer) == expected

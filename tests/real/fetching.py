@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,18 @@ class Cache:
                 (made / "package.json").write_text(json.dumps({"private": True}))
                 _run([*wanted, *quiet, "--prefix", str(made)], cwd=made)
         return found
+
+    def tarball(self, package: str, version: str) -> Path:
+        """The folder of this npm package by itself, with nothing that it depends on. Raises CannotRun."""
+        place = self.folder / "tarballs" / f"{package.replace('/', '+')}@{version}"
+        if not place.is_dir():
+            with _fresh(place) as made:
+                _run([*_npm(), "pack", f"{package}@{version}", "--pack-destination", str(made)], cwd=made)
+                (packed,) = made.glob("*.tgz")
+                with tarfile.open(packed) as archive:
+                    archive.extractall(made, filter="data")
+                packed.unlink()
+        return place / "package"
 
     def pip(self, *requirements: str) -> Path:
         """A folder for PYTHONPATH that holds these and no dependencies of theirs. Raises CannotRun."""

@@ -9,6 +9,7 @@ import pytest
 from server.identity import system_user
 from tests.commandline import CommandLine
 from tests.installed import SECRET, Place, make
+from tests.places import Places
 from tests.upstream import Upstream
 
 
@@ -31,6 +32,14 @@ def place(tmp_path: Path, upstream: Upstream) -> Iterator[Place]:
     made.agent()
     yield made
     made.installation.close()
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Places]:
+    """Every kind of place that a reference can name."""
+    (tmp_path / "elsewhere").mkdir()
+    with Places(tmp_path / "elsewhere", monkeypatch) as made:
+        yield made
 
 
 @pytest.fixture

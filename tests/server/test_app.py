@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from server.app import open_installation
+from server.credential import resolver_of
 from server.settings import Settings, SettingsProblem, read_settings
 from tests.installed import Place, make
 
@@ -60,6 +61,27 @@ def test_sixty_tools_are_listed_where_nothing_is_set(monkeypatch: pytest.MonkeyP
     assert read_settings().list_limit == Settings(home=Path()).list_limit == 60
     monkeypatch.setenv("KEYLEASH_LIST_LIMIT", "0")
     assert read_settings().list_limit == 0
+
+
+@pytest.mark.parametrize("value", ["0", "0.9", "31", "nan", "soon", "inf"])
+def test_a_time_for_references_that_makes_no_sense_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("KEYLEASH_REFERENCE_SECONDS", value)
+    with pytest.raises(SettingsProblem, match="KEYLEASH_REFERENCE_SECONDS"):
+        read_settings()
+
+
+def test_references_are_resolved_as_the_operator_has_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    names = ("REFERENCE_SECONDS", "OP_TOKEN_FILE", "KV_ADDR", "KV_TOKEN_FILE", "KV_CA_FILE")
+    for name in names:
+        monkeypatch.delenv(f"KEYLEASH_{name}", raising=False)
+    monkeypatch.setenv("KEYLEASH_HOME", str(tmp_path))
+    unset = resolver_of(read_settings())
+    assert (unset.home, unset.seconds, unset.op_token_file, unset.kv_address) == (tmp_path, 10, None, "")
+    for name, value in zip(names, ("2.5", "/t/op", "https://kv.example:8200", "/t/kv", "/t/ca"), strict=True):
+        monkeypatch.setenv(f"KEYLEASH_{name}", value)
+    given = resolver_of(read_settings())
+    assert (given.seconds, given.kv_address) == (2.5, "https://kv.example:8200")
+    assert (given.op_token_file, given.kv_token_file, given.kv_ca_file) == (Path("/t/op"), Path("/t/kv"), Path("/t/ca"))
 
 
 def test_the_default_home_is_the_platforms_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

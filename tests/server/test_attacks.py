@@ -17,11 +17,11 @@ from mcp.shared.exceptions import MCPError
 from server.app import running
 from server.approval import Decision, State
 from server.call import call
-from server.connections import bound_scheme, plan, store
 from server.identity import Narrowing, create_agent
-from tests.agents import ERAS, Nobody, answering, connected, decide, execute, reopened, with_connector
+from tests.agents import ERAS, Nobody, answering, connected, decide, with_connector
 from tests.installed import SECRET, Place, add_org
-from tests.leaks import leak
+from tests.probe import PROBE
+from tests.samples import sample
 from tests.serving import serving
 from tests.upstream import Answer, Received, Upstream
 
@@ -29,47 +29,6 @@ pytestmark = pytest.mark.anyio
 
 BASE = "/base/v1"
 REFUND = {"charge": "ch_1", "amount": 1200}
-
-PROBE = """
-id: probe
-title: Probe
-base_url: https://probe.example
-headers: {X-Fixed: probe}
-credentials:
-  key: {label: key, help: Any., scheme: header, name: X-Api-Key}
-verify:
-  call: GET /me
-tools:
-  one:
-    title: One segment
-    description: One segment.
-    call: GET /things/{thing}/parts
-    effect: read
-    arguments:
-      thing: {type: string, description: Which.}
-  many:
-    title: Many segments
-    description: Many segments.
-    call: GET /files/{path}
-    effect: read
-    arguments:
-      path: {type: string, slashes: true, description: Where.}
-  query:
-    title: A query
-    description: A query.
-    call: GET /search
-    effect: read
-    arguments:
-      words: {type: string, description: Words.}
-      tags: {type: array, items: {type: string}, list: comma, description: Tags.}
-  header:
-    title: A header
-    description: A header.
-    call: GET /headed
-    effect: read
-    arguments:
-      mark: {type: string, in: header, as: X-Mark, description: Mark.}
-"""
 
 CLIMBS = [
     "..",
@@ -164,8 +123,9 @@ def assert_below(request: Received, fixed: list[str]) -> None:
     assert request.target.isprintable()
     assert path.startswith(f"{BASE}/")
     segments = path.split("/")
-    assert not {"", ".", ".."} & set(segments[1:]), request.target
-    assert [segment for segment in segments if segment in fixed] == fixed, request.target
+    last = -1 if fixed[-1:] == [""] else None  # some paths of Sentry's end in a slash
+    assert not {"", ".", ".."} & set(segments[1:last]), request.target
+    assert [segment for segment in segments[1:] if segment in fixed] == fixed, request.target
     for segment in segments:
         for _ in range(4):
             segment = unquote(segment)  # noqa: PLW2901
@@ -217,23 +177,7 @@ async def test_no_path_argument_of_any_tool_leads_out_of_its_place(
 
 def _fitting(arguments: Any) -> dict[str, Any]:
     """Something harmless for every required argument."""
-    return {argument.name: _example(argument.schema) for argument in arguments if argument.required}
-
-
-def _example(schema: Any) -> Any:
-    if "enum" in schema:
-        return schema["enum"][0]
-    match schema.get("type"):
-        case "integer" | "number":
-            return max(1, schema.get("minimum", 1))
-        case "boolean":
-            return True
-        case "array":
-            return [_example(schema.get("items", {}))] * max(1, schema.get("minItems", 1))
-        case "object":
-            return {name: _example(schema["properties"][name]) for name in schema.get("required", [])}
-        case _:
-            return "x" * max(1, schema.get("minLength", 1))
+    return {argument.name: sample(dict(argument.schema)) for argument in arguments if argument.required}
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -492,190 +436,3 @@ async def test_accept_without_the_approving_word_approves_nothing(place: Place, 
     assert upstream.requests == []
     assert {each.state for each in place.installation.approvals.list(place.org)} == {State.PENDING}
     assert len(place.installation.approvals.list(place.org)) == len(NO_ANSWERS)
-
-
-# -- an intruder in the database
-
-
-def _point(column: str, value: str) -> str:
-    return f"UPDATE connection SET {column} = '{value}'; UPDATE org SET revision = revision + 1"
-
-
-async def _read(place: Place) -> tuple[bool, str]:
-    async with agent(place) as client:
-        result = await client.call_tool("stripe_list_charges", {})
-    return bool(result.is_error), result.content[0].text  # type: ignore[union-attr]
-
-
-@pytest.mark.parametrize(
-    ("column", "value"),
-    [
-        ("base_url", "ELSEWHERE"),
-        ("base_url", "HERE/deeper"),
-        ("private", '["127.0.0.1/32", "0.0.0.0/0"]'),
-        ("private", '["127.0.0.0/8"]'),
-        ("scheme", "query"),
-        ("id", "con_another"),
-    ],
-)
-async def test_a_connection_changed_in_the_database_opens_no_credential(
-    place: Place, upstream: Upstream, elsewhere: Upstream, column: str, value: str
-) -> None:
-    value = value.replace("ELSEWHERE", elsewhere.url).replace("HERE", upstream.url)
-    for sql in _point(column, value).split("; "):
-        assert execute(place, sql) == 1
-    failed, said = await _read(place)
-    assert failed
-    assert "cannot be opened" in said
-    assert upstream.requests == []
-    assert place.events("call.outcome")[-1]["error"] == "credential cannot be opened"
-
-
-async def test_a_connection_that_points_elsewhere_in_the_vault_too_opens_nothing(
-    place: Place, upstream: Upstream, elsewhere: Upstream
-) -> None:
-    """Both tables say the same: what was sealed does not."""
-    bound = json.dumps([elsewhere.url, ["127.0.0.1/32"]])
-    execute(place, "UPDATE connection SET base_url = ?", elsewhere.url)
-    execute(place, "UPDATE vault_credential SET origin = ?", bound)
-    execute(place, "UPDATE org SET revision = revision + 1")
-    failed, said = await _read(place)
-    assert failed
-    assert "cannot be opened" in said
-    assert upstream.requests == []
-
-
-async def test_a_credential_moved_to_another_connection_or_org_does_not_open(
-    place: Place, upstream: Upstream, elsewhere: Upstream
-) -> None:
-    """The whole of it, rows and all, under connections that point elsewhere."""
-    other = add_org(place.installation, "globex")
-    theirs = other.connect(elsewhere.url, secret="rk_test_their_own_secret")
-    other.agent()
-    mine = place.connect(elsewhere.url, name="second", secret="rk_test_another_secret")
-    source = place.installation.workspaces.of(place.caller()).connections["stripe"]
-    for whose, target in ((other, theirs), (place, mine)):
-        for table in ("vault_field", "vault_credential"):
-            assert execute(place, f"DELETE FROM {table} WHERE connection = ?", target.id) == 1
-        for table in ("vault_credential", "vault_field"):
-            names = [row[1] for row in place.installation.database.read(f"PRAGMA table_info({table})")]
-            taken = ", ".join({"org": "?", "connection": "?"}.get(name, name) for name in names)
-            copied = f"INSERT INTO {table} SELECT {taken} FROM {table} WHERE connection = ?"
-            assert execute(place, copied, target.org, target.id, source.id) == 1
-        async with agent(whose) as client:
-            result = await client.call_tool(f"{target.name}_list_charges", {})
-        assert result.is_error
-        assert "cannot be opened" in result.content[0].text  # type: ignore[union-attr]
-    assert upstream.requests == []
-
-
-# -- an intruder among the connector files
-
-
-def _connected_probe(place: Place, upstream: Upstream) -> None:
-    with_connector(place, "probe", PROBE)
-    planned = plan(
-        place.installation.catalogue,
-        [],
-        connector="probe",
-        name=None,
-        kind=None,
-        base_url=upstream.url,
-        private=("127.0.0.1/32",),
-    )
-    place.installation.database.write_now(
-        lambda rows: store(
-            rows,
-            place.installation.vault,
-            place.org,
-            planned,
-            fields={"secret": SECRET},
-            account=None,
-            verified=False,
-            by="alice",
-        )
-    )
-
-
-REPLACED: dict[str, tuple[str, str]] = {
-    "another header": ("name: X-Api-Key", "name: X-Forwarded-For"),
-    "the query": ("scheme: header, name: X-Api-Key", "scheme: query, name: page"),
-    "another scheme": ("scheme: header, name: X-Api-Key", "scheme: bearer"),
-    "another kind": ("  key: {", "  other: {"),
-    "a kind of two fields": (
-        "key: {label: key, help: Any., scheme: header, name: X-Api-Key}",
-        "key: {label: k, help: Any., scheme: basic, fields: {user: {label: u}, password: {label: p}}}",
-    ),
-}
-
-
-@pytest.mark.parametrize(("old", "new"), REPLACED.values(), ids=REPLACED)
-async def test_a_replaced_connector_file_puts_a_stored_key_in_no_other_place(
-    place: Place, open_upstream: Upstream, old: str, new: str
-) -> None:
-    _connected_probe(place, open_upstream)
-    assert old in PROBE
-    with_connector(place, "probe", PROBE.replace(old, new))
-    place.rule(who="everyone", tools=["*"], then="allow")
-    async with agent(place) as client:
-        result = await client.call_tool("probe_query", {"words": "x"})
-    assert result.is_error
-    assert "cannot be opened" in result.content[0].text  # type: ignore[union-attr]
-    assert open_upstream.requests == []
-    assert [event["outcome"] for event in place.events("call.outcome")] == ["failed"]
-
-
-MOVED = {name: change for name, change in REPLACED.items() if name != "another kind"}  # that one is put as before
-
-
-@pytest.mark.parametrize(("old", "new"), MOVED.values(), ids=MOVED)
-async def test_nor_where_the_row_in_the_database_was_changed_to_fit(
-    place: Place, open_upstream: Upstream, old: str, new: str
-) -> None:
-    """File and row agree, and so does the vault's own column; what was sealed does not."""
-    _connected_probe(place, open_upstream)
-    with_connector(place, "probe", PROBE.replace(old, new))
-    kind = place.installation.catalogue.connectors["probe"].credentials[0]
-    for table in ("connection", "vault_credential"):
-        execute(place, f"UPDATE {table} SET scheme = ? WHERE scheme LIKE 'header:%'", bound_scheme(kind))
-    execute(place, "UPDATE connection SET kind = ? WHERE connector = 'probe'", kind.id)
-    place.rule(who="everyone", tools=["*"], then="allow")
-    async with agent(place) as client:
-        result = await client.call_tool("probe_query", {"words": "x"})
-    assert result.is_error
-    assert "cannot be opened" in result.content[0].text  # type: ignore[union-attr]
-    assert open_upstream.requests == []
-
-
-async def test_a_replaced_connector_file_with_another_base_url_leads_a_stored_key_nowhere(
-    place: Place, open_upstream: Upstream, elsewhere: Upstream
-) -> None:
-    """A connection has its own base URL; the file's is the default for new ones."""
-    _connected_probe(place, open_upstream)
-    port = elsewhere.url.rpartition(":")[2]
-    with_connector(
-        place,
-        "probe",
-        PROBE.replace("https://probe.example", f"https://127.0.0.1:{port}/base").replace("/search", "/x"),
-    )
-    place.rule(who="everyone", tools=["*"], then="allow")
-    async with agent(place) as client:
-        assert not (await client.call_tool("probe_query", {"words": "x"})).is_error
-    assert [request.target for request in open_upstream.requests] == ["/x?words=x"]
-    assert open_upstream.requests[0].headers["x-api-key"] == SECRET
-
-
-async def test_an_approval_does_not_outlive_a_replaced_connector_file(place: Place, open_upstream: Upstream) -> None:
-    _connected_probe(place, open_upstream)
-    place.rule(who="everyone", tools=["probe.query"], then="confirm")
-    async with agent(place) as client:
-        held = await client.call_tool("probe_query", {"words": "x"})
-    assert held.structured_content is not None
-    approval = held.structured_content["approval"]["id"]
-    decide(place, approval, Decision.APPROVE)
-    reopened(with_connector(place, "probe", PROBE.replace("GET /search", "GET /everything")))
-    async with agent(place) as client:
-        again = await client.call_tool("probe_query", {"words": "x"})
-    assert again.is_error
-    assert open_upstream.requests == []
-    assert leak(again.model_dump_json(), SECRET) is None

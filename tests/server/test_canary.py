@@ -2,12 +2,14 @@
 
 import asyncio
 import base64
+import contextlib
 import html
 import json
 import logging
 import os
 import pprint
 import socketserver
+import sqlite3
 import sys
 import threading
 import traceback
@@ -38,12 +40,15 @@ from server.app import running
 from server.approval import Decision
 from server.audit import FORMATS, export_lines
 from server.call import Parts, call
-from server.connections import Given, open_credential, verify
+from server.connections import open_credential, replan, rotate, store, verify
+from server.credential import resolved
 from server.errors import CallRefused
-from tests.agents import ERAS, Nobody, Person, answering, connected, reopened, with_connector
+from tests.agents import ERAS, Nobody, Person, answering, connected, execute, reopened, with_connector
 from tests.installed import SECRET, Place
 from tests.leaks import leak, leaking_files
+from tests.places import KV_PATH, KV_TOKEN, OP_ITEM, OP_TOKEN, SOURCES, Places
 from tests.upstream import Answer, Received, Upstream
+from vault import CannotResolve, Secret, to_reference
 
 pytestmark = pytest.mark.anyio
 
@@ -284,7 +289,7 @@ def mirror(place: Place) -> Place:
     return place
 
 
-def connect(place: Place, url: str, secret: str, *, kind: str = "token", name: str = "mirror") -> None:
+def connect(place: Place, url: str, secret: str | Secret, *, kind: str = "token", name: str = "mirror") -> None:
     from server.connections import plan, store
 
     planned = plan(
@@ -296,7 +301,9 @@ def connect(place: Place, url: str, secret: str, *, kind: str = "token", name: s
         base_url=url,
         private=("127.0.0.1/32",),
     )
-    fields = {"user": "agnes", "password": secret} if kind == "pair" else {"secret": secret}
+    fields: Any = secret
+    if isinstance(secret, str):
+        fields = {"user": "agnes", "password": secret} if kind == "pair" else {"secret": secret}
     place.installation.database.write_now(
         lambda rows: store(
             rows,
@@ -319,9 +326,9 @@ class Hasty(Egress):
 
 
 @asynccontextmanager
-async def hasty(place: Place) -> AsyncIterator[Parts]:
+async def hasty(place: Place, **changed: Any) -> AsyncIterator[Parts]:
     async with Hasty() as egress:
-        yield place.installation.parts(egress)
+        yield replace(place.installation.parts(egress), **changed)
 
 
 async def heard(parts: Parts, place: Place, name: str, arguments: dict[str, Any], person: Any = None) -> str:
@@ -574,7 +581,7 @@ async def test_verifying_a_credential_that_does_not_work_tells_nobody_what_it_wa
             pointed = replace(planned, base_url=upstream.url, private=("127.0.0.1/32",))
             async with Egress() as egress:
                 try:
-                    account = await verify(egress, pointed, planned.connector, Given({"secret": PLAIN}))
+                    account = await verify(egress, pointed, planned.connector, Secret({"secret": PLAIN}))
                 except Exception as error:
                     said += rendered(error)
                 else:
@@ -597,6 +604,28 @@ async def test_a_failure_inside_keyleash_is_named_and_not_quoted(mirror: Place, 
     assert "RuntimeError" in ears.text
     assert_nowhere(PLAIN, mirror, said=said, logs=ears.text)
     assert mirror.events("call.outcome")[0]["outcome"] == "unknown"
+
+
+async def test_a_credential_that_cannot_be_written_is_in_no_traceback(mirror: Place) -> None:
+    connection = mirror.installation.workspaces.of(mirror.caller()).connections["stripe"]
+    connector = mirror.installation.catalogue.connectors["stripe"]
+    again = replan(connection, connector, kind=None, base_url=None, private=None)
+    planned = replace(again, name="another")
+    vault = mirror.installation.vault
+    more: dict[str, Any] = {"account": None, "verified": False, "by": "alice"}
+    for change in ("INSERT", "UPDATE"):
+        execute(
+            mirror, f"CREATE TRIGGER no_{change} BEFORE {change} ON connection BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+    with contextlib.closing(sqlite3.connect(mirror.installation.settings.database)) as rows:
+        with pytest.raises(sqlite3.Error) as stored:
+            store(rows, vault, mirror.org, planned, fields={"secret": PLAIN}, **more)
+        with pytest.raises(sqlite3.Error) as rotated:
+            rotate(rows, vault, connection, again, fields={"secret": PLAIN}, **more)
+    for failed in (stored.value, rotated.value):
+        said = list(rendered(failed))
+        assert "server/connections.py" in "".join(said)
+        assert not leaks(said, PLAIN)
 
 
 # -- held calls
@@ -664,7 +693,7 @@ async def test_no_object_on_the_path_shows_the_credential(mirror: Place) -> None
             outcome = await call(parts, caller, "mirror_look", {"what": "it"}, Nobody())
             objects = {
                 "secret": secret,
-                "given": Given({"secret": PLAIN}),
+                "given": Secret({"secret": PLAIN}),
                 "attach": attaching(bound.connector.kind(connection.kind), secret),
                 "caller": caller,
                 "connection": connection,
@@ -756,3 +785,125 @@ async def test_a_server_that_logs_all_it_can_logs_no_credential(mirror: Place) -
     reopened(mirror)
     assert_nowhere(PLAIN, mirror, said=results[0].model_dump_json())
     assert not leaks([errors.read_text()], PLAIN)
+
+
+# -- secrets that stay elsewhere
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_secret_that_stays_elsewhere_is_nowhere_else_however_its_call_ends(
+    mirror: Place, places: Places, ears: Ears, source: str, way: str
+) -> None:
+    gate = threading.Event()
+    with Upstream() as upstream:
+        upstream.answer = lambda _: WAYS[way](gate)
+        connect(mirror, upstream.url, to_reference(places.keep(source, PLAIN)))
+        async with hasty(mirror, references=places.resolver(home=mirror.home)) as parts:
+            said = await heard(parts, mirror, "mirror_look", {"what": "it"})
+            said += await heard(parts, mirror, "mirror_tell", {"what": "it"}, Person(Decision.APPROVE))
+        gate.set()
+        assert {request.headers["authorization"] for request in upstream.requests} == {f"Bearer {PLAIN}"}
+    for secret in (PLAIN, OP_TOKEN, KV_TOKEN):
+        assert_nowhere(secret, mirror, said=said, logs=ears.text)
+    assert ("[removed by Keyleash]" in said) == (way in ("success", "error"))
+
+
+@pytest.mark.parametrize("kind", ["key", "parameter", "pair"])
+async def test_what_a_reference_leads_to_is_scrubbed_in_every_scheme_of_authentication(
+    mirror: Place, places: Places, ears: Ears, kind: str
+) -> None:
+    def reflect(request: Received) -> Answer:
+        return Answer({"seen": {"headers": request.headers, "target": request.target}})
+
+    with Upstream() as upstream:
+        upstream.answer = reflect
+        value = f"agnes\n{AWKWARD}\n" if kind == "pair" else f"{AWKWARD}\n"
+        connect(mirror, upstream.url, to_reference(places.keep("file", value)), kind=kind)
+        async with hasty(mirror, references=places.resolver(home=mirror.home)) as parts:
+            said = await heard(parts, mirror, "mirror_look", {"what": "it"})
+        sent = "".join(f"{request.target} {request.headers}" for request in upstream.requests)
+    assert leak(sent, AWKWARD), "the credential was sent"
+    assert "[removed by Keyleash]" in said
+    assert_nowhere(AWKWARD, mirror, said=said, logs=ears.text)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("value", [f"{PLAIN}\nand another line", f"keyleash-root-key:v1: {PLAIN}", f"{PLAIN}\u20ac"])
+async def test_a_secret_that_was_had_and_refused_is_nowhere(
+    mirror: Place, places: Places, ears: Ears, source: str, value: str, upstream: Upstream
+) -> None:
+    connect(mirror, upstream.url, to_reference(places.keep(source, value)))
+    async with hasty(mirror, references=places.resolver(home=mirror.home)) as parts:
+        said = await heard(parts, mirror, "mirror_look", {"what": "it"})
+        sealed = parts.database.snapshot(
+            lambda rows: open_credential(rows, parts.vault, parts.workspaces.of(mirror.caller()).connections["mirror"])
+        )
+        kind = parts.workspaces.of(mirror.caller()).offer.tools[0].connector.credentials[0]
+        with pytest.raises(CannotResolve) as refused:
+            resolved(parts.references, kind, sealed)
+    assert upstream.requests == []
+    for secret in (PLAIN, OP_TOKEN, KV_TOKEN):
+        assert not leaks(rendered(refused.value), secret)
+        assert_nowhere(secret, mirror, said=said, logs=ears.text)
+
+
+async def test_a_place_that_says_the_secret_while_it_fails_is_not_repeated(
+    mirror: Place, places: Places, ears: Ears, upstream: Upstream
+) -> None:
+    """On either stream, in an error; and a reference that carries it itself, as a command's argument may."""
+    places.kv.answer = lambda request: Answer({"errors": [PLAIN, request.headers["x-vault-token"]]}, 500)
+    (places.programs / "op").write_text(f"#!/bin/sh\necho {PLAIN}; echo {PLAIN} $OP_SERVICE_ACCOUNT_TOKEN >&2; exit 1")
+    references = {
+        "cmd": f"cmd:sh -c 'echo {PLAIN}; echo {PLAIN} >&2; exit 3'",
+        "cmd_gone": f"cmd:/nowhere/{PLAIN}",
+        "file": f"file:/nowhere/{PLAIN}",
+        "env": f"env:{PLAIN}",
+        "op": OP_ITEM,
+        "kv": KV_PATH,
+    }
+    said = ""
+    for name, reference in references.items():
+        connect(mirror, upstream.url, to_reference(reference), name=name)
+        async with hasty(mirror, references=places.resolver(home=mirror.home)) as parts:
+            said += await heard(parts, mirror, f"{name}_look", {"what": "it"})
+    assert said.count("could not be had from where it is kept") == len(references)
+    assert upstream.requests == []
+    for secret in (PLAIN, OP_TOKEN, KV_TOKEN):
+        assert_nowhere(secret, mirror, said=said, logs=ears.text)
+
+
+@pytest.mark.parametrize("source", [source for source in SOURCES if source != "op"])  # which is not installed here
+async def test_a_server_that_logs_all_it_can_logs_no_secret_that_stays_elsewhere(
+    mirror: Place, places: Places, source: str
+) -> None:
+    errors = mirror.home.parent / "stderr"
+    with Upstream() as upstream:
+        upstream.answer = lambda request: Answer({"error": {"message": request.headers["authorization"]}}, 500)
+        connect(mirror, upstream.url, to_reference(places.keep(source, PLAIN)))
+        env = {
+            **os.environ,
+            "KEYLEASH_HOME": str(mirror.home),
+            "KEYLEASH_HOLD_SECONDS": "0",
+            "KEYLEASH_LOG": "debug",
+            "KEYLEASH_KV_ADDR": places.kv.url,
+            "KEYLEASH_KV_TOKEN_FILE": str(places.folder / "kv.token"),
+        }
+        code = "import logging; logging.getLogger().setLevel(1); from server.cli import main; main()"
+        parameters = StdioServerParameters(
+            command=sys.executable,
+            args=["-X", "dev", "-W", "ignore", "-c", code, "serve", "--agent", "reconciler"],
+            env=env,
+        )
+        with errors.open("w") as log:
+            async with Client(stdio_client(parameters, errlog=log)) as client:
+                first = await client.call_tool("mirror_look", {"what": "it"})
+                places.lose(source)
+                second = await client.call_tool("mirror_look", {"what": "it"})
+        # A variable is the process's own from its start to its end.
+        assert len(upstream.requests) == (2 if source == "env" else 1)
+        assert {request.headers["authorization"] for request in upstream.requests} == {f"Bearer {PLAIN}"}
+    reopened(mirror)
+    for secret in (PLAIN, KV_TOKEN):
+        assert_nowhere(secret, mirror, said=first.model_dump_json() + second.model_dump_json())
+        assert not leaks([errors.read_text()], secret)

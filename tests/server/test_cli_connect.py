@@ -1,18 +1,15 @@
 """Accounts are connected without their secret ever being an argument, printed, or stored in the open."""
 
 import json
-import os
-import select
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from server.cli import credential
 from server.cli.arguments import holds_a_key
-from server.cli.credential import parse_fields, resolve
 from server.connections import ConnectionProblem, connection_named, replan, rotate
 from server.database import Rows
+from tests.agents import execute
 from tests.commandline import CommandLine, Ran, everything, with_environment
 from tests.installed import SECRET, Place, files_holding
 from tests.upstream import Answer, Upstream
@@ -36,6 +33,13 @@ def connect(line: CommandLine, upstream: Upstream, *more: str, secret: str = CAN
     )
 
 
+@pytest.fixture
+def engine() -> Iterator[Upstream]:
+    """A key-value engine, as far as reading one secret goes."""
+    with Upstream() as running:
+        yield running
+
+
 def test_a_connected_account_is_tried_listed_and_usable(owner: CommandLine, upstream: Upstream, place: Place) -> None:
     upstream.secret = CANARY
     upstream.answer = lambda request: Answer({"livemode": False, "available": []})
@@ -52,18 +56,21 @@ def test_a_connected_account_is_tried_listed_and_usable(owner: CommandLine, upst
 
 
 def test_the_secret_is_nowhere_after_any_way_of_giving_it(
-    owner: CommandLine, upstream: Upstream, tmp_path: Path
+    owner: CommandLine, upstream: Upstream, engine: Upstream, tmp_path: Path
 ) -> None:
     upstream.secret = None
     upstream.answer = lambda request: Answer({"echo": request.headers["authorization"], "livemode": True})
     file = tmp_path / "secret.txt"
     file.write_text(f"{CANARY}\n")
-    holder = with_environment(owner, {"STRIPE_CANARY": CANARY})
+    engine.answer = lambda request: Answer({"data": {"data": {"key": CANARY}}})
+    (tmp_path / "kv.token").write_text("hvs.token")
+    kv = {"KEYLEASH_KV_ADDR": engine.url, "KEYLEASH_KV_TOKEN_FILE": str(tmp_path / "kv.token")}
+    holder = with_environment(owner, {"STRIPE_CANARY": CANARY, **kv})
+    places = ("env:STRIPE_CANARY", f"file:{file}", f"cmd:cat {file}", "vault://secret/stripe#key")
     ways = [
         ("--secret-stdin",),
-        ("--secret-from", "env:STRIPE_CANARY"),
-        ("--secret-from", f"file:{file}"),
-        ("--secret-from", f"cmd:cat {file}"),
+        *(("--secret-from", place) for place in places),
+        *(("--secret-from", place, "--copy") for place in places),
     ]
     runs = []
     for number, way in enumerate(ways):
@@ -71,6 +78,7 @@ def test_the_secret_is_nowhere_after_any_way_of_giving_it(
         runs.append(holder(*target, *way, stdin=f"{CANARY}\n".encode()))
         runs.append(holder("connection", "rotate", f"way_{number}", *way, stdin=f"{CANARY}\n".encode()))
         runs.append(holder("connection", "show", f"way_{number}", "--json"))
+        runs.append(holder("connection", "rotate", f"way_{number}", "--keep-secret"))
         runs.append(holder("connection", "test", f"way_{number}"))
     assert [ran.code for ran in runs] == [0] * len(runs), everything(*runs)
     runs.append(holder("audit", "export", "--output", str(tmp_path / "log.jsonl")))
@@ -169,6 +177,8 @@ def test_without_permission_a_private_address_is_not_reached(owner: CommandLine,
         (("connect", "stripe", "--name", "Bad-Name"), "cannot name a connection"),
         (("connect", "stripe", "--name", "two", "--kind", "oauth"), "no credential kind"),
         (("connect", "stripe", "--name", "two", "--base-url", "ftp://x"), "base URL"),
+        (("connect", "zendesk"), "`--base-url https://acme.zendesk.com`"),
+        (("connect", "twilio"), "`--base-url https://api.twilio.com/2010-04-01/Accounts/AC"),
         (("connect", "stripe", "--name", "two", "--allow-private", "here"), "not a range of addresses"),
         (("connection", "rotate", "nosuch"), "There is no connection"),
     ],
@@ -245,91 +255,7 @@ def test_a_long_random_word_is_refused_where_a_credential_is_asked_for() -> None
     assert not holds_a_key(["connect", "stripe", "--base-url", "https://api.stripe.com/v1"])
 
 
-# -- fields and references
-
-
-class Kind:
-    """A credential kind of two fields, as far as reading one goes."""
-
-    label = "application credential"
-
-    class _Field:
-        def __init__(self, name: str) -> None:
-            self.name, self.label, self.secret = name, name, name != "user"
-
-    fields = (_Field("user"), _Field("password"))
-
-
-@pytest.mark.parametrize("text", ['{"user": "ada", "password": "p w"}\n', "ada\np w\n", "\ufeffada\r\np w\r\n"])
-def test_several_fields_are_an_object_or_lines(text: str) -> None:
-    assert parse_fields(Kind, text) == {"user": "ada", "password": "p w"}  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    "text", ["ada", "ada\np\nq", '{"user": "ada"}', '{"user": "ada", "password": 1}', '{"user": ', '{"a": "canary"}']
-)
-def test_other_forms_are_refused_without_being_quoted(text: str) -> None:
-    with pytest.raises(ConnectionProblem, match="user, password") as caught:
-        parse_fields(Kind, text)  # type: ignore[arg-type]
-    assert "canary" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("reference", "says"),
-    [
-        ("env:KEYLEASH_TEST_UNSET", "not set"),
-        ("file:/nowhere/at/all", "does not exist"),
-        ("cmd:false", "exit code 1"),
-        ("cmd:no-such-command-here", "cannot be run"),
-        ("cmd:'open", "not closed"),
-        ("op://vault/item", "never the secret itself"),
-        ("just a secret", "never the secret itself"),
-        ("env:", "never the secret itself"),
-    ],
-)
-def test_a_reference_that_cannot_be_read_says_why(reference: str, says: str, tmp_path: Path) -> None:
-    with pytest.raises(ConnectionProblem, match=says) as caught:
-        resolve(reference, home=tmp_path)
-    assert "just a secret" not in str(caught.value)
-
-
-def test_no_reference_points_into_keyleashs_own_folder(tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    (home / "root.key").write_text("the root key")
-    (tmp_path / "link").symlink_to(home / "root.key")
-    for path in (home / "root.key", tmp_path / "link", home / "x" / ".." / "root.key"):
-        with pytest.raises(ConnectionProblem, match="own folder"):
-            resolve(f"file:{path}", home=home)
-
-
-def ended(process: int) -> bool:
-    """Whether this process, which need not be ours, ends within ten seconds."""
-    try:
-        watched = os.pidfd_open(process)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([watched], [], [], 10)[0])
-    finally:
-        os.close(watched)
-
-
-def test_a_command_that_does_not_end_is_stopped_with_all_it_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(credential, "COMMAND_SECONDS", 0.2)
-    pid = tmp_path / "pid"
-    started = time.monotonic()
-    with pytest.raises(ConnectionProblem, match=r"within 0\.2 seconds"):
-        resolve(f"cmd:sh -c 'sleep 60 & echo $! > {pid}; wait'", home=tmp_path)
-    assert time.monotonic() - started < 30
-    assert not pid.exists() or ended(int(pid.read_text()))
-
-
-def test_a_command_that_prints_without_end_is_stopped(tmp_path: Path) -> None:
-    with pytest.raises(ConnectionProblem, match="longer than 65536 bytes"):
-        resolve("cmd:yes", home=tmp_path)
+# -- what is piped in
 
 
 def test_a_command_does_not_get_what_is_piped_in(owner: CommandLine) -> None:
@@ -340,15 +266,194 @@ def test_a_command_does_not_get_what_is_piped_in(owner: CommandLine) -> None:
     assert CANARY not in ran.err
 
 
-def test_a_command_reads_nothing_and_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert resolve("cmd:sh -c 'cat; echo canary >&2; echo value'", home=tmp_path) == "value\n"
-    assert capfd.readouterr() == ("", "")
-
-
 def test_input_that_is_too_long_or_no_text_is_refused(owner: CommandLine) -> None:
     there = ("connect", "stripe", "--name", "two", "--secret-stdin")
     assert "longer than 65536 bytes" in owner(*there, stdin=b"x" * 70_000).err
     assert "not UTF-8" in owner(*there, stdin=b"\xff\xfe").err
+
+
+# -- secrets that stay elsewhere
+
+
+def pointing(line: CommandLine, upstream: Upstream, reference: str, *more: str) -> Ran:
+    target = ("connect", "stripe", "--name", "two", "--base-url", upstream.url, *LOCAL)
+    return line(*target, "--secret-from", reference, *more)
+
+
+def test_a_reference_is_tried_and_only_it_is_stored(
+    owner: CommandLine, upstream: Upstream, place: Place, tmp_path: Path
+) -> None:
+    file = tmp_path / "stripe.key"
+    file.write_text(CANARY)
+    upstream.secret = CANARY
+    ran = pointing(owner, upstream, f"file:{file}")
+    assert ran.code == 0, ran.err
+    assert f"stays where it is (file:{file})" in ran.out
+    assert len(upstream.requests) == 1
+    assert place.installation.database.read("SELECT DISTINCT field FROM vault_field ORDER BY 1") == [
+        ("@reference",),
+        ("secret",),
+    ]
+    assert files_holding(owner.home, CANARY.encode()) == []
+    assert files_holding(owner.home, str(file).encode()) == [], "the reference is sealed"
+    assert place.events("connection.created")[-1]["source"] == "file"
+    assert str(file) not in json.dumps(place.events())
+
+
+def test_what_changes_where_it_stays_is_used_and_what_was_copied_is_not(
+    owner: CommandLine, upstream: Upstream, tmp_path: Path
+) -> None:
+    file = tmp_path / "stripe.key"
+    file.write_text(SECRET)
+    assert pointing(owner, upstream, f"file:{file}").code == 0
+    copied = owner("connection", "rotate", "stripe", "--secret-from", f"file:{file}", "--copy")
+    assert copied.code == 0
+    assert "a later change there is not seen" in copied.out
+    file.write_text(CANARY)
+    upstream.secret = CANARY
+    assert owner("connection", "test", "two").code == 0
+    assert owner("connection", "test", "stripe").code == 1
+    upstream.secret = SECRET
+    assert owner("connection", "test", "two").code == 1
+    assert owner("connection", "test", "stripe").code == 0
+    file.unlink()
+    gone = owner("connection", "test", "two", "--json")
+    assert (gone.code, gone.json["ok"]) == (1, False)
+    assert "cannot be read here" in gone.json["message"]
+    sources = {one["name"]: one["source"] for one in owner("connection", "list", "--json").json}
+    assert sources == {"two": "file", "stripe": "vault"}
+
+
+def test_a_connection_goes_from_a_stored_secret_to_a_reference_and_back(
+    owner: CommandLine, upstream: Upstream, place: Place
+) -> None:
+    holder = with_environment(owner, {"STRIPE_HERE": SECRET})
+    there = holder("connection", "rotate", "stripe", "--secret-from", "env:STRIPE_HERE")
+    assert there.code == 0, there.err
+    assert "stays where it is (env:STRIPE_HERE)" in there.out
+    assert "set it where the server is started" in there.err
+    assert place.installation.database.read("SELECT version, field FROM vault_field") == [(2, "@reference")]
+    assert holder("connection", "test", "stripe").code == 0
+    unset = owner("connection", "test", "stripe")
+    assert unset.code == 1
+    assert "not set here" in unset.err
+    upstream.secret = CANARY
+    back = owner("connection", "rotate", "stripe", "--secret-stdin", "--json", stdin=CANARY.encode())
+    assert (back.json["source"], back.json["credential_version"]) == ("vault", 3)
+    assert place.installation.database.read("SELECT version, field FROM vault_field") == [(3, "secret")]
+    assert [entry["source"] for entry in place.events("connection.rotated")] == ["env", "vault"]
+    assert "STRIPE_HERE" not in json.dumps(place.events())
+
+
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        ("env:KEYLEASH_TEST_UNSET", "not set here"),
+        ("file:/nowhere/at/all", "no such file"),
+        ("file:HOME/keys/root.key", "own folder"),
+        ("cmd:cat HOME/keys/root.key", "root key"),
+        ("cmd:false", "exit code 1"),
+        ("cmd:no-such-command-here", "cannot be run"),
+        ("cmd:'open", "not closed"),
+        ("op://vault/item", "op://VAULT/ITEM/FIELD"),
+        ("op://vault/item/field", "KEYLEASH_OP_TOKEN_FILE"),
+        ("vault://kv", "vault://MOUNT/PATH#FIELD"),
+        ("vault://kv/path#field", "KEYLEASH_KV_ADDR"),
+        ("just a secret", "never is one"),
+        ("env:", "names no place"),
+        ("cmd:echo short", "shorter than 8"),
+    ],
+)
+@pytest.mark.parametrize("copy", [(), ("--copy",)], ids=["pointing", "copying"])
+def test_a_reference_that_leads_to_no_secret_says_why_and_nothing_is_stored(
+    owner: CommandLine, upstream: Upstream, place: Place, reference: str, says: str, copy: tuple[str, ...]
+) -> None:
+    ran = pointing(owner, upstream, reference.replace("HOME", str(owner.home)), *copy)
+    assert (ran.code, ran.out) == (1, "")
+    assert says in ran.err
+    assert "just a secret" not in ran.err
+    assert upstream.requests == []
+    assert place.installation.database.read("SELECT COUNT(*) FROM connection") == [(1,)]
+    assert place.installation.database.read("SELECT COUNT(*) FROM vault_field") == [(1,)]
+
+
+def test_an_untried_reference_is_resolved_all_the_same(owner: CommandLine, upstream: Upstream) -> None:
+    """Or a slip of the pen would be found by the first agent."""
+    assert pointing(owner, upstream, "env:KEYLEASH_TEST_UNSET", "--no-verify").code == 1
+    assert pointing(owner, upstream, f"cmd:echo {CANARY[:-3]}", "--no-verify").code == 0
+    assert upstream.requests == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--copy",),
+        ("--copy", "--secret-stdin"),
+        ("--secret-stdin", "--secret-from", "env:HOME"),
+    ],
+    ids=" ".join,
+)
+def test_options_that_contradict_each_other_are_misuse(owner: CommandLine, options: tuple[str, ...]) -> None:
+    for command in (("connect", "stripe", "--name", "two"), ("connection", "rotate", "stripe")):
+        ran = owner(*command, *options, stdin=CANARY.encode())
+        assert (ran.code, ran.out) == (2, "")
+        assert CANARY not in ran.err
+
+
+def test_only_admins_see_where_a_secret_stays_and_nobody_a_commands_arguments(
+    owner: CommandLine, upstream: Upstream, place: Place
+) -> None:
+    place.member("bob")
+    assert pointing(owner, upstream, f"cmd:printf %s {SECRET}").code == 0
+    shown = owner("connection", "show", "two", "--json")
+    assert shown.json["source"] == "cmd"
+    assert shown.json["reference"].startswith("cmd:printf ")
+    assert owner("connection", "show", "stripe", "--json").json["reference"] is None
+    others = owner("connection", "show", "two", "--json", "--as", "bob")
+    assert (others.json["source"], others.json["reference"]) == ("cmd", None)
+    runs = (shown, others, owner("connection", "show", "two"), owner("connection", "list"))
+    assert SECRET not in everything(*runs)
+    assert "cmd:printf" in runs[2].out
+    assert "cmd" in runs[3].out
+
+
+def test_a_reference_that_was_tampered_with_is_not_shown_as_if_it_were_true(
+    owner: CommandLine, upstream: Upstream, place: Place
+) -> None:
+    assert pointing(owner, upstream, f"cmd:printf %s {SECRET}").code == 0
+    execute(place, "UPDATE connection SET source = 'env' WHERE name = 'two'")
+    shown = owner("connection", "show", "two", "--json")
+    assert shown.json["reference"] is None
+    assert "cannot be opened" in shown.err
+    tested = owner("connection", "test", "two")
+    assert tested.code == 1
+    assert len(upstream.requests) == 1, "only when it was connected"
+
+
+def test_the_same_secret_under_a_new_key_keeps_its_version(
+    owner: CommandLine, upstream: Upstream, place: Place
+) -> None:
+    database = place.installation.database
+    before = database.read("SELECT data_key, key_id FROM vault_credential")
+    ran = owner("connection", "rotate", "stripe", "--keep-secret")
+    assert ran.code == 0, ran.err
+    assert "is the same (version 1)" in ran.out
+    assert owner("connection", "rotate", "stripe", "--keep-secret", "--json").json["credential_version"] == 1
+    after = database.read("SELECT data_key, key_id FROM vault_credential")
+    assert not set(before[0]) & set(after[0])
+    assert owner("connection", "test", "stripe").code == 0
+    assert [entry["same_secret"] for entry in place.events("connection.rotated")] == [True, True]
+    assert owner("connection", "rotate", "nosuch", "--keep-secret").code == 1
+    for more in (
+        ("--secret-stdin",),
+        ("--secret-from", "env:HOME"),
+        ("--base-url", upstream.url),
+        LOCAL,
+        ("--no-verify",),
+        ("--kind", "secret_key"),
+    ):
+        assert owner("connection", "rotate", "stripe", "--keep-secret", *more).code == 2
+    assert len(place.events("connection.rotated")) == 2
 
 
 # -- rotate, test, remove
@@ -429,7 +534,7 @@ def test_a_sealed_vault_takes_no_secret(owner: CommandLine) -> None:
     connect_it = ("connect", "stripe", "--name", "two")
     refused = {
         "The vault is sealed": owner.alone(*connect_it),
-        "reading a secret from this host": owner(*connect_it, "--secret-from", "cmd:no-such-command"),
+        "reading a secret from where it stays": owner(*connect_it, "--secret-from", "cmd:no-such-command"),
         "addresses that are not public": owner(*connect_it, *LOCAL, "--secret-stdin", stdin=CANARY.encode()),
     }
     for why, ran in refused.items():
@@ -455,6 +560,10 @@ def test_connectors_are_shown_without_an_installation(keyleash: CommandLine) -> 
     assert refund["input_schema"]["additionalProperties"] is False
     assert keyleash("connector", "show", "stripe").code == 0
     assert keyleash("connector", "list").code == 0
+    jira = keyleash("connector", "show", "jira", "--json").json
+    assert (jira["base_url"], jira["example_url"]) == (None, "https://acme.atlassian.net")
+    assert "your own, for instance https://acme.atlassian.net" in keyleash("connector", "show", "jira").out
+    assert (shown["base_url"], shown["example_url"]) == ("https://api.stripe.com", None)
     assert not keyleash.home.exists()
 
 

@@ -4,18 +4,23 @@ import contextlib
 import json
 import sqlite3
 import stat
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
 
 from server.cli import doctor as doctor_room
-from server.cli.doctor import CHECKS, Patient
+from server.cli.doctor import CHECKS, PLACES_AT_ONCE, Patient
 from server.cli.setup import member_name, upgrade_database
 from server.database import SCHEMA, Database, DatabaseProblem
 from server.identity import system_user
 from server.settings import Settings
-from tests.commandline import CommandLine
-from tests.installed import Place
+from tests.agents import reopened
+from tests.commandline import CommandLine, with_environment
+from tests.installed import SECRET, Place
+from tests.upstream import Upstream
+from vault import to_reference
 
 
 def mode(path: Path) -> int:
@@ -250,6 +255,96 @@ def test_doctor_finds_a_credential_that_does_not_open(place: Place, owner: Comma
     code, found = findings(owner)
     assert code == 1
     assert "keyleash connection rotate stripe --org acme" in found["credentials"][0][1]
+
+
+def test_doctor_resolves_each_reference_and_says_which_fails(
+    place: Place, owner: CommandLine, upstream: Upstream, tmp_path: Path
+) -> None:
+    file = tmp_path / "some.key"
+    file.write_text(SECRET)
+    file.chmod(0o600)
+    for name, reference in {
+        "there": f"file:{file}",
+        "gone": "file:/nowhere/at/all",
+        "short": "cmd:echo xyzzy",
+        "unset": "env:KEYLEASH_TEST_UNSET",
+        "here": "env:SOME_API_KEY",
+    }.items():
+        place.connect(upstream.url, name=name, secret=to_reference(reference))
+    code, found = findings(with_environment(owner, {"SOME_API_KEY": SECRET}))
+    assert code == 1
+    assert [(status, message.split()[4]) for status, message in found["credentials"][:-1]] == [
+        ("fail", "gone"),
+        ("ok", "here"),
+        ("fail", "short"),
+        ("fail", "unset"),
+    ]
+    said = json.dumps(found)
+    for hidden in ("xyzzy", "/nowhere", "TEST_UNSET", "SOME_API", SECRET):
+        assert hidden not in said
+    assert found["credentials"][-1] == ("ok", "6 connections were looked at.")
+    assert upstream.requests == []
+
+
+def test_doctor_asks_slow_places_side_by_side_and_only_for_so_long(
+    place: Place, owner: CommandLine, upstream: Upstream
+) -> None:
+    for number in range(PLACES_AT_ONCE):
+        place.connect(upstream.url, name=f"slow_{number}", secret=to_reference("cmd:sleep 60"))
+    started = time.monotonic()
+    _, found = findings(with_environment(owner, {"KEYLEASH_REFERENCE_SECONDS": "1"}))
+    assert time.monotonic() - started < PLACES_AT_ONCE
+    assert [status for status, _ in found["credentials"]] == ["fail"] * PLACES_AT_ONCE + ["ok"]
+
+
+def test_doctor_points_out_a_secret_that_every_user_of_the_machine_can_read(
+    place: Place, owner: CommandLine, upstream: Upstream
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # not below pytest's own, which is closed
+        Path(folder).chmod(0o755)
+        file = Path(folder) / "some.key"
+        file.write_text(SECRET)
+        file.chmod(0o644)
+        place.connect(upstream.url, name="open", secret=to_reference(f"file:{file}"))
+        code, found = findings(owner)
+    assert code == 0
+    (warned,) = [message for status, message in found["credentials"] if status == "warn"]
+    assert "every user of this machine" in warned
+    assert str(file) not in warned
+
+
+def test_doctor_says_which_file_has_moved_the_place_of_a_secret(
+    place: Place, owner: CommandLine, upstream: Upstream
+) -> None:
+    folder = place.installation.settings.connectors
+    folder.mkdir()
+    shipped = (Path(__file__).parents[2] / "configs" / "connectors" / "stripe.yaml").read_text()
+    file = folder / "mine.yaml"
+    file.write_text(shipped.replace("id: stripe\n", "id: mine\n", 1))
+    reopened(place)
+    place.connect(upstream.url, connector="mine")
+    assert findings(owner)[0] == 0
+    file.write_text(file.read_text().replace("    scheme: bearer\n", "    scheme: header\n    name: X-Key\n"))
+    code, found = findings(owner)
+    assert code == 1
+    ((status, message), _) = found["credentials"]
+    assert status == "fail"
+    assert str(file) in message
+    assert "Put the file back as it was" in message
+    assert "keyleash connection rotate mine --org acme" in message
+
+
+def test_doctor_finds_a_reference_that_the_row_does_not_own_up_to(
+    place: Place, owner: CommandLine, upstream: Upstream
+) -> None:
+    place.connect(upstream.url, name="pointing", secret=to_reference("cmd:touch /nowhere"))
+    place.installation.database.write_now(lambda rows: rows.execute("UPDATE connection SET source = 'vault'"))
+    code, found = findings(owner)
+    assert code == 1
+    assert [(status, "cannot be opened" in message) for status, message in found["credentials"]] == [
+        ("fail", True),
+        ("ok", False),
+    ]
 
 
 def test_doctor_finds_a_standalone_agent_without_rules(place: Place, owner: CommandLine) -> None:

@@ -67,7 +67,9 @@ def test_ctrl_c_at_the_question_ends_it_at_once_and_leaves_nothing_behind(tmp_pa
     assert process.stdout is not None
     told = b""
     while b"then Enter" not in told:
-        told += process.stdout.read1(4096)  # type: ignore[attr-defined]
+        more = process.stdout.read1(4096)  # type: ignore[attr-defined]
+        assert more, told  # it ended, and would never ask
+        told += more
     process.send_signal(signal.SIGINT)
     rest, _ = process.communicate(timeout=20)
     assert process.returncode != 0

@@ -1,20 +1,25 @@
 """What a person sees is what is sent; and nothing that an agent writes can hide, imitate or push away a part of it."""
 
+import base64
 import json
 import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+from email import message_from_bytes
+from email.policy import SMTP
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote, unquote_plus
+from urllib.parse import parse_qsl, quote_plus, unquote, unquote_plus
 
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 
-from connectors.definition import Argument
+from connectors.catalogue import Offered
+from connectors.definition import Tool
+from connectors.layout import nested
 from server.app import running
 from server.approval import Decision, State
 from server.call import Outcome, Parts, call
@@ -22,10 +27,10 @@ from server.errors import ApprovalRequired, BadArguments, Denied
 from server.prompt import IN_CLIENT, quote
 from tests.agents import Nobody, Person, answering, connected, decide, record
 from tests.installed import Place, make
+from tests.samples import sample_arguments
 from tests.upstream import Answer, Received, Upstream
 
 BASE = "/base/v1"
-CONNECTORS = ("stripe", "github", "slack", "openai", "anthropic", "notion")
 
 
 @dataclass
@@ -55,7 +60,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     with Upstream() as upstream, start_blocking_portal() as portal:
         upstream.answer = lambda _: Answer({"ok": True, "id": "x"})
         place = make(tmp_path_factory.mktemp("prompts") / "home")
-        for connector in CONNECTORS:
+        for connector in place.installation.catalogue.connectors:
             place.connect(f"{upstream.url}{BASE}", connector=connector)
         place.agent()
         place.rule(who="everyone", tools=["*"], then="confirm")
@@ -75,7 +80,10 @@ class Read:
     method: str
     url: str
     arguments: dict[str, Any]
+    fixed: Any
     careful: list[str]
+    document: str = ""  # of GraphQL
+    added: str = ""  # the variable that Keyleash fills
 
 
 FRAME = (
@@ -83,8 +91,11 @@ FRAME = (
     "Account: ",
     "Asked by: ",
     "Request: ",
+    "Document, from the connector's file: ",
+    "Added by Keyleash: ",
     "Written by the agent",
     "  ",
+    "Sent along by the connector, always: ",
     "Careful: ",
     "approve_for_one_hour",
 )
@@ -100,7 +111,11 @@ def read(text: str) -> Read:
     one = {start: [line for line in rest if line.startswith(start)] for start in FRAME}
     for start in ("Tool: ", "Account: ", "Asked by: ", "Request: ", "Written by the agent"):
         assert len(one[start]) == 1, start
-    assert [line[:4] for line in rest[:5]] == ["Tool", "Acco", "Aske", "Requ", "Writ"]
+    documents, added = one["Document, from the connector's file: "], one["Added by Keyleash: "]
+    assert len(documents) <= 1
+    assert len(added) <= len(documents)
+    frame = ["Tool", "Acco", "Aske", "Requ", *["Docu"] * len(documents), *["Adde"] * len(added), "Writ"]
+    assert [line[:4] for line in rest[: len(frame)]] == frame
     method, _, url = one["Request: "][0].removeprefix("Request: ").partition(" ")
     arguments: dict[str, Any] = {}
     for line in one["  "]:
@@ -108,7 +123,12 @@ def read(text: str) -> Read:
         assert name not in arguments
         arguments[name] = unquoted(value)
     tool = one["Tool: "][0].removeprefix("Tool: ").partition(",")[0]
-    return Read(tool, method, url, arguments, [line.removeprefix("Careful: ") for line in one["Careful: "]])
+    always = one["Sent along by the connector, always: "]
+    fixed = unquoted(always[0].partition(": ")[2]) if always else None
+    assert len(always) <= 1
+    careful = [line.removeprefix("Careful: ") for line in one["Careful: "]]
+    document = "".join(documents).removeprefix("Document, from the connector's file: ")
+    return Read(tool, method, url, arguments, fixed, careful, document, "".join(added)[19:].partition(",")[0])
 
 
 def unquoted(text: str) -> Any:
@@ -120,18 +140,38 @@ def unquoted(text: str) -> Any:
     return json.loads(re.sub(r"\\U([0-9a-f]{8})|\\.", pair, text))
 
 
-def arrived(request: Received, arguments: tuple[Argument, ...], path: str) -> dict[str, Any]:
-    """The arguments out of the bytes that the upstream got, by the places that the definition names."""
+def arrived(request: Received, tool: Tool, seen: Read) -> dict[str, Any]:
+    """The arguments out of the bytes that the upstream got, by the places that the definition names.
+
+    Fails where anything else arrived than arguments, what the definition says is always sent, and, for GraphQL, the
+    document and the key of Keyleash's own, as they were shown.
+    """
     target, _, query = request.target.partition("?")
     found: dict[str, Any] = {}
-    holes = re.fullmatch(re.escape(BASE) + re.sub(r"\\\{([a-z0-9_]+)\\\}", r"(?P<\1>.+)", re.escape(path)), target)
-    assert holes, (target, path)
+    holes = re.fullmatch(re.escape(BASE) + re.sub(r"\\\{([a-z0-9_]+)\\\}", r"(?P<\1>.+)", re.escape(tool.path)), target)
+    assert holes, (target, tool.path)
     found |= {name: unquote(value, errors="strict") for name, value in holes.groupdict().items()}
     pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), errors="strict")
+    for fixed in tool.fixed_query:
+        pairs.remove(fixed)
     form = "form" in request.headers.get("content-type", "")
     body = {} if form or not request.body else json.loads(request.body)
+    if seen.document:
+        assert list(body) == ["query", "operationName", "variables"]
+        assert body["query"] == seen.document
+        assert body["operationName"] == re.findall(r"\w+", seen.document)[1]
+        body = body["variables"]
+        assert (body.pop(seen.added) != "") if seen.added else True
     fields = request.body.decode().split("&") if form and request.body else []
-    for argument in arguments:
+    for steps, encoder in tool.encode:
+        assert encoder == "mail"
+        put(body, steps, mail_of(take(body, steps)))
+    for steps, value in tool.fixed_body:
+        if form:
+            fields.remove(f"{quote_plus(steps[0])}={quote_plus(value)}")
+        else:
+            assert take(body, steps) == value
+    for argument in tool.arguments:
         if argument.place == "query":
             name = argument.wire_name + ("[]" if argument.list_style == "brackets" else "")
             values = [value for key, value in pairs if key == name]
@@ -143,16 +183,58 @@ def arrived(request: Received, arguments: tuple[Argument, ...], path: str) -> di
             mine = [(key, value) for key, value in map(_field, fields) if _top(key) == argument.wire_name]
             if mine:
                 found[argument.name] = mine
-        elif argument.place == "body" and argument.wire_name in body:
-            found[argument.name] = body[argument.wire_name]
+        elif argument.place == "body" and stands_in(body, argument.steps):
+            found[argument.name] = take(body, argument.steps)
         elif argument.place == "header" and argument.wire_name.lower() in request.headers:
             found[argument.name] = request.headers[argument.wire_name.lower()]
     assert {name for name, _ in pairs} <= {
-        f"{each.wire_name}{suffix}" for each in arguments if each.place == "query" for suffix in ("", "[]")
+        f"{each.wire_name}{suffix}" for each in tool.arguments if each.place == "query" for suffix in ("", "[]")
     }
-    if not form:
-        assert set(body) <= {each.wire_name for each in arguments if each.place == "body"}
+    mine = [each.wire_name for each in tool.arguments if each.place == "body"]
+    assert not left_in(body)
+    assert {_top(name) for name, _ in map(_field, fields)} <= set(mine)
     return found
+
+
+def mail_of(raw: str) -> dict[str, Any]:
+    """The fields of a mail in base64url, as a mail program reads them."""
+    mail = message_from_bytes(base64.urlsafe_b64decode(raw), policy=SMTP)
+    found: dict[str, Any] = {"text": mail.get_content().replace("\r\n", "\n").removesuffix("\n")}
+    for header, name in (("To", "to"), ("Cc", "cc"), ("Bcc", "bcc")):
+        if header in mail:
+            found[name] = [str(address) for address in mail[header].addresses]
+    for header, name in (("Subject", "subject"), ("In-Reply-To", "in_reply_to"), ("References", "references")):
+        if header in mail:
+            found[name] = str(mail[header])
+    return found
+
+
+def _inside(value: Any, steps: tuple[str, ...]) -> Any:
+    for step in steps:
+        value = value[0 if step == "0" else step]
+    return value
+
+
+def stands_in(body: Any, steps: tuple[str, ...]) -> bool:
+    try:
+        _inside(body, steps)
+    except (KeyError, IndexError):
+        return False
+    return True
+
+
+def take(body: Any, steps: tuple[str, ...]) -> Any:
+    return _inside(body, steps[:-1]).pop(0 if steps[-1] == "0" else steps[-1])
+
+
+def put(body: Any, steps: tuple[str, ...], value: Any) -> None:
+    _inside(body, steps[:-1])[steps[-1]] = value
+
+
+def left_in(body: Any) -> list[Any]:
+    """Whatever is no empty object or list, at any depth."""
+    inner = body.values() if isinstance(body, dict) else body if isinstance(body, list) else None
+    return [body] if inner is None else [found for each in inner for found in left_in(each)]
 
 
 def _field(text: str) -> tuple[str, str]:
@@ -241,6 +323,22 @@ def test_what_is_shown_is_what_arrives(desk: Desk, data: st.DataObject) -> None:
         assert len(desk.place.installation.approvals.prompt(record(desk.place, held.approval))) > IN_CLIENT
         assume(False)
     event("sent")
+    arrives_as_shown(desk, offered, arguments, person)
+
+
+def test_every_shipped_tool_can_be_shown_and_arrives_as_shown(desk: Desk) -> None:
+    """With every argument that there is; what a person agrees to stands in the first line."""
+    for offered in desk.parts.workspaces.of(desk.place.caller()).offer.tools:
+        arguments = sample_arguments(offered.tool)
+        desk.upstream.requests.clear()
+        person = Person(Decision.APPROVE)
+        desk.call(offered.name, arguments, person)
+        arrives_as_shown(desk, offered, arguments, person)
+        assert person.questions[0].text.split("\n")[0].strip()
+
+
+def arrives_as_shown(desk: Desk, offered: Offered, arguments: dict[str, Any], person: Person) -> None:
+    """What the person was shown is what the upstream got, and nothing more."""
     (request,) = desk.upstream.requests
     seen = read(person.questions[0].text)
     assert seen.tool == offered.name
@@ -249,7 +347,8 @@ def test_what_is_shown_is_what_arrives(desk: Desk, data: st.DataObject) -> None:
     assert host == request.headers["host"]
     assert f"/{path}" == request.target.partition("?")[0]
     assert seen.arguments == arguments
-    got = arrived(request, offered.tool.arguments, offered.tool.path)
+    assert seen.fixed == (nested(offered.tool.fixed_body) if offered.tool.fixed_body else None)
+    got = arrived(request, offered.tool, seen)
     places = {argument.name: argument for argument in offered.tool.arguments}
     form = "form" in request.headers.get("content-type", "")
     for name, value in seen.arguments.items():
@@ -261,6 +360,44 @@ def test_what_is_shown_is_what_arrives(desk: Desk, data: st.DataObject) -> None:
         else:
             assert got.pop(name, []) == ([flat(each) for each in value] if isinstance(value, list) else flat(value))
     assert not any(got.values()), "something arrived that nobody was shown"
+
+
+MAIL = {
+    "to": ["ann@acme.example", "Bob Ünal <bob@acme.example>"],
+    "cc": ["c@acme.example"],
+    "bcc": ["d@acme.example"],
+    "subject": "Grüße: the offer\u202e",
+    "text": "Hello,\n\nBcc: mallory@evil.example\n\n.\nBye",
+    "in_reply_to": "<1@acme.example>",
+    "thread": "t1",
+}
+
+
+def test_a_mail_that_is_shown_is_the_mail_that_arrives(desk: Desk) -> None:
+    desk.upstream.requests.clear()
+    person = Person(Decision.APPROVE)
+    assert desk.call("gmail_send_message", MAIL, person).ok
+    (request,) = desk.upstream.requests
+    seen = read(person.questions[0].text)
+    assert seen.arguments == MAIL
+    tool = desk.parts.workspaces.of(desk.place.caller()).offer.get("gmail_send_message").tool
+    assert arrived(request, tool, seen) == MAIL
+
+
+def test_an_addressee_that_could_be_two_is_refused_before_anybody_is_asked(desk: Desk) -> None:
+    desk.upstream.requests.clear()
+    person = Person(Decision.APPROVE)
+    for to in ("ann@acme.example, bob@acme.example", "ann@acme.example\nBcc: bob@acme.example"):
+        with pytest.raises(BadArguments):
+            desk.call("gmail_send_message", MAIL | {"to": [to]}, person)
+    assert person.questions == []
+    assert desk.upstream.requests == []
+
+
+def test_what_the_connector_sends_along_is_shown(desk: Desk) -> None:
+    text = desk.shown("zendesk_reply_to_ticket", {"ticket": 1, "body": "Hello"})
+    assert 'always: {"ticket": {"comment": {"public": true}}}' in text
+    assert "always" not in desk.shown("zendesk_delete_ticket", {"ticket": 1})
 
 
 @settings(max_examples=300, deadline=None)

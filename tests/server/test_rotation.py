@@ -19,12 +19,14 @@ import server.tables
 from server.app import open_installation, running
 from server.approval import Decision
 from server.call import Parts, call
+from server.erasure import attempt
 from server.errors import ApprovalRequired
 from server.rotation import RotationProblem, drop_root, rotate_org, rotate_root
 from server.sealed import DERIVED, SEALED
 from tests.agents import Nobody, decide, execute
 from tests.commandline import CommandLine
 from tests.installed import SECRET, Place, add_org
+from tests.remnants import remnants
 from tests.server.rotating import everything, rotate
 from tests.upstream import Upstream
 from vault import RootKeyProblem, Sealed, Vault, VaultError, root_key_spec
@@ -190,6 +192,23 @@ def finished(place: Place, what: str) -> str:
     return done.stdout
 
 
+async def test_nothing_that_an_earlier_key_wrapped_is_left_in_the_files(busy: Place) -> None:
+    vault_tables = [("vault_org_key", "wrapped"), ("vault_credential", "data_key"), ("vault_derived", "sealed")]
+
+    def wrapped() -> list[bytes]:
+        return [row[0] for t, c in vault_tables for row in busy.installation.database.read(f"SELECT {c} FROM {t}")]
+
+    for what in ("root", busy.org, "root"):
+        before = wrapped()
+        rotate(busy.installation, what)
+        gone = set(before) - set(wrapped())
+        assert gone
+        assert remnants(busy.home, gone)  # in the write-ahead log, until it is erased
+        assert attempt(busy.installation.database) == []
+        assert remnants(busy.home, gone) == []
+    assert [entry["erased"] for entry in busy.events("erasure.completed")] == ["key"] * 3
+
+
 async def test_a_rotation_that_was_begun_keeps_sealing_and_is_finished_by_the_next_run(busy: Place) -> None:
     killed = run("rotate", str(busy.home), busy.org, "UPDATE vault_credential")
     assert killed.returncode == -signal.SIGKILL
@@ -340,7 +359,7 @@ def test_the_commands_rotate_drop_and_tell(operator: CommandLine, place: Place) 
     assert operator("connection", "test", "stripe", "--json").json["ok"] is True
     for name in ("vault.root_rotated", "vault.org_rotated", "vault.root_dropped"):
         assert place.events(name)
-        assert all("operator (system user " in entry["by"] for entry in place.events(name))
+        assert all("the operator (system user " in entry["by"] for entry in place.events(name))
     assert operator("audit", "verify").code == 0
 
 

@@ -15,6 +15,7 @@ def read(text: str) -> LocalRootKey | None:
 
 def test_a_root_key_unwraps_what_it_wrapped_for_the_same_purpose_only():
     root: RootKey = LocalRootKey(RAW)
+    assert root.remote is False
     blob = root.wrap(b"o" * 32, context=("org-key", "org_a", "1"))
     assert root.unwrap(blob, context=("org-key", "org_a", "1")) == b"o" * 32
     with pytest.raises(CannotOpen):

@@ -14,6 +14,7 @@ from vault.keyfile import FileRef
 
 CANARY = "sk_live_canary_7f3a"
 FIELDS = {"secret": CANARY, "account": "acct_9x"}
+ORG_A_2 = ("org-key", "org_a", "2")
 SLOT = {"org": "org_a", "connection": "con_1", "origin": "https://api.stripe.com:443", "scheme": "bearer"}
 
 
@@ -235,6 +236,55 @@ def test_a_removed_credential_is_gone_in_every_version_and_others_stay(vault: Va
     )
     assert revealed(vault, db, connection="con_2") == FIELDS
     assert revealed(vault, db, org="org_b") == FIELDS
+
+
+def test_earlier_versions_are_removed_and_later_ones_and_other_connections_stay(vault: Vault, db: sqlite3.Connection):
+    for _ in range(3):
+        put(vault, db)
+    put(vault, db, connection="con_2")
+    put(vault, db, org="org_b")
+    under_way = vault.take(db, version=1, **SLOT)
+    Vault(None, "sealed.").remove_before(db, org="org_a", connection="con_1", version=3)
+    for version in (1, 2):
+        with pytest.raises(CannotOpen):
+            revealed(vault, db, version=version)
+    assert revealed(vault, db, version=3) == FIELDS
+    assert revealed(vault, db, connection="con_2") == revealed(vault, db, org="org_b") == FIELDS
+    assert db.execute("SELECT COUNT(*) FROM vault_field").fetchone() == (2 * 3,)
+    assert under_way().reveal() == CANARY, "a call that had begun goes on"
+    assert put(vault, db) == 4
+
+
+def test_a_credential_encrypted_anew_is_the_same_under_other_keys(
+    vault: Vault, db: sqlite3.Connection, root: LocalRootKey
+):
+    put(vault, db)
+    put(vault, db)
+    put(vault, db, connection="con_2")
+    under_way = vault.take(db, version=2, **SLOT)
+    before = db.execute("SELECT * FROM vault_credential ORDER BY connection, version").fetchall()
+    fields = db.execute("SELECT * FROM vault_field ORDER BY connection, version, field").fetchall()
+    db.execute("INSERT INTO vault_org_key VALUES ('org_a', 2, ?, 0, 1)", (root.wrap(b"n" * 32, context=ORG_A_2),))
+    vault.reencrypt(db, version=2, **SLOT)
+    after = db.execute("SELECT * FROM vault_credential ORDER BY connection, version").fetchall()
+    assert [row for row in after if row in before] == [before[0], before[2]]
+    assert {row[3] for row in after}.isdisjoint({before[1][3]}), "another key id"
+    assert db.execute("SELECT key_version FROM vault_credential WHERE version = 2").fetchone() == (2,)
+    again = db.execute("SELECT * FROM vault_field ORDER BY connection, version, field").fetchall()
+    assert [row[4] in {one[4] for one in fields} for row in again] == [True, True, False, False, True, True]
+    for each in (vault, Vault(root)):
+        assert revealed(each, db, version=2) == revealed(each, db) == FIELDS
+    assert under_way().reveal() == CANARY, "a call that had begun goes on"
+
+
+def test_what_does_not_open_is_not_encrypted_anew(vault: Vault, db: sqlite3.Connection, locals_in):
+    put(vault, db)
+    before = "".join(db.iterdump())
+    for changed in ({"origin": "https://evil.example:443"}, {"scheme": "query"}, {"version": 2}, {"org": "org_b"}):
+        with pytest.raises(CannotOpen) as caught:
+            vault.reencrypt(db, **{**SLOT, "version": 1, **changed})
+        assert CANARY not in locals_in(caught.value)
+    assert "".join(db.iterdump()) == before
 
 
 def test_text_opens_for_its_own_org_purpose_and_subject_only(vault: Vault, db: sqlite3.Connection, locals_in):

@@ -13,12 +13,12 @@ def test_all_names_exactly_what_the_room_offers():
 
 
 def test_every_refusal_of_the_room_is_a_vault_error():
-    for name in ("CannotOpen", "RootKeyProblem", "Sealed", "WrongRootKey"):
+    for name in ("CannotOpen", "CannotResolve", "KeysUnavailable", "RootKeyProblem", "Sealed", "WrongRootKey"):
         assert issubclass(getattr(vault, name), vault.VaultError)
 
 
 def test_importing_the_room_imports_no_heavy_library():
-    heavy = ("sqlmodel", "sqlalchemy", "alembic", "typer", "rich", "pydantic", "keyring")
+    heavy = ("sqlmodel", "sqlalchemy", "alembic", "typer", "rich", "pydantic", "keyring", "boto3", "botocore", "httpx2")
     program = f"import sys, vault; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

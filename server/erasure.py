@@ -1,0 +1,126 @@
+"""What was removed is gone from the database's files, or stands on a list and is tried again until it is.
+
+The transaction that removes something sealed also puts it on the list. What is on it has been deleted: nothing opens it
+any more. But its bytes may still stand in the files, in the write-ahead log for as long as another process reads an
+older state.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from server.audit import AuditError, Event, append
+from server.clock import iso, now_ms
+from server.database import PATIENCE_S, Database, DatabaseProblem, Rows
+
+log = logging.getLogger("keyleash")
+
+SEALED = ("vault_field", "vault_credential", "vault_derived", "vault_org_key", "vault_root")
+"""The tables whose rows leave nothing behind: every sealed secret, and every wrapped key that could open one."""
+
+RETRY_S = 30.0
+"""How often a server looks whether something is to be tried again."""
+_GLANCE_S = 0.2
+
+What = Literal["connection", "org", "key"]
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Something removed whose bytes may still stand in the files. `requested_at` is in milliseconds."""
+
+    org: str
+    id: str
+    what: str
+    name: str
+    requested_at: int
+
+
+def request(rows: Rows, org: str, identifier: str, what: What, name: str) -> None:
+    """Put what this transaction deletes on the list; asked again for the same, the newer request counts."""
+    rows.execute(
+        "INSERT INTO erasure (org, id, what, requested_at) VALUES (?, ?, ?, ?) ON CONFLICT (org, id) DO UPDATE SET "
+        "what = excluded.what, requested_at = MAX(excluded.requested_at, requested_at + 1)",
+        (org, identifier, f"{what} {name}", now_ms()),
+    )
+
+
+def pending(database: Database) -> list[Pending]:
+    """Everything on the list, longest waiting first. Raises DatabaseProblem."""
+    rows = database.read("SELECT org, id, what, requested_at FROM erasure ORDER BY requested_at, org, id")
+    found: list[Pending] = []
+    for org, identifier, text, requested_at in rows:
+        what, _, name = text.partition(" ")
+        found.append(Pending(org, identifier, what, name, requested_at))
+    return found
+
+
+def attempt(database: Database, *, patience_s: float = PATIENCE_S) -> list[Pending]:
+    """Try to erase what is on the list; returns what still is on it. What is gone is on record in its org's log.
+
+    Waits for readers at most twice `patience_s`. Raises DatabaseProblem where not even the list can be read.
+    """
+    waiting = pending(database)
+    if not waiting:
+        return []
+    try:
+        # What was on the list before this began was deleted before it, too; what is put on it meanwhile stays.
+        if not database.erase(SEALED, patience_s=patience_s):
+            return waiting
+    except DatabaseProblem as problem:
+        log.warning("what was removed could not be erased from the files yet: %s", problem)
+        return waiting
+    try:
+        database.write_now(lambda rows: [_done(rows, one) for one in waiting])
+    except DatabaseProblem as problem:
+        log.warning("what was erased could not be taken off the list: %s", problem)
+    return pending(database)
+
+
+def _done(rows: Rows, one: Pending) -> None:
+    """On record, and off the list. Several processes may try at once: one of them records it."""
+    place = (one.org, one.id, one.requested_at)
+    if not rows.execute("SELECT 1 FROM erasure WHERE org = ? AND id = ? AND requested_at = ?", place).fetchone():
+        return
+    # Under `connection`, it is found with everything else that is on record about that connection.
+    fields: dict[str, Any] = {one.what: one.name} if one.what == "connection" else {"name": one.name}
+    try:
+        append(
+            rows,
+            one.org,
+            Event.ERASURE_COMPLETED,
+            erased=one.what,
+            id=one.id,
+            requested_at=iso(one.requested_at),
+            **fields,
+        )
+    except AuditError as problem:
+        log.error("an erasure could not be recorded, and stays on the list: %s", problem)
+        return
+    rows.execute("DELETE FROM erasure WHERE org = ? AND id = ? AND requested_at = ?", place)
+
+
+@contextlib.asynccontextmanager
+async def retrying(database: Database, *, every_s: float = RETRY_S) -> AsyncGenerator[None]:
+    """Try again now and every so often while the block runs, without keeping anybody waiting."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(_retry(database, stop, every_s))
+    try:
+        yield
+    finally:
+        stop.set()  # and not cancelled: what has begun on a thread is over in a moment
+        await task
+
+
+async def _retry(database: Database, stop: asyncio.Event, every_s: float) -> None:
+    while not stop.is_set():
+        try:
+            if pending(database):
+                await asyncio.to_thread(attempt, database, patience_s=_GLANCE_S)
+        except DatabaseProblem as problem:
+            log.warning("whether something is still to be erased could not be read: %s", problem)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), every_s)

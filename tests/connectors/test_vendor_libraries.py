@@ -1,0 +1,260 @@
+"""What our connectors send is what the vendors' own libraries send, by method, path, query, body and sign-in."""
+
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import pytest
+
+from connectors.auth import attaching
+from connectors.catalogue import Catalogue, shipped_folder
+from connectors.request import prepare
+from tests.upstream import Answer, Received, Upstream
+
+CATALOGUE = Catalogue.load(shipped_folder())
+OFFER = CATALOGUE.offer({name: name for name in CATALOGUE.connectors})
+BASE, TABLE, RECORD = "app" + "A" * 14, "Open orders", "rec" + "R" * 14
+SENDGRID_KEY = "SG.aaaaaaaa.bbbbbbbb"
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Upstream]:
+    with Upstream() as upstream:
+        yield upstream
+
+
+class Key:
+    """A credential of one field."""
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self, field: str) -> str:
+        return self._value
+
+
+def pairs(query: str) -> list[tuple[str, str]]:
+    return sorted(parse_qsl(query, keep_blank_values=True))
+
+
+def content(body: bytes | None) -> Any:
+    return json.loads(body) if body else None
+
+
+def same(theirs: Received, connector: str, tool: str, arguments: dict[str, Any], *, key: str) -> None:
+    """Fails unless the library's request is the one that we would make of this call."""
+    definition = CATALOGUE.connectors[connector]
+    ours = prepare(OFFER.bind(f"{connector}_{tool}", arguments), base_url=definition.base_url)
+    target = urlsplit(theirs.target)
+    assert ours.method == theirs.method
+    assert unquote(urlsplit(ours.url).path) == unquote(target.path)
+    assert pairs(urlsplit(ours.url).query) == pairs(target.query)
+    assert content(ours.body) == content(theirs.body)
+    headers = dict(ours.headers)
+    attaching(definition.credentials[0], Key(key))(headers, [])
+    for name in ("Authorization", "From"):
+        assert headers.get(name) == theirs.headers.get(name.lower())
+
+
+# --- PagerDuty
+
+
+FROM = {"from": "ann@acme.example"}
+
+PAGERDUTY: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {
+    "list_incidents": (
+        lambda client: client.list_all(
+            "incidents",
+            params={"statuses": ["triggered", "acknowledged"], "service_ids[]": ["P1"], "since": "2026-11-01"},
+        ),
+        {"statuses": ["triggered", "acknowledged"], "service_ids": ["P1"], "since": "2026-11-01"}
+        | {"limit": 100, "offset": 0},
+    ),
+    "get_incident": (lambda client: client.rget("incidents/Q1"), {"id": "Q1"}),
+    "create_incident": (
+        lambda client: client.rpost(
+            "incidents",
+            json={
+                "type": "incident",
+                "title": "Fire",
+                "service": {"id": "P1", "type": "service_reference"},
+                "urgency": "high",
+                "body": {"details": "It burns."},
+            },
+        ),
+        FROM | {"title": "Fire", "service_id": "P1", "urgency": "high", "details": "It burns."},
+    ),
+    "set_incident_status": (
+        lambda client: client.rput("incidents/Q1", json={"type": "incident_reference", "status": "resolved"}),
+        FROM | {"id": "Q1", "status": "resolved"},
+    ),
+    "add_incident_note": (
+        lambda client: client.rpost("incidents/Q1/notes", json={"content": "Mended."}),
+        FROM | {"id": "Q1", "content": "Mended."},
+    ),
+    "override_schedule": (
+        lambda client: client.rpost(
+            "schedules/S1/overrides",
+            json=[{"start": "2026-11-01", "end": "2026-11-02", "user": {"id": "U1", "type": "user_reference"}}],
+        ),
+        {"id": "S1", "user_id": "U1", "start": "2026-11-01", "end": "2026-11-02"},
+    ),
+}
+
+
+@pytest.mark.parametrize("tool", PAGERDUTY)
+def test_pagerdutys_library_sends_the_same(tool: str) -> None:
+    import httpx2
+    import pagerduty
+
+    sent: list[Received] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:  # the library speaks https only, so it is heard out here
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        sent.append(Received(request.method, request.url.raw_path.decode(), headers, request.content))
+        body = {"incidents": [], "incident": {}, "note": {}, "overrides": [], "more": False}
+        return httpx2.Response(200, stream=httpx2.ByteStream(json.dumps(body).encode()))
+
+    call, arguments = PAGERDUTY[tool]
+    sender = FROM["from"] if "from" in arguments else None
+    key = "pd-key-pd-key-pd-key"
+    with pagerduty.RestApiV2Client(key, default_from=sender, transport=httpx2.MockTransport(answer)) as client:
+        call(client)
+    (request,) = sent
+    assert dict(CATALOGUE.connectors["pagerduty"].headers)["Accept"] == request.headers["accept"]
+    request = replace(request, target=request.target.replace("&total=false", ""))  # a default that it writes out
+    same(request, "pagerduty", tool, arguments, key=key)
+
+
+# --- SendGrid
+
+
+def mail(**more: Any) -> Any:
+    from sendgrid.helpers.mail import Mail
+
+    return Mail(from_email=("shop@acme.example", "The shop"), to_emails=["ann@acme.example"], **more)
+
+
+SENDGRID: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {
+    "send_mail": (
+        lambda sendgrid: sendgrid.send(mail(subject="Grüße", plain_text_content="Hello,\n\nAnn")),
+        {
+            "from_email": "shop@acme.example",
+            "from_name": "The shop",
+            "to": [{"email": "ann@acme.example"}],
+            "subject": "Grüße",
+            "text": "Hello,\n\nAnn",
+        },
+    ),
+    "list_bounces": (
+        lambda sendgrid: sendgrid.client.suppression.bounces.get(query_params={"start_time": 1, "limit": 5}),
+        {"start_time": 1, "limit": 5},
+    ),
+    "get_stats": (
+        lambda sendgrid: sendgrid.client.stats.get(query_params={"start_date": "2026-11-01", "aggregated_by": "week"}),
+        {"start_date": "2026-11-01", "aggregated_by": "week"},
+    ),
+    "remove_bounce": (
+        lambda sendgrid: sendgrid.client.suppression.bounces._("ann@acme.example").delete(),
+        {"email": "ann@acme.example"},
+    ),
+    "add_unsubscribe": (
+        lambda sendgrid: sendgrid.client.asm.suppressions._("global").post(
+            request_body={"recipient_emails": ["ann@acme.example"]}
+        ),
+        {"emails": ["ann@acme.example"]},
+    ),
+}
+
+
+@pytest.mark.parametrize("tool", SENDGRID)
+def test_sendgrids_library_sends_the_same(upstream: Upstream, tool: str) -> None:
+    import sendgrid
+
+    upstream.answer = lambda _: Answer({})
+    call, arguments = SENDGRID[tool]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # the library does not close its connections
+        call(sendgrid.SendGridAPIClient(SENDGRID_KEY, host=upstream.url))
+    same(upstream.requests[-1], "sendgrid", tool, arguments, key=SENDGRID_KEY)
+
+
+def test_sendgrids_library_fills_a_template_in_the_same_way(upstream: Upstream) -> None:
+    import sendgrid
+
+    upstream.answer = lambda _: Answer({})
+    template = "d-" + "0" * 32
+    filled = mail()
+    filled.template_id = template
+    filled.dynamic_template_data = {"name": "Ann"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        sendgrid.SendGridAPIClient(SENDGRID_KEY, host=upstream.url).send(filled)
+    arguments = {
+        "from_email": "shop@acme.example",
+        "from_name": "The shop",
+        "to": [{"email": "ann@acme.example"}],
+        "template_id": template,
+        "data": {"name": "Ann"},
+    }
+    same(upstream.requests[-1], "sendgrid", "send_template_mail", arguments, key=SENDGRID_KEY)
+
+
+# --- Airtable: a library that many use; Airtable itself publishes none for Python
+
+
+AIRTABLE: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {
+    "list_records": (
+        # A formula that fits into no URL makes the library read by POST, as we always do.
+        lambda table: table.all(
+            formula=f"{{Name}} = '{'x' * 16_000}'"[:16_000], page_size=5, fields=["Name"], sort=["-Name"]
+        ),
+        {
+            "formula": f"{{Name}} = '{'x' * 16_000}'"[:16_000],
+            "page_size": 5,
+            "fields": ["Name"],
+            "sort": [{"field": "Name", "direction": "desc"}],
+        },
+    ),
+    "get_record": (lambda table: table.get(RECORD), {"record": RECORD}),
+    "create_records": (
+        lambda table: table.batch_create([{"Name": "A"}, {"Name": "B"}], typecast=True),
+        {"records": [{"fields": {"Name": "A"}}, {"fields": {"Name": "B"}}], "typecast": True},
+    ),
+    "update_record": (
+        lambda table: table.update(RECORD, {"Name": "C"}, typecast=True),
+        {"record": RECORD, "fields": {"Name": "C"}, "typecast": True},
+    ),
+    "add_comment": (lambda table: table.add_comment(RECORD, "Well done"), {"record": RECORD, "text": "Well done"}),
+    "delete_record": (lambda table: table.delete(RECORD), {"record": RECORD}),
+}
+
+
+@pytest.mark.parametrize("tool", AIRTABLE)
+def test_airtables_library_sends_the_same(upstream: Upstream, tool: str) -> None:
+    import pyairtable
+
+    record = {"id": RECORD, "createdTime": "2026-11-01T00:00:00.000Z", "fields": {}, "deleted": True}
+    author = {"id": "usrAAAAAAAAAAAAAA", "email": "ann@acme.example", "name": "Ann"}
+    comment = {
+        "id": "com1",
+        "text": "x",
+        "author": author,
+        "createdTime": record["createdTime"],
+        "lastUpdatedTime": None,
+    }
+    upstream.answer = lambda request: Answer(
+        comment if "comments" in request.target else {"records": [record] * 2} | record
+    )
+    call, arguments = AIRTABLE[tool]
+    call(pyairtable.Api("pat-key", endpoint_url=upstream.url, retry_strategy=None).table(BASE, TABLE))
+    arguments = {"base": BASE, "table": TABLE} | arguments
+    theirs = upstream.requests[-1]
+    body = content(theirs.body)
+    if body:  # a default that the library writes out
+        assert body.pop("returnFieldsByFieldId", False) is False
+        theirs = replace(theirs, body=json.dumps(body).encode())
+    same(theirs, "airtable", tool, arguments, key="pat-key")

@@ -1,0 +1,165 @@
+"""A root key in a key service, from the command to the call: moved to while calls go on, asked for, away, back.
+
+The services are the fakes that stand in `tests/vault`; what they enforce, they enforce for real.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+import pytest
+
+from server.app import open_installation, running
+from server.call import call
+from tests.agents import ERAS, Nobody, connected
+from tests.commandline import CommandLine, with_environment
+from tests.installed import Place
+from tests.server.rotating import everything
+from tests.upstream import Answer, Upstream
+from tests.vault.fake_kms import FakeKms
+from tests.vault.fake_transit import FakeKey, FakeTransit
+from tests.vault.rigs import alone_with_aws, write_token
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass
+class Service:
+    """A key service, and what an operator says to use its key."""
+
+    spec: str
+    fake: FakeKms | FakeTransit
+    line: CommandLine
+
+    def go_away(self) -> None:
+        self.fake.instead = lambda _received: Answer({"errors": []}, status=503)
+
+    def come_back(self) -> None:
+        self.fake.instead = lambda _received: None
+
+
+@pytest.fixture(params=["aws-kms", "transit"])
+def service(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, owner: CommandLine, place: Place
+) -> Iterator[Service]:
+    place.installation.close()
+    if request.param == "aws-kms":
+        with FakeKms() as kms:
+            alone_with_aws(monkeypatch, endpoint=kms.url)
+            names = ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_EC2_METADATA_DISABLED", "AWS_ACCESS_KEY_ID")
+            names += ("AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_KMS")
+            yield Service(f"aws-kms:{kms.new_key()}", kms, with_environment(owner, _set(names)))
+        return
+    with FakeTransit() as transit:
+        transit.keys["one"] = FakeKey()
+        monkeypatch.setenv("KEYLEASH_TRANSIT_TOKEN_FILE", str(write_token(tmp_path / "token", transit.token)))
+        yield Service(
+            f"transit:{transit.url}#one", transit, with_environment(owner, _set(("KEYLEASH_TRANSIT_TOKEN_FILE",)))
+        )
+
+
+def _set(names: tuple[str, ...]) -> dict[str, str]:
+    return {name: os.environ[name] for name in names}
+
+
+def told(line: CommandLine, *arguments: str) -> str:
+    ran = line(*arguments)
+    assert ran.code == 0, ran.err
+    return ran.out
+
+
+def reopen(place: Place) -> None:
+    place.installation = open_installation(place.installation.settings)
+
+
+async def test_moving_there_and_back_is_one_command_each_and_loses_nothing(place: Place, service: Service) -> None:
+    before = everything(place.installation)
+    told(service.line, "vault", "rewrap", "--to", service.spec, "--yes")
+    (place.home / "keys" / "root.key").unlink()
+    reopen(place)
+    assert everything(place.installation) == before
+    asked = len(service.fake.requests)
+    told(service.line, "vault", "rotate-root", "--yes")  # under the newest version of the service's own key
+    assert len(service.fake.requests) > asked
+    told(service.line, "vault", "rotate-org", "acme", "--yes")
+    told(service.line, "vault", "rewrap", "--to", f"file:{place.home / 'keys' / 'home.key'}", "--yes")
+    asked = len(service.fake.requests)
+    reopen(place)
+    assert everything(place.installation) == before
+    assert len(service.fake.requests) == asked
+    states = [root["state"] for root in service.line("vault", "status", "--json").json["roots"]]
+    assert states == ["retired", "retired", "retired", "in use"]
+
+
+async def test_a_server_that_was_started_before_the_move_goes_on(place: Place, service: Service) -> None:
+    async with running(place.installation) as parts:
+        assert (await call(parts, place.caller(), "stripe_list_charges", {}, Nobody())).ok
+        done = await anyio.to_thread.run_sync(lambda: service.line.alone("vault", "rewrap", "--to", service.spec, "-y"))
+        assert done.code == 0, done.err
+        assert (await call(parts, place.caller(), "stripe_list_charges", {}, Nobody())).ok
+    assert place.installation.vault.keyring.generations.remote
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_server_starts_while_the_service_is_away_and_needs_no_restart_when_it_is_back(
+    place: Place, service: Service, era: str, upstream: Upstream
+) -> None:
+    told(service.line, "vault", "rewrap", "--to", service.spec, "--yes")
+    service.go_away()
+    reopen(place)
+    assert place.installation.vault.sealed is None
+    async with connected(place, "memory", era) as client:
+        assert "stripe_list_charges" in {tool.name for tool in (await client.list_tools()).tools}
+        result = await client.call_tool("stripe_list_charges", {})
+        assert result.is_error
+        assert "keys cannot be had just now" in str(result.content)
+        assert upstream.requests == []
+    service.come_back()
+    async with running(place.installation) as parts:
+        assert (await call(parts, place.caller(), "stripe_list_charges", {}, Nobody())).ok
+    assert len(upstream.requests) == 1
+
+
+async def test_while_the_service_is_away_the_commands_say_so_and_store_nothing(place: Place, service: Service) -> None:
+    told(service.line, "vault", "rewrap", "--to", service.spec, "--yes")
+    service.go_away()
+    before = place.installation.database.read("SELECT * FROM vault_credential")
+    for arguments in (("connection", "rotate", "stripe", "--secret-stdin", "--no-verify"), ("org", "create", "new")):
+        ran = service.line.alone(*arguments, stdin=b"rk_test_a_new_secret_for_stripe")
+        assert ran.code == 1, ran.out
+        assert "Traceback" not in ran.err
+        assert "no other key is used instead" in ran.err
+    assert service.line("vault", "status").code == 0
+    assert service.line("audit", "verify").code == 0
+    assert place.installation.database.read("SELECT * FROM vault_credential") == before
+
+
+async def test_a_key_that_was_swapped_at_the_service_opens_nothing(place: Place, service: Service) -> None:
+    told(service.line, "vault", "rewrap", "--to", service.spec, "--yes")
+    for key in service.fake.keys.values():
+        if isinstance(key, FakeKey):
+            key.versions = [bytes(32).replace(b"\0", b"x")]
+        else:
+            key.raw = b"x" * 32
+    reopen(place)
+    assert "is not the one that this database was made with" in (place.installation.vault.sealed or "")
+
+
+async def test_an_installation_is_made_on_a_service_at_once(service: Service, tmp_path: Path) -> None:
+    line = CommandLine(tmp_path / "new", service.line.person, service.line.environ)
+    ran = line("init", "--org", "acme", "--root", service.spec)
+    assert ran.code == 0, ran.err
+    assert not (tmp_path / "new" / "keys").exists()
+    assert "nobody deletes it at its service" in ran.err
+    assert line("vault", "status", "--json").json["sealed"] is False
+
+
+async def test_an_installation_is_not_made_where_the_service_is_away(service: Service, tmp_path: Path) -> None:
+    service.go_away()
+    line = CommandLine(tmp_path / "new", service.line.person, service.line.environ)
+    ran = line("init", "--org", "acme", "--root", service.spec)
+    assert ran.code == 1
+    assert "Traceback" not in ran.err
+    assert not (tmp_path / "new").exists()
