@@ -20,7 +20,7 @@ from server.erasure import retrying
 from server.identity import Directory
 from server.keys import Keys
 from server.settings import Settings
-from vault import KeysUnavailable, RootKey, Sealed, Vault, VaultError, root_key_spec
+from vault import KeysUnavailable, RootKey, RootKeyRef, Sealed, Vault, VaultError, root_key_spec
 
 if TYPE_CHECKING:
     from connectors.egress import Egress
@@ -119,10 +119,15 @@ def find_root(home: Path, provider: str, location: str) -> RootKey:
 
     Whether it is the right one is the vault's to check.
     """
+    return root_place(home, provider, location).load()
+
+
+def root_place(home: Path, provider: str, location: str) -> RootKeyRef:
+    """Where a root key is kept that was written down as being there, whether the home was moved or not."""
     if provider == "file" and not Path(location).exists():
         moved = home / "keys" / Path(location).name
         location = str(moved if moved.exists() else location)
-    return root_key_spec(f"{provider}:{location}", home).load()
+    return root_key_spec(f"{provider}:{location}", home)
 
 
 @asynccontextmanager

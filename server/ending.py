@@ -1,6 +1,10 @@
-"""What ends with an agent or connection: its waiting approvals and its grants, each on record; with an org: all."""
+"""What ends with an agent or connection: its waiting approvals and its grants, each on record; with an org: all.
 
-from typing import Literal
+With a restore: every waiting approval and running grant, for they may have been used since the backup.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from server.audit import Event, append
 from server.clock import now_ms
@@ -9,20 +13,31 @@ from server.database import Rows
 
 def end_with(rows: Rows, org: str, what: Literal["agent", "connection"], identifier: str, *, by: str) -> None:
     """Cancel the pending and approved calls, and revoke the running grants, of an agent or connection (its id)."""
+    _end(rows, org, f"org = ? AND {what} = ?", (org, identifier), by=by)
+
+
+def end_all(rows: Rows, org: str, *, by: str) -> tuple[int, int]:
+    """Cancel every pending and approved call of an org, and revoke its running grants; returns how many of each."""
+    return _end(rows, org, "org = ?", (org,), by=by)
+
+
+def _end(rows: Rows, org: str, whose: str, values: Sequence[Any], *, by: str) -> tuple[int, int]:
     now = now_ms()
-    for (approval,) in rows.execute(
-        f"SELECT id FROM approval WHERE org = ? AND {what} = ? AND state IN ('pending', 'approved')", (org, identifier)
-    ).fetchall():
+    approvals = rows.execute(
+        f"SELECT id FROM approval WHERE {whose} AND state IN ('pending', 'approved')", values
+    ).fetchall()
+    for (approval,) in approvals:
         rows.execute(
             "UPDATE approval SET state = 'cancelled', changed_at = ? WHERE org = ? AND id = ?", (now, org, approval)
         )
         append(rows, org, Event.APPROVAL_CANCELLED, approval=approval, by=by)
-    for (grant,) in rows.execute(
-        f"SELECT id FROM call_grant WHERE org = ? AND {what} = ? AND revoked_at IS NULL AND expires_at > ?",
-        (org, identifier, now),
-    ).fetchall():
+    grants = rows.execute(
+        f"SELECT id FROM call_grant WHERE {whose} AND revoked_at IS NULL AND expires_at > ?", (*values, now)
+    ).fetchall()
+    for (grant,) in grants:
         rows.execute("UPDATE call_grant SET revoked_at = ? WHERE org = ? AND id = ?", (now, org, grant))
         append(rows, org, Event.GRANT_REVOKED, grant=grant, by=by)
+    return len(approvals), len(grants)
 
 
 OF_AN_ORG = (

@@ -41,8 +41,23 @@ class Settings:
 
     @property
     def backups(self) -> Path:
-        """Where `upgrade` puts its copy."""
+        """Where `upgrade` and `vault restore` keep what was there before."""
         return self.home / "backups"
+
+    @property
+    def serving_lock(self) -> Path:
+        """Held by every server while it runs, and by a restore alone."""
+        return self.home / "data" / "serving.lock"
+
+    @property
+    def noted_heads(self) -> Path:
+        """How far each log went, noted outside the database."""
+        return self.home / "checkpoints" / "heads.json"
+
+    @property
+    def restoring(self) -> Path:
+        """Where a backup is examined before anything else is touched; gone when a restore has ended."""
+        return self.home / "restoring"
 
 
 def read_settings() -> Settings:

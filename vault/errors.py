@@ -22,6 +22,10 @@ class WrongRootKey(VaultError):
     """The root key is a good key, but not the one that this database was made with."""
 
 
+class RecoveryProblem(VaultError):
+    """A root key cannot be exported, or a recovery file cannot be used."""
+
+
 class Mend(Enum):
     """What ends it, when a key service does not answer or refuses for now."""
 

@@ -33,12 +33,7 @@ class Generations(Opaque):
     def __init__(self, given: RootKey, find: Find | None = None) -> None:
         self.given = given
         self._find = find or _nowhere
-        self._known: dict[int, RootKey] = {}
-
-    @property
-    def remote(self) -> bool:
-        """Whether unwrapping an org's key may ask a service over the network."""
-        return self.given.remote or any(root.remote for root in self._known.values())
+        self._known: dict[tuple[str, str, bytes], RootKey] = {}
 
     def newest(self, db: Rows) -> tuple[int, RootKey]:
         """The generation that wraps what is new, and its root key. VaultError before `keyleash init`."""
@@ -49,23 +44,29 @@ class Generations(Opaque):
 
     def of(self, db: Rows, generation: int) -> RootKey:
         """The root key of a generation. CannotOpen where there is none, RootKeyProblem or WrongRootKey at its place."""
-        if generation not in self._known:
-            self._known[generation] = self._load(db, generation)
-        return self._known[generation]
+        row = db.execute("SELECT provider, location, check_blob FROM vault_root WHERE id = ?", (generation,)).fetchone()
+        if row is None:
+            raise CannotOpen
+        return self.of_row(*row)
+
+    def of_row(self, provider: object, location: object, check: object) -> RootKey:
+        """The root key of a row that was read already. Found by the row itself: one that was replaced is looked at."""
+        place = (text(provider), text(location), blob(check))
+        root = self._known.get(place)
+        if root is None:
+            root = self._known[place] = self._load(*place)
+        return root
 
     def forget(self) -> None:
         """Drop every root key but the one that the process was started with."""
         self._known.clear()
 
-    def _load(self, db: Rows, generation: int) -> RootKey:
-        row = db.execute("SELECT provider, location, check_blob FROM vault_root WHERE id = ?", (generation,)).fetchone()
-        if row is None or row[2] is None:
-            raise CannotOpen
-        if fits(self.given, *row):
+    def _load(self, provider: str, location: str, check: bytes) -> RootKey:
+        if fits(self.given, provider, location, check):
             return self.given
-        found = self._find(row[0], row[1])
-        if not fits(found, *row):
-            raise wrong_root(found, row[0], row[1])
+        found = self._find(provider, location)
+        if not fits(found, provider, location, check):
+            raise wrong_root(found, provider, location)
         return found
 
 
@@ -81,6 +82,20 @@ def fits(root: RootKey, provider: str, location: str, check: bytes) -> bool:
     except CannotOpen:
         return False
     return True
+
+
+def blob(value: object) -> bytes:
+    """A column's bytes. One that was overwritten with something else opens no more than an altered one."""
+    if not isinstance(value, bytes):
+        raise CannotOpen
+    return value
+
+
+def text(value: object) -> str:
+    """A column's text, as `blob` is its bytes."""
+    if not isinstance(value, str):
+        raise CannotOpen
+    return value
 
 
 def wrong_root(found: RootKey, provider: str, location: str) -> WrongRootKey:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import ClassVar, Protocol, TypeVar
 
 from vault.errors import RootKeyProblem
-from vault.root import LocalRootKey, new_root_text, root_from_text
+from vault.root import LocalRootKey, new_root_text, require_root_text, root_from_text
+from vault.secret import Secret
 
 T = TypeVar("T")
 
@@ -59,35 +60,36 @@ class KeychainRef:
         return {"provider": self.provider, "location": self.location}
 
     def create(self) -> LocalRootKey:
+        with new_root_text() as text:
+            return self.keep(text)
+
+    def keep(self, text: Secret) -> LocalRootKey:
+        """Store a key that was made before, as `export` gave it. RootKeyProblem when there is one already."""
+        require_root_text(text)
         keychain = self._keychain()
         if self._get(keychain) is not None:
             raise RootKeyProblem(
                 f"The keychain has an entry {self.location!r} already, and it may be the only root key that opens a "
                 "vault. Use it, or name another with `--root keychain:NAME`."
             )
-        text = new_root_text()
         _asked(lambda: keychain.set_password(self.service, self.location, text.reveal()))
         if self._get(keychain) != text.reveal():
             raise RootKeyProblem(f"The keychain did not keep the root key that it was given; {FILE_INSTEAD}.")
-        text.wipe()
         return self.load()
 
     def load(self) -> LocalRootKey:
-        keychain = self._keychain()
-        text = self._get(keychain)
-        if text is None:
-            raise RootKeyProblem(
-                f"The keychain ({type(keychain).__module__}) has no root key named {self.location!r}. Unlock the one "
-                "that holds it, or, if this is a new installation, run `keyleash init`."
-            )
-        root = root_from_text(text, provider=self.provider, location=self.location)
-        del text  # so that a traceback that prints locals has no key to print
+        root = root_from_text(self._text(), provider=self.provider, location=self.location)
         if root is None:
             raise RootKeyProblem(
                 f"The keychain's entry {self.location!r} does not hold a whole root key. Restore it from its backup: "
                 "no other key opens the vault."
             )
         return root
+
+    def export(self) -> Secret:
+        """The key that is kept here, as its text form. Refused as `load` refuses it."""
+        self.load()
+        return Secret({"secret": self._text().strip()})
 
     def successor(self, generation: int) -> "KeychainRef":
         keychain, stem = self._keychain(), re.sub(r"#\d+$", "", self.location)
@@ -100,6 +102,16 @@ class KeychainRef:
             return False
         _asked(lambda: keychain.delete_password(self.service, self.location))
         return True
+
+    def _text(self) -> str:
+        keychain = self._keychain()
+        text = self._get(keychain)
+        if text is not None:
+            return text
+        raise RootKeyProblem(
+            f"The keychain ({type(keychain).__module__}) has no root key named {self.location!r}. Unlock the one "
+            "that holds it, or, if this is a new installation, run `keyleash init`."
+        )
 
     def _get(self, keychain: Keychain) -> str | None:
         return _asked(lambda: keychain.get_password(self.service, self.location))

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import BinaryIO, ClassVar
 
 from vault.errors import RootKeyProblem
-from vault.root import LocalRootKey, new_root_text, root_from_text
+from vault.newfile import sync_folder, write_new
+from vault.root import LocalRootKey, new_root_text, require_root_text, root_from_text
+from vault.secret import Secret
 
 MAX_FILE_BYTES = 1024
 
@@ -39,12 +41,17 @@ class FileRef:
         return {"provider": self.provider, "location": self.location}
 
     def create(self) -> LocalRootKey:
+        with new_root_text() as text:
+            return self.keep(text)
+
+    def keep(self, text: Secret) -> LocalRootKey:
+        """Store a key that was made before, as `export` gave it. RootKeyProblem when there is one already."""
         refuse_without_modes(self.system)
         refuse_in_work_tree(self.path)
-        text = new_root_text()
+        require_root_text(text)
         try:
             _make_private_folders(self.path.parent)
-            _write_new(self.path, text.reveal() + "\n")
+            write_new(self.path, f"{text.reveal()}\n".encode())
         except FileExistsError:
             raise RootKeyProblem(
                 f"There is a file at {self.path} already, and it may be the only root key that opens a vault. "
@@ -52,20 +59,20 @@ class FileRef:
             ) from None
         except OSError as error:
             raise RootKeyProblem(f"The root key could not be written to {self.path}: {error.strerror}.") from None
-        text.wipe()
         return self.load()
 
     def load(self) -> LocalRootKey:
-        refuse_without_modes(self.system)
-        try:
-            root = root_from_text(self._read(), provider=self.provider, location=self.location)
-        except OSError as error:
-            raise RootKeyProblem(_why_unread(self.path, error)) from None
+        root = root_from_text(self._text(), provider=self.provider, location=self.location)
         if root is None:
             raise RootKeyProblem(
                 f"{self.path} does not hold a whole root key. Restore it from its backup: no other key opens the vault."
             )
         return root
+
+    def export(self) -> Secret:
+        """The key that is kept here, as its text form. Refused as `load` refuses it."""
+        self.load()
+        return Secret({"secret": self._text().strip()})
 
     def successor(self, generation: int) -> "FileRef":
         stem = self.path.stem.rsplit("-", 1)[0] if self.path.stem.rpartition("-")[2].isdigit() else self.path.stem
@@ -81,12 +88,19 @@ class FileRef:
                 file.flush()
                 os.fsync(descriptor)
             self.path.unlink()
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
         except FileNotFoundError:
             return False
         except OSError as error:
             raise RootKeyProblem(f"The root key at {self.path} could not be deleted: {error.strerror}.") from None
         return True
+
+    def _text(self) -> str:
+        refuse_without_modes(self.system)
+        try:
+            return self._read()
+        except OSError as error:
+            raise RootKeyProblem(_why_unread(self.path, error)) from None
 
     def _read(self) -> str:
         with open_private(self.path, holds="the root key") as file:
@@ -162,28 +176,6 @@ def _make_private_folders(folder: Path) -> None:
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     for place in reversed(missing):
         place.mkdir(mode=0o700, exist_ok=True)
-
-
-def _write_new(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            os.fchmod(descriptor, 0o600)  # whatever the umask took away or a folder's default rights added
-            file.write(text)
-            file.flush()
-            os.fsync(descriptor)
-        _sync_folder(path.parent)
-    except BaseException:
-        path.unlink(missing_ok=True)  # half a key is worse than none: it looks like one
-        raise
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _why_unread(path: Path, error: OSError) -> str:

@@ -6,11 +6,12 @@ back is never used.
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 from vault.errors import CannotOpen, VaultError
-from vault.generations import INSTALLATION_KEY, Generations, Rows
+from vault.generations import INSTALLATION_KEY, Generations, Rows, blob
 from vault.root import RootKey
 from vault.seal import Key
 from vault.secret import Opaque
@@ -21,12 +22,27 @@ GRACE_SECONDS = 60.0
 
 Context = tuple[str, ...]
 
+_KEYS_OF_ORG = """
+SELECT k.version, k.wrapped, r.provider, r.location, r.check_blob
+FROM vault_org_key k JOIN vault_root r ON r.id = k.root WHERE k.org = ?"""
+
+
+MOST_MADE = 1024
+"""How much of what a key was used for is held with it at once."""
+
 
 class Held(NamedTuple):
-    """An unwrapped key, and when it was asked for (seconds of the clock)."""
+    """An unwrapped key, when it was asked for (seconds of the clock), and what was made with it: gone when it is."""
 
     key: Key
     since: float
+    made: dict[object, Any]
+
+    def keep(self, name: object, made: Any) -> None:
+        """Hold this too, under a name that has everything in it that it was made from."""
+        if len(self.made) >= MOST_MADE:
+            self.made.clear()
+        self.made[name] = made
 
 
 @dataclass(frozen=True)
@@ -63,7 +79,8 @@ class OrgKeys(Opaque):
         ).fetchone()
         if row is None:
             raise no_key(org)
-        return int(row[0]), self.of_row(db, org, *row).key
+        key = self.of_row(db, org, *row).key
+        return int(row[0]), key
 
     def at(self, db: Rows, org: str, version: int) -> Key:
         """One version of an org's key. CannotOpen where there is none."""
@@ -89,14 +106,14 @@ class OrgKeys(Opaque):
         return self._clock() - since <= self.seconds + GRACE_SECONDS
 
     def wanted(self, db: Rows, org: str) -> list[Wanted]:
-        """The keys of this org that a service should be asked for before a call; nothing where the root is local."""
-        if not self.generations.remote:
-            return []
-        rows = db.execute("SELECT version, wrapped, root FROM vault_org_key WHERE org = ?", (org,)).fetchall()
-        found = [
-            Wanted(blob(wrapped), org_context(org, version), self.generations.of(db, generation))
-            for version, wrapped, generation in rows
-        ]
+        """The keys of this org that a service should be asked for before a call; nothing where the root is local.
+
+        A generation that cannot be loaded is left out: what is under it is refused when it is to be opened.
+        """
+        found: list[Wanted] = []
+        for version, wrapped, *generation in db.execute(_KEYS_OF_ORG, (org,)).fetchall():
+            with suppress(VaultError):
+                found.append(Wanted(blob(wrapped), org_context(org, version), self.generations.of_row(*generation)))
         return [one for one in found if one.root.remote and self._age(one.context, one.wrapped) > self.seconds]
 
     def fetch(self, wanted: Sequence[Wanted]) -> None:
@@ -117,9 +134,10 @@ class OrgKeys(Opaque):
 
     def _ask(self, root: RootKey, wrapped: bytes, context: Context) -> Held:
         since = self._clock()
-        for slot in [slot for slot, held in self._held.items() if not self.fresh(held.since)]:
-            self._held.pop(slot, None)
-        held = self._held[context, wrapped] = Held(Key(root.unwrap(wrapped, context=context)), since)
+        for slot, held in list(self._held.items()):  # a copy: another thread may be fetching
+            if not self.fresh(held.since):
+                self._held.pop(slot, None)
+        held = self._held[context, wrapped] = Held(Key(root.unwrap(wrapped, context=context)), since, {})
         return held
 
     def _age(self, context: Context, wrapped: bytes) -> float:
@@ -130,13 +148,6 @@ class OrgKeys(Opaque):
 def org_context(org: str, version: int) -> Context:
     """What the wrapping of an org's key binds."""
     return ("org-key", org, str(version))
-
-
-def blob(value: object) -> bytes:
-    """A column's bytes. One that was overwritten with something else opens no more than an altered one."""
-    if not isinstance(value, bytes):
-        raise CannotOpen
-    return value
 
 
 def no_key(org: str) -> VaultError:

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Protocol, final
 
+from vault.errors import RootKeyProblem
 from vault.seal import KEY_BYTES, Key
 from vault.secret import Opaque, Secret
 
@@ -77,6 +78,12 @@ def root_from_text(text: str, *, provider: str, location: str) -> LocalRootKey |
     if not any(raw) or _to_text(raw) != text:
         return None
     return LocalRootKey(raw, provider=provider, location=location)
+
+
+def require_root_text(text: Secret) -> None:
+    """Refuse to keep what is no whole root key."""
+    if root_from_text(text.reveal(), provider="memory", location="this process") is None:
+        raise RootKeyProblem("That is not a whole root key, so it is not kept.")
 
 
 def _to_text(raw: bytes) -> str:

@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vault.errors import VaultError
-from vault.generations import ROOT_CHECK, Rows
-from vault.orgkeys import Wanted, blob, org_context
+from vault.generations import ROOT_CHECK, Rows, blob
+from vault.orgkeys import Wanted, org_context
 from vault.root import RootKey
 from vault.seal import KEY_BYTES
-from vault.store import Vault, data_key_context, derived_context, now
+from vault.store import CARRIED, Vault, data_key_context, derived_context, list_of_carried, now
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,10 @@ def begin_root(db: Rows, *, provider: str, location: str) -> Generation:
                 f"A move to {begun.provider} ({begun.location}) was begun and not finished. `keyleash vault "
                 "rotate-root` finishes it; after that the keys can be moved again."
             )
-        db.execute("DELETE FROM vault_root WHERE id = ?", (begun.id,))  # nothing was ever under it
     generation = db.execute("SELECT COALESCE(MAX(id), 0) + 1 FROM vault_root").fetchone()[0]
+    if begun is not None:
+        # Nothing was ever under it. Its number is not used again: whoever began it may be about to make it ready.
+        db.execute("DELETE FROM vault_root WHERE id = ?", (begun.id,))
     db.execute(
         "INSERT INTO vault_root (id, provider, location, created_at) VALUES (?, ?, ?, ?)",
         (generation, provider, location, now()),
@@ -194,21 +196,26 @@ def next_org_key(org: str, version: int, root: RootKey) -> bytes:
 def begin_org(db: Rows, vault: Vault, org: str, *, wrapped: OrgKey, purposes: Sequence[str]) -> None:
     """Let this next version seal what is new; what was derived for these purposes stays what it is.
 
-    VaultError where the version is not the next one any more. Its root key is at hand: nothing is asked.
+    VaultError where the version is not the next one any more, or its generation not the newest. Its root key is at
+    hand: nothing is asked.
     """
     before, _ = vault.keyring.newest(db, org)
     if wrapped.version != before + 1:
         raise VaultError("This org's key was rotated by somebody else meanwhile. Look at `keyleash vault status`.")
-    carried = db.execute("SELECT purpose FROM vault_derived WHERE org = ?", (org,)).fetchall()
-    kept = {purpose: vault.derive(db, org, purpose) for purpose in (*purposes, *(row[0] for row in carried))}
+    newest = db.execute("SELECT MAX(id) FROM vault_root WHERE check_blob IS NOT NULL").fetchone()[0]
+    if wrapped.generation != newest:
+        raise VaultError("The root key was rotated meanwhile, and nothing new goes under the one before. Try again.")
+    kept = {purpose: vault.derive(db, org, purpose) for purpose in (*purposes, *vault.carried(db, org))}
     db.execute(
         "INSERT INTO vault_org_key (org, version, wrapped, created_at, root) VALUES (?, ?, ?, ?, ?)",
         (org, wrapped.version, wrapped.wrapped, now(), wrapped.generation),
     )
     key = vault.keyring.at(db, org, wrapped.version)
     db.execute("DELETE FROM vault_derived WHERE org = ?", (org,))
+    rows = {CARRIED: list_of_carried(key, org, wrapped.version, list(kept))}
     for purpose in list(kept):
-        sealed = key.seal(kept.pop(purpose), context=derived_context(org, purpose, wrapped.version))
+        rows[purpose] = key.seal(kept.pop(purpose), context=derived_context(org, purpose, wrapped.version))
+    for purpose, sealed in rows.items():
         db.execute(
             "INSERT INTO vault_derived (org, purpose, key_version, sealed) VALUES (?, ?, ?, ?)",
             (org, purpose, wrapped.version, sealed),

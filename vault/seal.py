@@ -1,6 +1,8 @@
 """Seal bytes under a key and a context: what opens is exactly what was sealed, for exactly what it was sealed for.
 
-A blob, version 1, is 81 bytes longer than its plaintext:
+This text is the whole of the format: with it and the root key, another program opens what this one has stored.
+
+**A blob**, version 1, is 81 bytes longer than its plaintext:
 
     offset  length  what
     0       1       version, 0x01
@@ -11,8 +13,35 @@ A blob, version 1, is 81 bytes longer than its plaintext:
 
     HKDF-SHA256 (RFC 5869; input the key, the salt above, info "keyleash/seal/v1") gives 76 bytes:
         encryption key (32) | nonce (12) | commitment (32)
-    associated data = the blob's first 65 bytes, then each part of the context:
-        its length in UTF-8 bytes (4, big-endian) | the part in UTF-8
+    associated data = the blob's first 65 bytes, then the context
+
+**A context** is a list of texts. Each is its length in bytes (4, big-endian), then itself in UTF-8; a lone surrogate is
+three bytes, as if UTF-8 allowed it. Numbers are texts too, in decimal without leading zeros.
+
+**What is sealed**, where it stands, under which key, and its context:
+
+    vault_root.check_blob          root key    "root-check"
+    vault_root.installation_key    root key    "installation-key"
+    vault_org_key.wrapped          root key    "org-key", org, version
+    vault_credential.data_key      org's key   "data-key", org, connection, version, key_id, origin, scheme,
+                                               the name of each of its fields, by code point
+    vault_field.sealed             data key    "field", org, connection, version, key_id, origin, scheme, field
+    vault_derived.sealed           org's key   "derived", org, purpose, key_version
+    texts, wherever they stand     org's key   "text", org, purpose, subject, version of the org's key
+
+- The plaintext of a key is its 32 bytes, that of `check_blob` any 32 bytes, that of a field or a text UTF-8 as above.
+- A root key in a file or a keychain is written `keyleash-root-key:v1:`, base64url of its 32 bytes with padding. Under a
+  key service, what the first three rows hold is the service's own: the provider's module says how the context is bound.
+- `vault_root` has a row for each generation of the root key: its number is `id`, its place `provider` and `location`. A
+  row of `vault_org_key` is under generation `root`; the newest generation with a `check_blob` wraps what is new.
+- A row of `vault_credential` or `vault_derived` is under version `key_version` of its org's key. A stored text begins
+  with that version (4 bytes, big-endian); the blob follows.
+
+**A derived key** is 32 bytes of HKDF-SHA256 (input the key, no salt, info "keyleash/derive/v1" and then the context:
+org, purpose). The installation's own is derived from its key, with an empty org. An org's is derived from version 1 of
+its key; when that is rotated, the bytes themselves are carried over into `vault_derived`. The row whose purpose is
+empty lists the purposes that were (a JSON array): none of these is derived again. One that is not in it is derived from
+the newest version.
 
 A key is used with AES only through a fresh salt, so no nonce repeats however much is sealed. GCM by itself lets one
 blob open under two keys (Albertini et al., "How to Abuse and Fix Authenticated Encryption Without Key Commitment",
@@ -22,6 +51,7 @@ USENIX Security 2022); the commitment is checked first and shuts that out.
 import hmac
 import secrets
 from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import final
 
 from cryptography.exceptions import InvalidTag
@@ -61,12 +91,12 @@ def unseal(key: bytes, blob: bytes, *, context: Sequence[str]) -> bytes:
 
 
 def opener(key: bytes, blob: bytes, *, context: Sequence[str]) -> Callable[[], bytes]:
-    """What unseals this one blob, over and over, its key derived once. Raises CannotOpen now, as `unseal` does."""
+    """What unseals this one blob, over and over, its key derived once. Raises CannotOpen, now or when it is called."""
     decrypt = _decryption(key, blob, context)
     del key  # so that a traceback that prints locals has no key to print
-    if decrypt is None or _tried(decrypt) is None:
+    if decrypt is None:
         raise CannotOpen
-    return decrypt
+    return partial(_require_opened, decrypt)
 
 
 def derive(key: bytes, *, context: Sequence[str]) -> bytes:
@@ -115,6 +145,13 @@ def _decryption(key: bytes, blob: bytes, context: Sequence[str]) -> Callable[[],
     return lambda: decrypt(nonce, ciphertext, bound)
 
 
+def _require_opened(decrypt: Callable[[], bytes]) -> bytes:
+    plaintext = _tried(decrypt)
+    if plaintext is None:
+        raise CannotOpen
+    return plaintext
+
+
 def _tried(decrypt: Callable[[], bytes]) -> bytes | None:
     try:
         return decrypt()
@@ -145,5 +182,10 @@ def require_context(context: Sequence[str]) -> None:
 def encode_context(context: Sequence[str]) -> bytes:
     """The bytes that stand for a context, and for no other: each part's length, then the part, as written above."""
     require_context(context)
-    parts = (part.encode("utf-8", "surrogatepass") for part in context)
-    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    return b"".join(map(_encode_part, context))
+
+
+@lru_cache(maxsize=4096)  # ids, names and places, nothing secret: the same ones come with every call
+def _encode_part(part: str) -> bytes:
+    encoded = part.encode("utf-8", "surrogatepass")
+    return len(encoded).to_bytes(4, "big") + encoded

@@ -5,22 +5,24 @@ fields. Every step binds what it is for, so that a row moved, swapped or re-poin
 Everything works inside the transaction that it is handed, and commits nothing itself.
 """
 
+import json
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from functools import partial
+from typing import Any, NamedTuple, final
 
 from vault.errors import CannotOpen, Sealed, VaultError
-from vault.generations import INSTALLATION_KEY, ROOT_CHECK, Find, Generations, Rows, wrong_root
+from vault.generations import INSTALLATION_KEY, ROOT_CHECK, Find, Generations, Rows, blob, text, wrong_root
 from vault.keys import RootKey, RootKeyRef
-from vault.orgkeys import KEEP_SECONDS, OrgKeys, Wanted, blob, no_key, org_context
+from vault.orgkeys import KEEP_SECONDS, Held, OrgKeys, Wanted, no_key, org_context
 from vault.seal import KEY_BYTES, Key
 from vault.secret import Opaque, Secret
 
 TEXT_VERSION_BYTES = 4
-MOST_OPENERS = 1024
-"""How many credentials' unwrapped keys are held at once, as org keys are; the secrets themselves never are."""
+CARRIED = ""
+"""The purpose of the row that lists which purposes' keys were carried over when an org's key was rotated."""
 
 _CREDENTIAL = """
 SELECT c.key_id, c.key_version, c.data_key, k.wrapped, k.root, f.field, f.sealed
@@ -29,8 +31,10 @@ JOIN vault_org_key k ON k.org = c.org AND k.version = c.key_version
 JOIN vault_field f ON f.org = c.org AND f.connection = c.connection AND f.version = c.version
 WHERE c.org = ? AND c.connection = ? AND c.version = ? ORDER BY f.field"""
 
-_DERIVED = """
-SELECT k.version, k.wrapped, k.root, d.key_version, d.sealed, w.wrapped, w.root
+_DERIVED = f"""
+SELECT k.version, k.wrapped, k.root, d.key_version, d.sealed, w.wrapped, w.root, CASE WHEN d.org IS NULL THEN
+    (SELECT c.sealed FROM vault_derived c WHERE c.org = k.org AND c.purpose = '{CARRIED}')
+END
 FROM vault_org_key k
 LEFT JOIN vault_derived d ON d.org = k.org AND d.purpose = ?
 LEFT JOIN vault_org_key w ON w.org = d.org AND w.version = d.key_version
@@ -84,7 +88,7 @@ class Vault(Opaque):
     root key that a row is under and that is not `root`: a rotation's. An org's key is held for `keep_seconds`.
     """
 
-    __slots__ = ("_derived", "_keys", "_openers", "_why_sealed")
+    __slots__ = ("_keys", "_why_sealed")
 
     def __init__(
         self,
@@ -97,8 +101,6 @@ class Vault(Opaque):
     ) -> None:
         self._keys = OrgKeys(Generations(root, find), seconds=keep_seconds, clock=clock) if root else None
         self._why_sealed = why_sealed or "it was started without a root key. Restart with the key it was made with."
-        self._openers: dict[tuple[Any, ...], tuple[dict[str, Callable[[], bytes]], float]] = {}
-        self._derived: dict[tuple[Any, ...], tuple[bytes, float]] = {}
 
     @classmethod
     def start(cls, ref: RootKeyRef, db: Rows) -> "Vault":
@@ -210,40 +212,24 @@ class Vault(Opaque):
         Opens nothing and refuses nothing yet: CannotOpen, or whatever else `open` raises, comes from what is returned.
         """
         rows = db.execute(_CREDENTIAL, (org, connection, version)).fetchall()
-        slot = _Slot(org, connection, version, rows[0][0] if rows else "", origin, scheme)
-        place = (slot, *rows)
-        held = self._openers.get(place)
-        if held is not None and self._keys is not None and self._keys.fresh(held[1]):
-            return lambda: _secret_of(held[0])
         try:
-            org_key, since = self._key_of(db, org, rows)
+            org_key = self._key_of(db, org, rows)
+            slot = _Slot(org, connection, version, text(rows[0][0]), origin, scheme)
         except VaultError as problem:
             refusal = problem.with_traceback(None)
         else:
-            return lambda: _secret_of(self._opened(place, slot, rows, org_key, since))
+            return partial(_opened, org_key, slot, rows)
 
         def refuse() -> Secret:
             raise refusal
 
         return refuse
 
-    def _key_of(self, db: Rows, org: str, rows: Sequence[Any]) -> tuple[Key, float]:
+    def _key_of(self, db: Rows, org: str, rows: Sequence[Any]) -> Held:
         keyring = self.keyring
         if not rows:
             raise CannotOpen
         return keyring.of_row(db, org, rows[0][1], rows[0][3], rows[0][4])
-
-    def _opened(
-        self, place: tuple[Any, ...], slot: "_Slot", rows: Sequence[Any], org_key: Key, since: float
-    ) -> dict[str, Callable[[], bytes]]:
-        """What opens each field, time and again, without deriving its key anew. Checked now: CannotOpen."""
-        fields = {str(row[5]): blob(row[6]) for row in rows}
-        data_key = Key(org_key.unseal(blob(rows[0][2]), context=slot.data_key_context(fields)))
-        opened = {name: data_key.opener(sealed, context=slot.field_context(name)) for name, sealed in fields.items()}
-        if len(self._openers) >= MOST_OPENERS:
-            self._openers.clear()
-        self._openers[place] = (opened, since)
-        return opened
 
     def remove(self, db: Rows, *, org: str, connection: str) -> None:
         """Delete every version of the connection's credential. Works on a sealed vault too."""
@@ -281,20 +267,27 @@ class Vault(Opaque):
         row = db.execute(_DERIVED, (purpose, org)).fetchone()
         if row is None:
             raise no_key(org)
-        held = self._derived.get((org, purpose, *row))
-        if held is None or not self.keyring.fresh(held[1]):
-            if len(self._derived) >= MOST_OPENERS:
-                self._derived.clear()
-            held = self._derived[(org, purpose, *row)] = self._derived_from(db, org, purpose, row)
-        return held[0]
+        version, wrapped, root, key_version, sealed, kept_under, kept_root, carried = row
+        if key_version is not None:
+            version, wrapped, root = key_version, kept_under, kept_root
+        held = self.keyring.of_row(db, org, version, wrapped, root)
+        name = (org, purpose, *row)
+        derived: bytes | None = held.made.get(name)
+        if derived is None:
+            if key_version is not None:
+                derived = held.key.unseal(blob(sealed), context=derived_context(org, purpose, version))
+            elif purpose in _carried(held.key, org, version, carried):
+                raise CannotOpen  # its row was taken away: what would be derived now is something else
+            else:
+                derived = held.key.derive(context=(org, purpose))
+            held.keep(name, derived)
+        return derived
 
-    def _derived_from(self, db: Rows, org: str, purpose: str, row: Sequence[Any]) -> tuple[bytes, float]:
-        version, wrapped, root, key_version, sealed, kept_under, kept_root = row
-        if key_version is None:
-            key, since = self.keyring.of_row(db, org, version, wrapped, root)
-            return key.derive(context=(org, purpose)), since
-        key, since = self.keyring.of_row(db, org, key_version, kept_under, kept_root)
-        return key.unseal(blob(sealed), context=derived_context(org, purpose, key_version)), since
+    def carried(self, db: Rows, org: str) -> tuple[str, ...]:
+        """The purposes whose derived keys outlived a rotation of the org's key; none where it has its first one."""
+        version, key = self.keyring.newest(db, org)
+        row = db.execute("SELECT sealed FROM vault_derived WHERE org = ? AND purpose = ?", (org, CARRIED)).fetchone()
+        return _carried(key, org, version, row[0] if row else None)
 
     def status(self, db: Rows) -> VaultStatus:
         """Counts and places; nothing secret, and no key needed. An open vault names the root key it is using."""
@@ -318,8 +311,6 @@ class Vault(Opaque):
         """Drop the keys held in memory; they are unwrapped again when next needed."""
         if self._keys is not None:
             self._keys.forget()
-        self._derived.clear()
-        self._openers.clear()
 
     def wanted(self, db: Rows, org: str) -> list[Wanted]:
         """The keys that `fetch` should be asked for before a call of this org; nothing where the root key is local."""
@@ -363,12 +354,11 @@ FROM vault_root r ORDER BY r.id"""
 _ORG_KEYS = """
 SELECT k.org, k.version, k.created_at, k.root,
        (SELECT COUNT(*) FROM vault_credential c WHERE c.org = k.org AND c.key_version = k.version),
-       (SELECT COUNT(*) FROM vault_derived d WHERE d.org = k.org AND d.key_version = k.version)
+       (SELECT COUNT(*) FROM vault_derived d WHERE d.org = k.org AND d.key_version = k.version AND d.purpose <> '')
 FROM vault_org_key k ORDER BY k.org, k.version"""
 
 
-@dataclass(frozen=True)
-class _Slot:
+class _Slot(NamedTuple):
     """Where one credential version belongs: all that its seals bind.
 
     They bind the data key's id and not the org key's version (which the org key's own wrapping binds), so that a
@@ -414,6 +404,20 @@ def _seal_fields(org_key: Key, slot: _Slot, secret: Secret) -> tuple[bytes, dict
     return wrapped, sealed
 
 
+def _opened(org_key: Held, slot: _Slot, rows: Sequence[Any]) -> Secret:
+    """The credential, or CannotOpen. What opens each field is held with the org's key: nothing is derived anew then."""
+    name = (slot, *rows)
+    openers: dict[str, Callable[[], bytes]] | None = org_key.made.get(name)
+    if openers is not None:
+        return _secret_of(openers)
+    fields = {str(row[5]): blob(row[6]) for row in rows}
+    data_key = Key(org_key.key.unseal(blob(rows[0][2]), context=slot.data_key_context(fields)))
+    openers = {field: data_key.opener(sealed, context=slot.field_context(field)) for field, sealed in fields.items()}
+    secret = _secret_of(openers)
+    org_key.keep(name, openers)
+    return secret
+
+
 def _secret_of(opened: Mapping[str, Callable[[], bytes]]) -> Secret:
     return Secret({field: read().decode("utf-8", "surrogatepass") for field, read in opened.items()})
 
@@ -424,12 +428,25 @@ def _new_slot(org: str, connection: str, version: int, origin: str, scheme: str)
 
 def data_key_context(row: Sequence[Any], fields: Sequence[str]) -> tuple[str, ...]:
     """What the wrapping of a data key binds, from its row: org, connection, version, key_id, origin, scheme."""
-    return _Slot(*row).data_key_context(dict.fromkeys(fields))
+    org, connection, version, key_id, origin, scheme = row
+    slot = _Slot(text(org), text(connection), version, text(key_id), text(origin), text(scheme))
+    return slot.data_key_context(dict.fromkeys(fields))
 
 
 def derived_context(org: str, purpose: str, key_version: int) -> tuple[str, ...]:
-    """What the sealing of a carried-over derived key binds."""
+    """What the sealing of a carried-over derived key binds, and that of their list."""
     return ("derived", org, purpose, str(key_version))
+
+
+def list_of_carried(key: Key, org: str, key_version: int, purposes: Sequence[str]) -> bytes:
+    """The list of what is carried over, sealed: so that a row of it that is taken away is missed."""
+    return key.seal(json.dumps(sorted(purposes)).encode(), context=derived_context(org, CARRIED, key_version))
+
+
+def _carried(key: Key, org: str, key_version: int, sealed: object) -> tuple[str, ...]:
+    if key_version == 1 and sealed is None:
+        return ()
+    return tuple(json.loads(key.unseal(blob(sealed), context=derived_context(org, CARRIED, key_version))))
 
 
 def _text_context(org: str, purpose: str, subject: str, key_version: int) -> tuple[str, ...]:

@@ -110,6 +110,9 @@ class Event(StrEnum):
     VAULT_ORG_ROTATED = "vault.org_rotated"
     VAULT_BACKED_UP = "vault.backed_up"
     VAULT_RESTORED = "vault.restored"
+    VAULT_ROLLBACK_ACCEPTED = "vault.rollback_accepted"  # an older database was put back by hand, and is to be used
+    VAULT_ROOT_EXPORTED = "vault.root_exported"  # the root key, into a file under a passphrase
+    VAULT_ROOT_RECOVERED = "vault.root_recovered"  # and out of it, where the key's own place was lost
 
     ERASURE_COMPLETED = "erasure.completed"  # what was removed before is gone from the database's files as well
 

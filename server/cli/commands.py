@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from server.cli import approvals, audit, client, connect, doctor, people, policy, setup, vault
+from server.cli import approvals, audit, backup, client, connect, doctor, people, policy, setup, vault
 from server.cli.acting import OrgName
 from server.cli.arguments import REFUSED, holds_a_key
 from server.cli.output import complain
@@ -82,6 +82,9 @@ def demo(
 
 for function in (setup.init, setup.upgrade, doctor.doctor, connect.connect, people.freeze, people.unfreeze):
     app.command()(function)
+
+for name, function in backup.COMMANDS.items():
+    vault.app.command(name)(function)
 
 for name, group in {
     "connection": connect.connection_app,

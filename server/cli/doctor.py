@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from connectors.definition import CredentialKind
     from server.app import Installation
     from server.connections import Connection
+    from server.erasure import Pending
     from server.identity import Agent
     from server.policy import Rule
     from server.settings import Settings
@@ -128,10 +129,25 @@ def files(patient: Patient) -> Iterator[Finding]:
 def _kept(home: Path) -> Iterator[Path]:
     """The folders that hold secrets or the record, and the files right in them."""
     yield home
-    for folder in (home / "data", home / "keys", home / "backups"):
+    for folder in (home / "data", home / "keys", home / "backups", home / "checkpoints"):
         if folder.is_dir():
             yield folder
             yield from (path for path in sorted(folder.iterdir()) if path.is_file())
+
+
+def ends_of_logs(patient: Patient) -> Iterator[Finding]:
+    """No older database was put back, and no restore was cut off."""
+    from server.audit import AuditError
+    from server.duty import RolledBack, require_current
+
+    if patient.installation is None:
+        return
+    try:
+        require_current(patient.installation.database, patient.settings)
+    except (AuditError, RolledBack) as problem:
+        yield Finding("ends of logs", "fail", str(problem))
+    else:
+        yield Finding("ends of logs", "ok", "Every log goes as far as was noted outside the database.")
 
 
 def root_key(patient: Patient) -> Iterator[Finding]:
@@ -211,29 +227,6 @@ def credentials(patient: Patient) -> Iterator[Finding]:
     yield Finding("credentials", "ok", f"{total} connections were looked at.")
 
 
-def erasures(patient: Patient) -> Iterator[Finding]:
-    """What was removed has left the files."""
-    from server.clock import iso
-    from server.erasure import pending
-
-    if patient.installation is None:
-        return
-    directory = patient.installation.directory
-    names = {org.id: org.name for org in (*directory.orgs(), *directory.removed_orgs())}
-    waiting = pending(patient.installation.database)
-    for one in waiting:
-        yield Finding(
-            "erasures",
-            "warn",
-            f"{names.get(one.org, one.org)}: the {one.what} {one.name} was removed at {iso(one.requested_at)}, and its "
-            "sealed bytes are still in the database's files: a process that reads an older state holds them there. "
-            "Every removal, every running server and `keyleash vault status` try again. If it stays, end whatever "
-            f"else has {patient.settings.database} open.",
-        )
-    if not waiting:
-        yield Finding("erasures", "ok", "Nothing that was removed is left in the database's files.")
-
-
 PLACES_AT_ONCE = 8
 
 
@@ -251,7 +244,7 @@ def _opened(installation: "Installation", org: str, connection: "Connection") ->
     """What is wrong with what is sealed for a connection; the reference, where it is one; None where all is well."""
     from server.connections import credential_kind, open_credential
     from server.credential import is_reference
-    from vault import VaultError
+    from vault import CannotOpen, VaultError
 
     connector = installation.catalogue.connectors.get(connection.connector)
     if connector is None:
@@ -260,7 +253,7 @@ def _opened(installation: "Installation", org: str, connection: "Connection") ->
     again = f"Give it again: keyleash connection rotate {connection.name} --org {org}"
     try:
         kind = credential_kind(connection, connector)
-    except VaultError:
+    except CannotOpen:
         moved = (
             f"{org}: the file {connector.file} now puts the secret of {connection.name} in another place of a request "
             f"than the one it was given for, so it is not sent. Put the file back as it was. Or: {again}"
@@ -270,8 +263,10 @@ def _opened(installation: "Installation", org: str, connection: "Connection") ->
         sealed = installation.database.snapshot(lambda rows: open_credential(rows, installation.vault, connection))
         if is_reference(connection, sealed):
             return Elsewhere(org, connection, kind, sealed)
-    except VaultError:
+    except CannotOpen:
         return Finding("credentials", "fail", f"{org}: the secret of {connection.name} cannot be opened. {again}")
+    except VaultError as problem:  # the key service is away, say: nothing is wrong with the secret
+        return Finding("credentials", "fail", f"{org}: the secret of {connection.name} cannot be opened now: {problem}")
     sealed.wipe()
     return None
 
@@ -296,6 +291,33 @@ def _resolved(settings: "Settings", one: Elsewhere) -> list[Finding]:
         there = f"{name} and is set here; a server reads it in its own environment."
         found.append(Finding("credentials", "ok", there))
     return found
+
+
+def erasures(patient: Patient) -> Iterator[Finding]:
+    """What was removed has left the files."""
+    from server.clock import iso
+    from server.erasure import pending
+
+    if patient.installation is None:
+        return
+    directory = patient.installation.directory
+    names = {org.id: org.name for org in (*directory.orgs(), *directory.removed_orgs())}
+    waiting = pending(patient.installation.database)
+    for one in waiting:
+        yield Finding(
+            "erasures",
+            "warn",
+            f"{names.get(one.org, one.org)}: {_erased(one)} was removed at {iso(one.requested_at)}, and its "
+            "sealed bytes are still in the database's files: a process that reads an older state holds them there. "
+            "Every removal, every running server and `keyleash vault status` try again. If it stays, end whatever "
+            f"else has {patient.settings.database} open.",
+        )
+    if not waiting:
+        yield Finding("erasures", "ok", "Nothing that was removed is left in the database's files.")
+
+
+def _erased(one: "Pending") -> str:
+    return f"the earlier secret of {one.name}" if one.what == "secret" else f"the {one.what} {one.name}"
 
 
 def agents(patient: Patient) -> Iterator[Finding]:
@@ -420,6 +442,7 @@ def _agent_is_missing(patient: Patient, agent: str, home: str | None, org: str |
 CHECKS: tuple[Callable[[Patient], Iterator[Finding]], ...] = (
     files,
     schema,
+    ends_of_logs,
     root_key,
     keychain,
     connectors,

@@ -3,6 +3,7 @@
 from connectors.errors import ConnectorError
 from server.approval import ApprovalProblem
 from server.audit import AuditError
+from server.backup import BackupProblem
 from server.cli.clients import ClientError
 from server.cli.terminal import NoTerminal, NotSure
 from server.connections import ConnectionProblem
@@ -18,6 +19,7 @@ from vault import VaultError
 PROBLEMS: tuple[type[Exception], ...] = (
     ApprovalProblem,
     AuditError,
+    BackupProblem,
     BindProblem,
     ClientError,
     ConnectionProblem,

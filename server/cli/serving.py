@@ -42,6 +42,7 @@ def _private_streams() -> tuple[io.TextIOWrapper, io.TextIOWrapper]:
 
 def _stdio(agent: str | None, org: str | None, stdin: io.TextIOWrapper, stdout: io.TextIOWrapper) -> None:
     from server.app import open_installation, quiet_logs, serve_stdio
+    from server.duty import on_duty
     from server.identity import IdentityProblem
     from server.settings import read_settings
 
@@ -57,7 +58,8 @@ def _stdio(agent: str | None, org: str | None, stdin: io.TextIOWrapper, stdout: 
         names = ", ".join(each.name for each in agents) or "none yet; `keyleash agent create NAME` makes one"
         raise IdentityProblem(f"Which agent is this client? Add `--agent NAME`. There are: {names}.")
     chosen = installation.directory.agent(found.id, agent)
-    _run(serve_stdio(installation, org=found.id, agent=chosen.id, stdin=stdin, stdout=stdout))
+    with on_duty(installation.database, settings):
+        _run(serve_stdio(installation, org=found.id, agent=chosen.id, stdin=stdin, stdout=stdout))
 
 
 def _leave(_signal: int, _frame: object) -> None:
@@ -66,6 +68,7 @@ def _leave(_signal: int, _frame: object) -> None:
 
 def _http(bind: str) -> None:
     from server.app import open_installation, quiet_logs, serve_http
+    from server.duty import on_duty
     from server.http import AGENT_PATH, BindProblem, parse_bind
     from server.settings import read_settings
 
@@ -73,14 +76,17 @@ def _http(bind: str) -> None:
     quiet_logs(settings.log_level)
     host, port = parse_bind(bind)
     installation = open_installation(settings)
-    if installation.vault.sealed is not None:
-        print(f"keyleash: sealed, no tools are offered: {installation.vault.sealed}", file=sys.stderr)  # noqa: T201
-    shown = f"[{host}]" if ":" in host else host
-    print(f"keyleash: agents connect at http://{shown}:{port}{AGENT_PATH}", file=sys.stderr)  # noqa: T201
-    try:
-        _run(serve_http(installation, host=host, port=port))
-    except SystemExit:
-        raise BindProblem(f"Nothing can listen at {bind}: it is in use, or not an address of this machine.") from None
+    with on_duty(installation.database, settings):
+        if installation.vault.sealed is not None:
+            print(f"keyleash: sealed, no tools are offered: {installation.vault.sealed}", file=sys.stderr)  # noqa: T201
+        shown = f"[{host}]" if ":" in host else host
+        print(f"keyleash: agents connect at http://{shown}:{port}{AGENT_PATH}", file=sys.stderr)  # noqa: T201
+        try:
+            _run(serve_http(installation, host=host, port=port))
+        except SystemExit:
+            raise BindProblem(
+                f"Nothing can listen at {bind}: it is in use, or not an address of this machine."
+            ) from None
 
 
 def _run(coroutine: Coroutine[Any, Any, None]) -> None:

@@ -10,6 +10,7 @@ from server.identity import system_user
 from tests.commandline import CommandLine
 from tests.installed import SECRET, Place, make
 from tests.places import Places
+from tests.server.restoring import PASSPHRASE, Backup
 from tests.upstream import Upstream
 
 
@@ -66,3 +67,22 @@ def _log_level_as_it_was() -> Iterator[None]:
     level = log.level
     yield
     log.setLevel(level)
+
+
+@pytest.fixture
+def backup(place: Place, owner: CommandLine, tmp_path: Path) -> Backup:
+    """A backup of `place`, made at the command line."""
+    file = tmp_path / "kept" / "backup.db"
+    file.parent.mkdir()
+    assert owner("vault", "backup", str(file)).code == 0
+    return Backup(place, file, owner, tmp_path)
+
+
+@pytest.fixture
+def recovery(backup: Backup) -> Path:
+    """The recovery file of the installation; its root key is lost after."""
+    file = backup.folder / "kept" / "recovery.json"
+    ran = backup.line("vault", "export-recovery", str(file), "--passphrase-stdin", stdin=PASSPHRASE.encode())
+    assert ran.code == 0, ran.err
+    (backup.place.home / "keys" / "root.key").unlink()
+    return file

@@ -1,11 +1,15 @@
 """Rows are durable when the writer is told so; a bad write spoils no other; an unknown schema is refused."""
 
+import contextlib
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from alembic import command
+from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 from sqlmodel import SQLModel
@@ -136,6 +140,20 @@ def test_the_tables_and_the_migrations_agree(path: Path) -> None:
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), SQLModel.metadata) == []
     engine.dispose()
+
+
+def test_a_migration_leaves_no_second_copy_of_a_wrapped_key_that_it_moves(tmp_path: Path) -> None:
+    path, key = tmp_path / "keyleash.db", os.urandom(113)
+    config = Config()
+    config.set_main_option("script_location", "server/migrations")
+    config.attributes["path"] = path
+    command.upgrade(config, "0001")
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("INSERT INTO vault_root VALUES (1, 'file', '/x', ?, ?, 0)", (key, os.urandom(113)))
+    migrate(path)
+    assert path.read_bytes().count(key) == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["keyleash.db"]
 
 
 def test_this_release_was_written_for_the_newest_migration() -> None:

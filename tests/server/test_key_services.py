@@ -13,6 +13,7 @@ import pytest
 
 from server.app import open_installation, running
 from server.call import call
+from server.settings import Settings
 from tests.agents import ERAS, Nobody, connected
 from tests.commandline import CommandLine, with_environment
 from tests.installed import Place
@@ -163,3 +164,24 @@ async def test_an_installation_is_not_made_where_the_service_is_away(service: Se
     assert ran.code == 1
     assert "Traceback" not in ran.err
     assert not (tmp_path / "new").exists()
+
+
+async def test_a_backup_wants_the_service_and_nothing_else(place: Place, service: Service, tmp_path: Path) -> None:
+    """No key is exported; on a new machine the same service opens the backup, and while it is away nothing does."""
+    told(service.line, "vault", "rewrap", "--to", service.spec, "--yes")
+    (place.home / "keys" / "root.key").unlink()
+    ran = service.line("vault", "export-recovery", str(tmp_path / "recovery"), "--passphrase-stdin", stdin=b"x" * 20)
+    assert ran.code == 1
+    assert "never leaves it" in ran.err
+    assert not (tmp_path / "recovery").exists()
+    told(service.line, "vault", "backup", str(tmp_path / "backup.db"))
+    new = CommandLine(tmp_path / "new", service.line.person, service.line.environ)
+    service.go_away()
+    away = new("vault", "restore", str(tmp_path / "backup.db"))
+    assert away.code == 1
+    assert "no other key is used instead" in away.err
+    assert not new.home.exists()
+    service.come_back()
+    told(new, "vault", "restore", str(tmp_path / "backup.db"))
+    before = everything(open_installation(place.installation.settings))
+    assert everything(open_installation(Settings(home=new.home))) == before

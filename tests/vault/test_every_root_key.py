@@ -12,7 +12,9 @@ import pytest
 from tests.leaks import leak
 from tests.vault.fake_kms import CANARY
 from tests.vault.rigs import REAL_TRANSIT, RIGS, TOKEN_FILE, NewRig, Rig, SetUp, moto_server
-from vault import PROVIDERS, CannotOpen, KeysUnavailable, RootKey, VaultError
+from vault import PROVIDERS, CannotOpen, KeysUnavailable, RootKey, RootKeyProblem, VaultError
+from vault.errors import RecoveryProblem
+from vault.recovery import Portable, exported, taking
 
 KEY = bytes(range(200, 232))
 ORG = ("org-key", "org_a", "1")
@@ -218,3 +220,20 @@ def test_nothing_secret_is_in_what_it_shows_says_logs_or_leaves_in_a_traceback(
     assert CANARY not in shown
     with pytest.raises(TypeError):
         pickle.dumps(root)
+
+
+def test_a_key_is_exported_and_kept_elsewhere_or_says_that_it_never_leaves(rig: Rig) -> None:
+    """Nothing in between: a place that gives its key away also takes one, and never over another."""
+    blob = rig.ref().create().wrap(KEY, context=ORG)
+    if not isinstance(rig.ref(), Portable):
+        with pytest.raises(RecoveryProblem, match=r"never leaves it.*keyleash vault backup"):
+            exported(rig.ref())
+        with pytest.raises(RecoveryProblem, match="keychain or file"):
+            taking(rig.ref())
+        return
+    with exported(rig.ref()) as text:
+        kept = taking(rig.other()).keep(text)
+        assert kept.unwrap(blob, context=ORG) == rig.other().load().unwrap(blob, context=ORG) == KEY
+        for taken in (rig.ref(), rig.other()):
+            with pytest.raises(RootKeyProblem, match="already"):
+                taking(taken).keep(text)

@@ -6,7 +6,7 @@ import pytest
 from keyring.backends import SecretService, fail, null
 from keyring.backends.chainer import ChainerBackend
 
-from vault import RootKeyProblem
+from vault import RootKeyProblem, Secret
 from vault.keychain import REAL_KEYCHAINS, KeychainRef
 
 
@@ -151,3 +151,36 @@ def test_a_damaged_entry_is_refused_and_its_content_not_shown(locals_in):
     with pytest.raises(RootKeyProblem, match=r"whole root key.*backup") as caught:
         ref(MemoryKeychain(home="sk_live_canary")).load()
     assert "canary" not in locals_in(caught.value)
+
+
+def test_an_exported_key_is_kept_elsewhere_as_the_same_key():
+    here, there = MemoryKeychain(), MemoryKeychain()
+    blob = ref(here).create().wrap(b"o" * 32, context=("c",))
+    kept = ref(there, "other").keep(ref(here).export())
+    assert kept.unwrap(blob, context=("c",)) == b"o" * 32
+    assert there.entries["keyleash", "other"] == here.entries["keyleash", "home"]
+
+
+def test_a_kept_key_is_never_written_over_another():
+    here, there = MemoryKeychain(), MemoryKeychain(home="something")
+    ref(here).create()
+    with pytest.raises(RootKeyProblem, match="already"):
+        ref(there).keep(ref(here).export())
+    assert there.entries == {("keyleash", "home"): "something"}
+
+
+def test_what_is_no_root_key_is_neither_kept_nor_exported(locals_in):
+    keychain = MemoryKeychain()
+    with pytest.raises(RootKeyProblem, match="not a whole root key") as kept:
+        ref(keychain).keep(Secret({"secret": "sk_live_canary"}))
+    assert keychain.entries == {}
+    with pytest.raises(RootKeyProblem, match="whole root key") as exported:
+        ref(MemoryKeychain(home="sk_live_canary")).export()
+    assert "canary" not in locals_in(kept.value) + locals_in(exported.value)
+
+
+def test_without_a_real_keychain_nothing_is_kept():
+    key = MemoryKeychain()
+    ref(key).create()
+    with pytest.raises(RootKeyProblem, match=r"no OS keychain here .*--root file"):
+        KeychainRef("home", find=null.Keyring).keep(ref(key).export())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vault import RootKeyProblem
+from vault import RootKeyProblem, Secret
 from vault.keyfile import FileRef, refuse_in_work_tree, refuse_readable_by_others
 
 
@@ -254,3 +254,43 @@ def test_where_modes_protect_nothing_a_file_is_neither_made_nor_loaded(tmp_path:
         with pytest.raises(RootKeyProblem, match="--root keychain"):
             use()
     assert not (tmp_path / "new.key").exists()
+
+
+def test_an_exported_key_is_kept_elsewhere_as_the_same_key(ref: FileRef, tmp_path: Path):
+    blob = ref.create().wrap(b"o" * 32, context=("c",))
+    other = FileRef.at(str(tmp_path / "other" / "root.key"), tmp_path)
+    kept = other.keep(ref.export())
+    assert kept.unwrap(blob, context=("c",)) == b"o" * 32
+    assert (kept.provider, kept.location) == ("file", str(other.path))
+    assert other.path.read_bytes() == ref.path.read_bytes()
+    assert stat.S_IMODE(other.path.stat().st_mode) == 0o600
+
+
+def test_a_kept_key_is_never_written_over_another(ref: FileRef, tmp_path: Path):
+    ref.create()
+    before = ref.path.read_bytes()
+    other = FileRef.at(str(tmp_path / "other.key"), tmp_path)
+    other.create()
+    with pytest.raises(RootKeyProblem, match=r"already.*--root file:PATH"):
+        ref.keep(other.export())
+    assert ref.path.read_bytes() == before
+
+
+def test_what_is_no_root_key_is_not_kept(ref: FileRef):
+    with pytest.raises(RootKeyProblem, match="not a whole root key") as caught:
+        ref.keep(Secret({"secret": "sk_live_canary"}))
+    assert "canary" not in str(caught.value)
+    assert not ref.path.parent.exists()
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604])
+def test_a_key_that_others_may_have_read_is_not_exported(ref: FileRef, mode: int):
+    write_key(ref.path, mode)
+    with pytest.raises(RootKeyProblem, match="chmod 600"):
+        ref.export()
+
+
+def test_a_damaged_key_is_not_exported(ref: FileRef):
+    write_key(ref.path).write_text("keyleash-root-key:v1:half")
+    with pytest.raises(RootKeyProblem, match="whole root key"):
+        ref.export()
