@@ -310,6 +310,11 @@ def _reseal_texts(database: Database, vault: Vault, org: str, version: int) -> i
 
 def _drop(rows: Rows, *, org: str, version: int, by: str, moved: Moved) -> int | None:
     """Drop the earlier keys, where nothing is under them; None where something has come under one meanwhile."""
+    if not rows.execute("SELECT 1 FROM vault_org_key WHERE org = ? AND version = ?", (org, version)).fetchone():
+        raise RotationProblem(
+            "While its key was rotated the org was removed, or rotated again, or its database replaced. Look at "
+            "`keyleash vault status`."
+        )
     if steps.due_credentials(rows, org, version, most=1) or due_texts(rows, org, version, most=1):
         return None
     dropped = steps.drop_org_keys(rows, org, version)
