@@ -80,7 +80,7 @@ class Desk:
         self.require("manage their own agents" if own else "manage everyone's agents")
 
     def have_keys_at_hand(self) -> None:
-        """Ask for the org's keys where a service keeps the root key; before a transaction, which would keep others waiting.
+        """Ask for the org's keys where a service keeps the root key; before a transaction, which keeps others waiting.
 
         Raises vault.VaultError.
         """

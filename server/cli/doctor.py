@@ -301,7 +301,7 @@ def _opened(installation: "Installation", org: str, connection: "Connection") ->
     """
     from server.connections import credential_kind, open_credential
     from server.credential import is_reference
-    from vault import KeysUnavailable, VaultError
+    from vault import CannotOpen, KeysUnavailable, VaultError
 
     connector = installation.catalogue.connectors.get(connection.connector)
     if connector is None:
@@ -320,10 +320,12 @@ def _opened(installation: "Installation", org: str, connection: "Connection") ->
         sealed = installation.database.snapshot(lambda rows: open_credential(rows, installation.vault, connection))
         if is_reference(connection, sealed):
             return Elsewhere(org, connection, kind, sealed)
+    except CannotOpen:
+        return Finding("credentials", "fail", f"{org}: the secret of {connection.name} cannot be opened. {again}")
     except KeysUnavailable:
         raise
-    except VaultError:
-        return Finding("credentials", "fail", f"{org}: the secret of {connection.name} cannot be opened. {again}")
+    except VaultError as problem:  # a key above it: giving the secret again would not mend that
+        return Finding("credentials", "fail", f"{org}: the secret of {connection.name} cannot be opened. {problem}")
     sealed.wipe()
     return None
 

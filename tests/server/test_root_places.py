@@ -1,5 +1,8 @@
 """Where root keys are kept, over a life of moves, restores and drops: the key in use is never taken for another one."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,7 @@ from server.app import open_installation
 from server.database import Database
 from server.rotation import RotationProblem, rotate_root
 from server.settings import Settings
-from tests.commandline import CommandLine
+from tests.commandline import ROOT, CommandLine
 from tests.installed import Place
 from tests.server.rotating import everything
 from vault import VaultError, root_key_spec
@@ -134,6 +137,33 @@ def test_an_org_key_is_not_moved_under_a_generation_that_a_restore_has_taken_awa
         rotate_root(Replaced(database.path), vault, second, by="test")
     assert database.read("SELECT root FROM vault_org_key") == [(1,)]
     assert database.read("SELECT id, retired_at FROM vault_root") == [(1, None)]
+
+
+def test_a_backup_and_doctor_say_what_a_rotation_that_was_left_half_way_needs(
+    owner: CommandLine, place: Place, tmp_path: Path
+) -> None:
+    assert "no recovery file holds both" not in owner("vault", "backup", str(tmp_path / "whole.db")).err
+    database, vault = place.installation.database, place.installation.vault
+    rotate_root(database, vault, root_key_spec(f"file:{place.home / 'keys' / 'root-2.key'}", place.home), by="test")
+    database.write_now(lambda rows: rows.execute("UPDATE vault_root SET retired_at = NULL"))
+    ran = owner("vault", "backup", str(tmp_path / "half.db"))
+    assert ran.code == 0
+    assert "generations 1 and 2, and no recovery file holds both" in ran.err
+
+
+def test_doctor_names_the_missing_root_key_and_not_the_secret_that_is_under_it(
+    owner: CommandLine, place: Place
+) -> None:
+    killed = subprocess.run(
+        [sys.executable, "-m", "tests.server.rotating", "rotate", str(place.home), "root", "UPDATE vault_org_key"],
+        cwd=ROOT,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    (place.home / "keys" / "root.key").unlink()
+    found = [one["message"] for one in owner("doctor", "--json").json if one["check"] == "credentials"]
+    assert "There is no root key at" in found[0]
+    assert "Give it again" not in found[0]
 
 
 def test_what_the_root_key_before_wrapped_is_not_kept(owner: CommandLine, place: Place) -> None:
