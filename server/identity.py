@@ -296,12 +296,12 @@ class Directory:
 # -- changes; each runs inside the caller's transaction and writes its own entry
 
 
-def create_org(rows: Rows, *, name: str, preset: str, by: str) -> str:
-    """Create an org and return its id."""
+def create_org(rows: Rows, *, name: str, preset: str, by: str, org: str | None = None) -> str:
+    """Create an org and return its id: a new one, or `org`, which `new_id` gave."""
     _check_name("org", name)
     if rows.execute("SELECT 1 FROM org WHERE name = ?", (name,)).fetchone():
         raise IdentityProblem(f"There is already an org called {name!r}. Choose another name.")
-    org = f"org_{_random(16)}"
+    org = org or new_id("org")
     rows.execute(
         "INSERT INTO org (id, name, preset, revision, frozen_at, created_at) VALUES (?, ?, ?, 1, NULL, ?)",
         (org, name, preset, now_ms()),

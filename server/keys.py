@@ -18,6 +18,12 @@ RETRY_SECONDS = 5.0
 ASKED_AT_ONCE = 4
 
 
+def have_at_hand(database: Database, vault: Vault, org: str) -> None:
+    """As `Keys.at_hand`, for a command, before its transaction. Raises VaultError."""
+    if vault.sealed is None:
+        vault.fetch(database.query(lambda rows: vault.wanted(rows, org)))
+
+
 class Keys:
     """Asks for the keys of orgs that have calls; many calls of one org ask once."""
 

@@ -13,9 +13,9 @@ from server.audit import Event, append
 from server.database import Database, Rows
 from server.erasure import request
 from server.sealed import DERIVED, due_texts, reseal
-from vault import CannotOpen, RootKey, RootKeyProblem, RootKeyRef, Vault
+from vault import CannotOpen, RootKey, RootKeyProblem, RootKeyRef, Vault, VaultError
 from vault import rotation as steps
-from vault.generations import INSTALLATION_KEY
+from vault.generations import INSTALLATION_KEY, blob, fits
 
 BATCH = 50
 """Rows in a transaction: few enough that a call never waits long for the database."""
@@ -35,6 +35,14 @@ class RootRotated(NamedTuple):
     location: str
     moved: int
     resumed: bool
+
+
+class RootDropped(NamedTuple):
+    """A generation that was forgotten: where its key was kept, and what only that key opens."""
+
+    provider: str
+    location: str
+    check: bytes
 
 
 class Moved(NamedTuple):
@@ -66,18 +74,57 @@ def rotate_root(
     vault.keyring  # noqa: B018 - Sealed before anything is written
     described = place.describe()
     begun = database.query(steps.unfinished_root)
+    if begun is None or (begun.provider, begun.location) != (described["provider"], described["location"]):
+        _require_free(place)
     generation = database.write_now(
         lambda rows: steps.begin_root(rows, provider=described["provider"], location=described["location"])
     )
     resumed = begun is not None and begun.id == generation.id
-    root = _root_at(place, made_before=resumed)
-    if not generation.ready:
-        _ready(database, vault, generation.id, root)
+    root = _root_of(database, vault, generation, place, resumed=resumed)
+    check = database.query(lambda rows: steps.check_of(rows, generation.id))
     moved = 0
-    while not database.write_now(lambda rows: steps.finish_root(rows, generation.id)):
-        moved += _move(database, vault, generation, root, by=by)
+    while not database.write_now(lambda rows: _finish_root(rows, generation.id, check)):
+        moved += _move(database, vault, generation, root, check, by=by)
         progress(moved)
     return RootRotated(generation.id, generation.provider, generation.location, moved, resumed)
+
+
+def _require_free(place: RootKeyRef) -> None:
+    """Refuse a place that keeps a key already, before the move is written down.
+
+    So a key that is found where a move was begun is one that this move has made.
+    """
+    try:
+        found = place.load()
+    except RootKeyProblem:
+        return  # where something else is in the way, `create` says what
+    if not found.remote:
+        raise RootKeyProblem(
+            f"There is a root key in {place.provider} ({place.location}) already, and a new one is not put over it. "
+            "Name another place; `keyleash vault rotate-root` finds one by itself. Nothing was changed."
+        )
+
+
+def _root_of(
+    database: Database, vault: Vault, generation: steps.Generation, place: RootKeyRef, *, resumed: bool
+) -> RootKey:
+    """The root key of this generation, which is made ready where it is not. Of one that is, no other key is made."""
+    if generation.ready:
+        return database.query(lambda rows: vault.keyring.generations.of(rows, generation.id))
+    try:
+        root = _root_at(place, made_before=resumed)
+        used = database.query(lambda rows: steps.generations_of(rows, root))
+        if used:
+            raise RootKeyProblem(
+                f"The key in {place.provider} ({place.location}) is no new one: it is the root key of generation "
+                f"{used[-1]}. Name another place with `keyleash vault rewrap --to PLACE`."
+            )
+    except VaultError:
+        if not resumed:
+            database.write_now(lambda rows: steps.abandon_root(rows, generation.id))
+        raise
+    _ready(database, vault, generation, root)
+    return root
 
 
 def _root_at(place: RootKeyRef, *, made_before: bool) -> RootKey:
@@ -92,15 +139,36 @@ def _root_at(place: RootKeyRef, *, made_before: bool) -> RootKey:
     return place.create()  # a service's key is there already, and is proven
 
 
-def _ready(database: Database, vault: Vault, generation: int, root: RootKey) -> None:
+def _ready(database: Database, vault: Vault, generation: steps.Generation, root: RootKey) -> None:
     before, wrapped = database.query(steps.installation_key)
     current = database.query(lambda rows: vault.keyring.generations.of(rows, before))
     check = steps.check_for(root)
     moved = steps.rewrapped(wrapped, INSTALLATION_KEY, before=current, after=root)
-    database.write_now(lambda rows: steps.ready_root(rows, generation, check=check, installation_key=moved))
+
+    def change(rows: Rows) -> None:
+        if steps.unfinished_root(rows) != generation:
+            raise VaultError("Another rotation was begun meanwhile. Look at `keyleash vault status`, then try again.")
+        steps.ready_root(rows, generation.id, check=check, installation_key=moved)
+
+    database.write_now(change)
 
 
-def _move(database: Database, vault: Vault, generation: steps.Generation, root: RootKey, *, by: str) -> int:
+def _finish_root(rows: Rows, generation: int, check: bytes) -> bool:
+    _require_same_database(rows, generation, check)
+    return steps.finish_root(rows, generation)
+
+
+def _require_same_database(rows: Rows, generation: int, check: bytes) -> None:
+    """Refuse to move anything under a generation that a restore has taken away, or put another in the place of."""
+    if steps.check_of(rows, generation) != check:
+        raise RotationProblem(
+            "The database was replaced while its root key was rotated. Look at `keyleash vault status`, then try again."
+        )
+
+
+def _move(
+    database: Database, vault: Vault, generation: steps.Generation, root: RootKey, check: bytes, *, by: str
+) -> int:
     """Move some orgs' keys; returns how many."""
     due = database.query(lambda rows: steps.due_org_keys(rows, generation.id, most=BATCH))
     moved: list[tuple[steps.OrgKey, bytes]] = []
@@ -115,6 +183,7 @@ def _move(database: Database, vault: Vault, generation: steps.Generation, root: 
             ) from None
 
     def change(rows: Rows) -> int:
+        _require_same_database(rows, generation.id, check)
         done = [key for key, wrapped in moved if steps.move_org_key(rows, key, wrapped, generation.id)]
         for key in done:
             request(rows, key.org, f"root-{key.generation}-{key.version}", "key", f"under root {key.generation}")
@@ -133,16 +202,37 @@ def _move(database: Database, vault: Vault, generation: steps.Generation, root: 
     return database.write_now(change)
 
 
-def drop_root(database: Database, generation: int, *, by: str) -> tuple[str, str]:
-    """Forget a retired generation of the root key, with an entry in each org's log; returns where its key is kept."""
+def drop_root(database: Database, generation: int, *, by: str) -> RootDropped:
+    """Forget a retired generation of the root key, with an entry in each org's log; its key stays where it is kept."""
 
-    def change(rows: Rows) -> tuple[str, str]:
+    def change(rows: Rows) -> RootDropped:
+        found = rows.execute("SELECT check_blob FROM vault_root WHERE id = ?", (generation,)).fetchone()
         place = steps.drop_root(rows, generation)
         for (org,) in rows.execute("SELECT id FROM org ORDER BY id").fetchall():
             append(rows, org, Event.VAULT_ROOT_DROPPED, generation=generation, provider=place[0], by=by)
-        return place
+        return RootDropped(*place, blob(found[0]))
 
     return database.write_now(change)
+
+
+def destroy_root(database: Database, dropped: RootDropped, place: RootKeyRef) -> str | None:
+    """Destroy the key of a generation that was dropped, at the place where it was kept; or say why it was not.
+
+    What is kept there may be another key by now: a restore puts a recovered one where there is room. Raises
+    RootKeyProblem where it cannot be deleted.
+    """
+    try:
+        found = place.load()
+    except RootKeyProblem as problem:
+        return str(problem)
+    if found.remote:
+        return "A key service's key is disabled there."
+    if not fits(found, dropped.provider, dropped.location, dropped.check):
+        return "Another root key is kept there by now, and was left alone."
+    others = database.query(lambda rows: steps.generations_of(rows, found))
+    if others:
+        return f"It is the root key of generation {others[-1]} as well, and was left alone."
+    return None if place.destroy() else "There is none."
 
 
 def rotate_org(
@@ -220,6 +310,11 @@ def _reseal_texts(database: Database, vault: Vault, org: str, version: int) -> i
 
 def _drop(rows: Rows, *, org: str, version: int, by: str, moved: Moved) -> int | None:
     """Drop the earlier keys, where nothing is under them; None where something has come under one meanwhile."""
+    if not rows.execute("SELECT 1 FROM vault_org_key WHERE org = ? AND version = ?", (org, version)).fetchone():
+        raise RotationProblem(
+            "While its key was rotated the org was removed, or rotated again, or its database replaced. Look at "
+            "`keyleash vault status`."
+        )
     if steps.due_credentials(rows, org, version, most=1) or due_texts(rows, org, version, most=1):
         return None
     dropped = steps.drop_org_keys(rows, org, version)

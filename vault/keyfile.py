@@ -18,6 +18,8 @@ from vault.root import LocalRootKey, new_root_text, require_root_text, root_from
 from vault.secret import Secret
 
 MAX_FILE_BYTES = 1024
+GIT_NEEDS = ("PATH", "HOME", "XDG_CONFIG_HOME", "LANG", "SYSTEMROOT")
+"""All that git gets of our environment: where the user's own list of what is ignored is."""
 
 
 @dataclass(frozen=True)
@@ -160,8 +162,9 @@ def _git_ignores(path: Path, tree: Path, seconds: float) -> bool:
     git = shutil.which("git")
     if git is None:
         return False
-    # Without the GIT_* that a hook inherits, git judges this tree and no other; a monitor would run a tree's program.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    # Nothing of what is secret in our environment goes along, and none of the GIT_* that a hook inherits, so that git
+    # judges this tree and no other; a monitor would run a tree's program.
+    environment = {name: os.environ[name] for name in GIT_NEEDS if name in os.environ}
     command = [git, "-C", str(tree), "-c", "core.fsmonitor=false", "check-ignore", "--quiet", "--", str(path)]
     try:
         done = subprocess.run(  # noqa: S603 -- git's full path and a fixed command; no shell

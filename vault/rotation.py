@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vault.errors import VaultError
-from vault.generations import ROOT_CHECK, Rows, blob
+from vault.generations import ROOT_CHECK, Rows, blob, fits
 from vault.orgkeys import Wanted, org_context
 from vault.root import RootKey
 from vault.seal import KEY_BYTES
@@ -109,6 +109,32 @@ def begin_root(db: Rows, *, provider: str, location: str) -> Generation:
     return Generation(int(generation), provider, location, ready=False)
 
 
+def abandon_root(db: Rows, generation: int) -> None:
+    """Forget a generation that was begun and never made ready: nothing was ever under it."""
+    db.execute("DELETE FROM vault_root WHERE id = ? AND check_blob IS NULL", (generation,))
+
+
+def generations_of(db: Rows, root: RootKey) -> list[int]:
+    """The generations that this root key is the key of; none for a remote one, which stays while these change."""
+    if root.remote:
+        return []
+    rows = db.execute(
+        "SELECT id, provider, location, check_blob FROM vault_root WHERE check_blob IS NOT NULL ORDER BY id"
+    ).fetchall()
+    return [int(row[0]) for row in rows if isinstance(row[3], bytes) and fits(root, *row[1:])]
+
+
+def check_of(db: Rows, generation: int) -> bytes:
+    """What only the root key of this generation opens. VaultError where the database has no such generation ready."""
+    row = db.execute("SELECT check_blob FROM vault_root WHERE id = ?", (generation,)).fetchone()
+    if row is None or row[0] is None:
+        raise VaultError(
+            f"The root key of generation {generation} is not in this database: it was replaced meanwhile. Look at "
+            "`keyleash vault status`, then try again."
+        )
+    return blob(row[0])
+
+
 def ready_root(db: Rows, generation: int, *, check: bytes, installation_key: bytes) -> None:
     """Let this generation wrap what is new. VaultError where another rotation has taken its place meanwhile."""
     done = db.execute(
@@ -156,10 +182,16 @@ def move_org_key(db: Rows, key: OrgKey, wrapped: bytes, generation: int) -> bool
 
 
 def finish_root(db: Rows, generation: int) -> bool:
-    """Retire the earlier generations; False, and nothing is retired, while an org's key is under one of them."""
+    """Retire the earlier generations, and forget the installation's key as they wrapped it.
+
+    False, and nothing is retired, while an org's key is under one of them.
+    """
     if db.execute("SELECT 1 FROM vault_org_key WHERE root < ?", (generation,)).fetchone():
         return False
-    db.execute("UPDATE vault_root SET retired_at = ? WHERE id < ? AND retired_at IS NULL", (now(), generation))
+    db.execute(
+        "UPDATE vault_root SET retired_at = ?, installation_key = NULL WHERE id < ? AND retired_at IS NULL",
+        (now(), generation),
+    )
     return True
 
 
@@ -170,7 +202,10 @@ def drop_root(db: Rows, generation: int) -> tuple[str, str]:
         raise VaultError(f"There is no root key of generation {generation}. `keyleash vault status` shows them.")
     under = db.execute("SELECT COUNT(*) FROM vault_org_key WHERE root = ?", (generation,)).fetchone()[0]
     if under or row[2] is None:
-        what = f"{under} keys of orgs are under it" if under else "it is the one in use"
+        begun = unfinished_root(db)
+        preparing = begun is not None and begun.id == generation and not begun.ready
+        in_use = "its rotation is not finished" if preparing else "it is the one in use"
+        what = f"{under} keys of orgs are under it" if under else in_use
         raise VaultError(
             f"The root key of generation {generation} cannot be dropped: {what}. `keyleash vault rotate-root` moves "
             "everything under a new one."

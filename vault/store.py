@@ -80,6 +80,13 @@ class VaultStatus:
     """org → the versions of its key, oldest first"""
 
 
+class FirstOrgKey(NamedTuple):
+    """An org's first key, wrapped by a generation of the root key."""
+
+    generation: int
+    wrapped: bytes
+
+
 @final
 class Vault(Opaque):
     """The credentials of every org, under a root key that is not in the database.
@@ -153,17 +160,29 @@ class Vault(Opaque):
         except CannotOpen:
             raise wrong_root(root, row[1], row[2]) from None
 
-    def create_org_key(self, db: Rows, org: str) -> None:
-        """The org's first key. VaultError if it has one."""
+    def first_org_key(self, db: Rows, org: str) -> "FirstOrgKey":
+        """A new random key for an org that has none yet. May ask a service, so not inside of a transaction."""
         if not org:
             raise VaultError("A key belongs to an org; name it.")
         generation, root = self.keyring.generations.newest(db)
+        return FirstOrgKey(generation, root.wrap(secrets.token_bytes(KEY_BYTES), context=org_context(org, 1)))
+
+    def create_org_key(self, db: Rows, org: str, *, made: "FirstOrgKey | None" = None) -> None:
+        """The org's first key, the one that was `made` for it, or a new one. VaultError if it has one.
+
+        Also where the root key was rotated since that one was made: nothing new goes under the one before.
+        """
+        if made is None:
+            made = self.first_org_key(db, org)
+        if made.generation != self.keyring.generations.newest(db)[0]:
+            raise VaultError(
+                "The root key was rotated meanwhile, and nothing new goes under the one before. Try again."
+            )
         if db.execute("SELECT 1 FROM vault_org_key WHERE org = ?", (org,)).fetchone():
             raise VaultError(f"The org {org} has its key already.")
-        wrapped = root.wrap(secrets.token_bytes(KEY_BYTES), context=org_context(org, 1))
         db.execute(
             "INSERT INTO vault_org_key (org, version, wrapped, created_at, root) VALUES (?, 1, ?, ?, ?)",
-            (org, wrapped, now(), generation),
+            (org, made.wrapped, now(), made.generation),
         )
 
     def put(

@@ -79,6 +79,15 @@ class Desk:
         own = agent.member == self.actor.member.id
         self.require("manage their own agents" if own else "manage everyone's agents")
 
+    def have_keys_at_hand(self) -> None:
+        """Ask for the org's keys where a service keeps the root key; before a transaction, which keeps others waiting.
+
+        Raises vault.VaultError.
+        """
+        from server.keys import have_at_hand
+
+        have_at_hand(self.installation.database, self.installation.vault, self.org.id)
+
     def require_operator(self, what: str) -> None:
         """Refuse whoever cannot read the root key: for now, that is how the operator is known."""
         require_operator(self.installation, what)

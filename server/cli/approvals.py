@@ -158,6 +158,7 @@ def hour_terms(desk: Desk, record: "Approval") -> str | None:
 
 def settle(desk: Desk, record: "Approval", decision: "Decision", *, unattended: bool) -> "State":
     """Take the person's decision. Raises ApprovalProblem; returns the state that it led to."""
+    desk.have_keys_at_hand()
     return desk.installation.database.write_now(
         lambda rows: desk.installation.approvals.decide(rows, record, decision, desk.actor, unattended=unattended)
     )

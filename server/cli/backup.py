@@ -51,6 +51,12 @@ def backup(
         _show_backup(made)
     for name in made.left_out:
         warn(f"{name} in the connectors' folder is not in the backup: it is no plain file of at most 8 MiB.")
+    if len(made.manifest.roots) > 1:
+        warn(
+            "A rotation of the root key is not finished, so this backup needs the root keys of generations "
+            f"{' and '.join(str(root.generation) for root in made.manifest.roots)}, and no recovery file holds both. "
+            "Finish it (`keyleash vault rotate-root`), then make another backup."
+        )
     for report in made.altered:
         warn(
             f"The audit log of {report.org} does not verify: {report.problem} `keyleash vault restore` will refuse "

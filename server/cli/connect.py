@@ -106,6 +106,7 @@ def connect(
             fixed=kind is not None,
             verify=not no_verify,
         )
+        desk.have_keys_at_hand()
         made = desk.installation.database.write_now(
             lambda rows: store(
                 rows,
@@ -285,6 +286,7 @@ def rotate_connection(
             fixed=kind is not None,
             verify=not no_verify,
         )
+        desk.have_keys_at_hand()
         made = desk.installation.database.write_now(
             lambda rows: rotate(
                 rows,
@@ -316,6 +318,7 @@ def _reencrypt(name: str, org: str | None, as_member: str | None, *, json: bool)
     with at_desk(org, as_member, "connect accounts") as desk:
         require_open(desk.installation)
         connection = connection_named(desk.installation.database, desk.org.id, name)
+        desk.have_keys_at_hand()
         desk.installation.database.write_now(
             lambda rows: reencrypt(rows, desk.installation.vault, connection, by=desk.by)
         )

@@ -151,14 +151,39 @@ def ends_of_logs(patient: Patient) -> Iterator[Finding]:
 
 
 def root_key(patient: Patient) -> Iterator[Finding]:
+    """Whether the root key opens the vault now, which a key service may not let it."""
+    from vault import VaultError
+
     if patient.installation is None:
         return
-    vault = patient.installation.vault
-    status = patient.installation.database.snapshot(vault.status)
+    database, vault = patient.installation.database, patient.installation.vault
+    status = database.snapshot(vault.status)
     if vault.sealed is not None:
         yield Finding("root key", "fail", f"The vault is sealed: {vault.sealed}")
+        return
+    try:
+        database.query(vault.check_root)
+    except VaultError as problem:
+        yield Finding("root key", "fail", f"Nothing can be opened just now. {problem}")
     else:
         yield Finding("root key", "ok", f"The root key ({status.provider}, {status.location}) opens the vault.")
+
+
+def rotations(patient: Patient) -> Iterator[Finding]:
+    """No rotation was begun and left: until it is finished, the key before is still needed."""
+    from server.rotation import unfinished_root
+
+    installation = patient.installation
+    if installation is None:
+        return
+    status = installation.database.snapshot(installation.vault.status)
+    names = {org.id: org.name for org in installation.directory.orgs()}
+    if status.roots and unfinished_root(installation.database) is not None:
+        begun = "A rotation of the root key was begun and not finished: keyleash vault rotate-root"
+        yield Finding("rotations", "warn", begun)
+    for org in (names.get(org, org) for org, keys in status.orgs.items() if len(keys) > 1):
+        begun = f"A rotation of the key of {org} was begun and not finished: keyleash vault rotate-org {org}"
+        yield Finding("rotations", "warn", begun)
 
 
 def keychain(patient: Patient) -> Iterator[Finding]:
@@ -210,13 +235,20 @@ def credentials(patient: Patient) -> Iterator[Finding]:
     """Every secret opens for what it was sealed for, and every reference leads to one. Nothing is sent."""
     from concurrent.futures import ThreadPoolExecutor
 
+    from vault import KeysUnavailable
+
     installation = patient.installation
     if installation is None or installation.vault.sealed is not None:
         return
     total, elsewhere = 0, list[Elsewhere]()
     for org, connection in _connections(patient):
         total += 1
-        found = _opened(installation, org, connection)
+        try:
+            found = _opened(installation, org, connection)
+        except KeysUnavailable:  # of all the others too, and each would be waited for
+            away = "Not looked at: the service that keeps the root key does not answer, or refuses."
+            yield Finding("credentials", "warn", away)
+            return
         if isinstance(found, Finding):
             yield found
         elif found is not None:
@@ -241,10 +273,13 @@ class Elsewhere:
 
 
 def _opened(installation: "Installation", org: str, connection: "Connection") -> Finding | Elsewhere | None:
-    """What is wrong with what is sealed for a connection; the reference, where it is one; None where all is well."""
+    """What is wrong with what is sealed for a connection; the reference, where it is one; None where all is well.
+
+    Raises KeysUnavailable, which is not the connection's fault.
+    """
     from server.connections import credential_kind, open_credential
     from server.credential import is_reference
-    from vault import CannotOpen, VaultError
+    from vault import CannotOpen, KeysUnavailable, VaultError
 
     connector = installation.catalogue.connectors.get(connection.connector)
     if connector is None:
@@ -265,8 +300,10 @@ def _opened(installation: "Installation", org: str, connection: "Connection") ->
             return Elsewhere(org, connection, kind, sealed)
     except CannotOpen:
         return Finding("credentials", "fail", f"{org}: the secret of {connection.name} cannot be opened. {again}")
-    except VaultError as problem:  # the key service is away, say: nothing is wrong with the secret
-        return Finding("credentials", "fail", f"{org}: the secret of {connection.name} cannot be opened now: {problem}")
+    except KeysUnavailable:
+        raise
+    except VaultError as problem:  # a key above it: giving the secret again would not mend that
+        return Finding("credentials", "fail", f"{org}: the secret of {connection.name} cannot be opened. {problem}")
     sealed.wipe()
     return None
 
@@ -444,6 +481,7 @@ CHECKS: tuple[Callable[[Patient], Iterator[Finding]], ...] = (
     schema,
     ends_of_logs,
     root_key,
+    rotations,
     keychain,
     connectors,
     credentials,

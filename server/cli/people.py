@@ -30,10 +30,13 @@ def create_org(
 ) -> None:
     """Create another org in this installation, with you as its owner. The operator's."""
     from server.cli.setup import found_org
+    from server.identity import new_id
 
     with opened() as installation:
         require_operator(installation, "creating an org")
-        installation.database.write_now(lambda rows: found_org(rows, installation.vault, name=name, preset=preset))
+        vault, org = installation.vault, new_id("org")
+        key = installation.database.query(lambda rows: vault.first_org_key(rows, org))
+        installation.database.write_now(lambda rows: found_org(rows, vault, name=name, preset=preset, org=org, key=key))
         made = installation.directory.org(name)
     if json:
         show_json(_org_as_json(made))

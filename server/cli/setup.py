@@ -17,7 +17,7 @@ from server.cli.output import say, show_json, show_text, warn
 if TYPE_CHECKING:
     from server.database import Rows
     from server.settings import Settings
-    from vault import RootKeyRef, Vault
+    from vault import FirstOrgKey, RootKeyRef, Vault
 
 
 def init(
@@ -98,16 +98,27 @@ def create_installation(settings: "Settings", reference: "RootKeyRef", *, org: s
         undo.pop_all()
 
 
-def found_org(rows: "Rows", vault: "Vault", *, name: str, preset: str) -> str:
-    """A new org with its key, and the person at this terminal as its owner; returns its id."""
+def found_org(
+    rows: "Rows",
+    vault: "Vault",
+    *,
+    name: str,
+    preset: str,
+    org: str | None = None,
+    key: "FirstOrgKey | None" = None,
+) -> str:
+    """A new org with its key, and the person at this terminal as its owner; returns its id.
+
+    Where a service may have to be asked for the key, it is made before the transaction, for the id that is given.
+    """
     from server.identity import create_member, create_org, system_user
     from server.policy import load_preset
 
     load_preset(preset)
     user = system_user()
     owner = member_name(user)
-    org = create_org(rows, name=name, preset=preset, by=owner)
-    vault.create_org_key(rows, org)
+    org = create_org(rows, name=name, preset=preset, by=owner, org=org)
+    vault.create_org_key(rows, org, made=key)
     create_member(rows, org, name=owner, roles=["owner"], os_user=user, by=owner)
     return org
 

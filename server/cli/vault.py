@@ -67,16 +67,18 @@ def rotate_root(yes: Yes = False, json: AsJson = False) -> None:
     With a key service everything is wrapped anew, under the newest version of its key there. One that was begun and
     not finished is finished.
     """
+    from server.app import root_place
     from server.rotation import unfinished_root
     from vault import root_key_spec
 
     with opened() as installation:
         require_operator(installation, "rotating the root key")
-        begun = unfinished_root(installation.database)
-        current = installation.database.snapshot(installation.vault.status).roots[-1]
-        place = root_key_spec(f"{current.provider}:{current.location}", installation.settings.home)
+        begun, home = unfinished_root(installation.database), installation.settings.home
         if begun is None:
-            place = place.successor(current.generation + 1)
+            current = installation.database.snapshot(installation.vault.status).roots[-1]
+            place = root_place(home, current.provider, current.location).successor(current.generation + 1)
+        else:
+            place = root_key_spec(f"{begun.provider}:{begun.location}", home)  # as it was written down
         question = f"Put every org's key under a new root key ({place.provider}, {place.location})?"
         require_yes(question if begun is None else f"Finish the move to {place.provider}, {place.location}?", yes=yes)
         done = _moved_to(installation, place)
@@ -109,8 +111,8 @@ def drop_root(
     json: AsJson = False,
 ) -> None:
     """Destroy a root key that nothing is under any more. Backups from its time can then not be opened."""
-    from server.rotation import drop_root
-    from vault import root_key_spec
+    from server.app import root_place
+    from server.rotation import destroy_root, drop_root
 
     with opened() as installation:
         require_operator(installation, "dropping a root key")
@@ -118,14 +120,15 @@ def drop_root(
             f"Destroy the root key of generation {generation}? Backups that were made under it cannot be opened then.",
             yes=yes,
         )
-        provider, location = drop_root(installation.database, generation, by=operators_name())
-        destroyed = root_key_spec(f"{provider}:{location}", installation.settings.home).destroy()
+        dropped = drop_root(installation.database, generation, by=operators_name())
+        place = root_place(installation.settings.home, dropped.provider, dropped.location)
+        kept = destroy_root(installation.database, dropped, place)
     if json:
-        show_json({"generation": generation, "provider": provider, "location": location, "destroyed": destroyed})
+        show_json({"generation": generation, **place.describe(), "destroyed": kept is None, "why_not": kept})
         return
     show_text(f"Dropped the root key of generation {generation}.")
-    if not destroyed:
-        say(f"There was nothing to destroy from here ({provider}, {location}): a key service's key is disabled there.")
+    if kept is not None:
+        say(f"No key was destroyed ({place.provider}, {place.location}): {kept}")
 
 
 @app.command("rotate-org")

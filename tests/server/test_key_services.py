@@ -3,7 +3,9 @@
 The services are the fakes that stand in `tests/vault`; what they enforce, they enforce for real.
 """
 
+import contextlib
 import os
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +15,18 @@ import pytest
 
 from server.app import open_installation, running
 from server.call import call
+from server.cli.setup import found_org
+from server.identity import new_id
 from server.settings import Settings
 from tests.agents import ERAS, Nobody, connected
 from tests.commandline import CommandLine, with_environment
 from tests.installed import Place
-from tests.server.rotating import everything
+from tests.server.rotating import everything, rotate
 from tests.upstream import Answer, Upstream
 from tests.vault.fake_kms import FakeKms
 from tests.vault.fake_transit import FakeKey, FakeTransit
 from tests.vault.rigs import alone_with_aws, write_token
+from vault import VaultError
 
 pytestmark = pytest.mark.anyio
 
@@ -102,6 +107,8 @@ async def test_a_server_that_was_started_before_the_move_goes_on(place: Place, s
         asked = len(service.fake.requests)
         assert (await call(parts, place.caller(), "stripe_list_charges", {}, Nobody())).ok
     assert len(service.fake.requests) > asked
+    generations = place.installation.vault.keyring.generations
+    assert place.installation.database.query(generations.newest)[1].remote
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -136,6 +143,59 @@ async def test_while_the_service_is_away_the_commands_say_so_and_store_nothing(p
     assert service.line("vault", "status").code == 0
     assert service.line("audit", "verify").code == 0
     assert place.installation.database.read("SELECT * FROM vault_credential") == before
+
+
+async def test_no_command_asks_the_service_while_it_keeps_others_from_writing(place: Place, service: Service) -> None:
+    """A service that hangs would hold up every call of every org."""
+    told(service.line, "vault", "rewrap", "--to", service.spec, "--yes")
+    asked: list[bool] = []
+
+    def whether_locked(_received: object) -> None:
+        with contextlib.closing(sqlite3.connect(place.installation.settings.database, timeout=0)) as db:
+            try:
+                db.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                asked.append(True)
+            else:
+                asked.append(False)
+
+    service.fake.instead = whether_locked
+    secret = b"rk_test_a_new_secret_for_stripe"
+    for stdin, *arguments in (
+        (secret, "connect", "stripe", "--name", "second", "--secret-stdin", "--no-verify"),
+        (secret, "connection", "rotate", "second", "--secret-stdin", "--no-verify"),
+        (b"", "connection", "rotate", "second", "--keep-secret"),
+        (b"", "org", "create", "new"),
+        (b"", "vault", "rotate-org", "acme", "--yes"),
+        (b"", "vault", "rotate-root", "--yes"),
+        (b"", "vault", "backup", str(place.home.parent / "backup.db")),
+    ):
+        asked.clear()
+        ran = service.line(*arguments, stdin=stdin)
+        assert ran.code == 0, ran.err
+        assert asked
+        assert not any(asked), arguments
+
+
+async def test_an_org_is_not_made_under_a_root_key_that_was_rotated_meanwhile(place: Place) -> None:
+    database, vault, org = place.installation.database, place.installation.vault, new_id("org")
+    key = database.query(lambda rows: vault.first_org_key(rows, org))
+    rotate(place.installation, "root")
+    with pytest.raises(VaultError, match="rotated meanwhile"):
+        database.write_now(lambda rows: found_org(rows, vault, name="new", preset="default", org=org, key=key))
+    assert [org.name for org in place.installation.directory.orgs()] == ["acme"]
+
+
+async def test_while_the_service_is_away_doctor_says_that_and_blames_no_secret(place: Place, service: Service) -> None:
+    told(service.line, "vault", "rewrap", "--to", service.spec, "--yes")
+    service.go_away()
+    ran = service.line("doctor", "--json")
+    found = {one["check"]: one for one in ran.json if one["status"] != "ok"}
+    assert ran.code == 1
+    assert "Nothing can be opened just now" in found["root key"]["message"]
+    assert "no other key is used instead" in found["root key"]["message"]
+    assert "Not looked at" in found["credentials"]["message"]
+    assert "Give it again" not in ran.out
 
 
 async def test_a_key_that_was_swapped_at_the_service_opens_nothing(place: Place, service: Service) -> None:

@@ -21,6 +21,7 @@ from server.approval import Decision
 from server.call import Parts, call
 from server.erasure import attempt
 from server.errors import ApprovalRequired
+from server.identity import remove_org
 from server.rotation import RotationProblem, drop_root, rotate_org, rotate_root
 from server.sealed import DERIVED, SEALED
 from tests.agents import Nobody, decide, execute
@@ -265,7 +266,8 @@ async def test_a_root_key_with_rows_under_it_or_in_use_cannot_be_dropped(busy: P
         drop_root(busy.installation.database, 2, by="test")
     with pytest.raises(VaultError, match="no root key of generation 7"):
         drop_root(busy.installation.database, 7, by="test")
-    assert drop_root(busy.installation.database, 1, by="test") == ("file", str(busy.home / "keys" / "root.key"))
+    dropped = drop_root(busy.installation.database, 1, by="test")
+    assert dropped[:2] == ("file", str(busy.home / "keys" / "root.key"))
     assert everything(open_installation(busy.installation.settings))
 
 
@@ -287,10 +289,24 @@ async def test_a_new_root_key_is_never_put_over_one_that_is_there(busy: Place, t
     taken = root_key_spec(f"file:{tmp_path / 'taken.key'}", busy.home)
     taken.create()
     there = (tmp_path / "taken.key").read_bytes()
-    with pytest.raises(RootKeyProblem, match="There is a file at"):
+    with pytest.raises(RootKeyProblem, match="There is a root key in file"):
         rotate_root(busy.installation.database, busy.installation.vault, taken, by="test")
     assert (tmp_path / "taken.key").read_bytes() == there
     assert counts(busy, "SELECT COUNT(*) FROM vault_org_key WHERE root = 1") == 2
+
+
+async def test_an_org_that_is_removed_while_its_key_rotates_is_not_said_to_have_a_new_one(busy: Place) -> None:
+    database, vault = busy.installation.database, busy.installation.vault
+    org = busy.installation.directory.org("other")
+
+    def removed(_done: int) -> None:
+        if busy.installation.directory.removed_org(org.id) is None:
+            database.write_now(lambda rows: remove_org(rows, org, by="test"))
+
+    with pytest.raises(RotationProblem, match="the org was removed"):
+        rotate_org(database, vault, org.id, by="test", progress=removed)
+    last = database.read("SELECT event FROM audit_entry WHERE org = ? ORDER BY seq DESC LIMIT 1", (org.id,))
+    assert last == [("org.removed",)]
 
 
 async def test_a_sealed_vault_rotates_nothing(busy: Place) -> None:
@@ -393,5 +409,7 @@ def test_status_names_a_rotation_that_was_begun_and_how_to_finish_it(operator: C
     assert run("rotate", str(place.home), place.org, "UPDATE vault_credential").returncode == -signal.SIGKILL
     told = operator("vault", "status")
     assert "keyleash vault rotate-org acme" in told.out
+    (warned,) = [one for one in operator("doctor", "--json").json if one["check"] == "rotations"]
+    assert (warned["status"], "keyleash vault rotate-org acme" in warned["message"]) == ("warn", True)
     assert command(operator, "vault", "rotate-org", "acme", "--yes")["resumed"] is True
     assert command(operator, "vault", "status")["unfinished"] is None

@@ -294,3 +294,18 @@ def test_a_damaged_key_is_not_exported(ref: FileRef):
     write_key(ref.path).write_text("keyleash-root-key:v1:half")
     with pytest.raises(RootKeyProblem, match="whole root key"):
         ref.export()
+
+
+def test_git_is_asked_without_anything_secret_of_our_environment(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The secrets that `env:` references name stand there."""
+    program, said = tmp_path / "bin" / "git", tmp_path / "said"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\n/usr/bin/env > {said}\n", encoding="utf-8")
+    program.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("STRIPE_KEY", "rk_test_canary")
+    refuse_in_work_tree(tree / "root.key")
+    assert "PATH=" in said.read_text(encoding="utf-8")
+    assert "canary" not in said.read_text(encoding="utf-8")
