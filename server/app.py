@@ -130,6 +130,16 @@ def root_place(home: Path, provider: str, location: str) -> RootKeyRef:
     return root_key_spec(f"{provider}:{location}", home)
 
 
+def own_root_place(home: Path, provider: str, location: str) -> RootKeyRef:
+    """The same, but never in another installation's home, where a restored copy of it finds its key: in ours then."""
+    place = root_place(home, provider, location)
+    folder = Path(place.location).parent
+    elsewhere = provider == "file" and folder.name == "keys" and folder.parent.resolve() != home.resolve()
+    if elsewhere and (folder.parent / "data" / "keyleash.db").exists():
+        return root_key_spec(f"file:{home / 'keys' / Path(place.location).name}", home)
+    return place
+
+
 @asynccontextmanager
 async def running(installation: Installation) -> AsyncGenerator[Parts]:
     """The parts with the door out open; what was removed is erased from the files meanwhile, where it could not be."""

@@ -29,6 +29,8 @@ class Compared:
     """how far each log goes that is here now"""
     revisions: Mapping[str, int]
     """the revision of each org that is here now"""
+    names: Mapping[str, str]
+    """the name of each org that is here now"""
     unreadable: str | None
     """why the database that is there now could not be compared"""
 
@@ -55,23 +57,29 @@ def compared(staged: Staged, settings: Settings, given: Sequence[tuple[str, Head
         asked = [(_org(ids, org), end) for org, end in given]
         known = [*_from(log, NOTED, noted.items()), *_from(log, GIVEN, asked)]
         told = {NOTED: set(noted), GIVEN: {org for org, _ in asked}}
-        ends, revisions, unreadable = _present(log, settings, known, told)
+        ends, present, unreadable = _present(log, settings, known, told)
         seen = {org for orgs in told.values() for org in orgs}
         untold = tuple(name for name, org in sorted(ids.items()) if org not in seen)
     places = tuple(place for place, orgs in told.items() if orgs)
-    return Compared(tuple(_worst(known)), places, untold, ends, revisions, unreadable)
+    revisions = {org: revision for org, (revision, _) in present.items()}
+    names = {org: name for org, (_, name) in present.items()}
+    return Compared(tuple(_worst(known)), places, untold, ends, revisions, names, unreadable)
 
 
 def _present(
     log: Log, settings: Settings, known: list[tuple[str, Gap]], told: dict[str, set[str]]
-) -> tuple[dict[str, Head], dict[str, int], str | None]:
-    """The heads and revisions that are here now, or why they cannot be read; adds to `known` and `told`."""
+) -> tuple[dict[str, Head], dict[str, tuple[int, str]], str | None]:
+    """The heads, and each org's revision and name, that are here now, or why they cannot be read.
+
+    Adds to `known` and `told`.
+    """
     if not settings.database.exists():
         return {}, {}, None
     here = Database(settings.database)
     try:
         ends = heads(here)
-        revisions = {str(org): int(revision) for org, revision in here.read("SELECT id, revision FROM org")}
+        read = here.read("SELECT id, revision, name FROM org")
+        present = {str(org): (int(revision), str(name)) for org, revision, name in read}
         known += [(HERE, gap) for org, end in ends.items() if (gap := _apart(log, here, org, end)) is not None]
     except AuditError as problem:
         return {}, {}, str(problem)
@@ -82,7 +90,7 @@ def _present(
     finally:
         here.close()
     told[HERE] = set(ends)
-    return ends, revisions, None
+    return ends, present, None
 
 
 def _apart(log: Log, here: Log, org: str, end: Head) -> Gap | None:

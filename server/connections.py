@@ -358,7 +358,7 @@ def rotate(
 
     Earlier versions are removed: a call under way has taken its own already; `erasure.attempt` afterwards sees to it
     that nothing of them is left in the files. Approvals and grants name the version that they were given for, so those
-    of earlier ones can no longer be used. Raises ConnectionProblem where somebody else has changed the connection
+    of earlier ones end. Raises ConnectionProblem where somebody else has changed the connection
     meanwhile.
     """
     secret = fields if isinstance(fields, Secret) else Secret(fields)
@@ -394,6 +394,7 @@ def rotate(
     _require_one(moved.rowcount, connection)
     vault.remove_before(rows, org=changed.org, connection=changed.id, version=changed.credential_version)
     request(rows, changed.org, changed.id, "secret", changed.name)
+    end_with(rows, changed.org, "connection", changed.id, by=by)
     _given(rows, Event.CONNECTION_ROTATED, changed, verified=verified, by=by)
     return changed
 

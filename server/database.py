@@ -286,8 +286,8 @@ def _problem(path: Path, error: BaseException) -> DatabaseProblem:
 
 _WORDS = (
     ("no such table", "this holds no Keyleash tables. Run `keyleash init`, or `keyleash upgrade`."),
-    ("not a database", "this is damaged, or no database. Put a backup in its place."),
-    ("malformed", "this is damaged. Put a backup in its place."),
+    ("not a database", "this is damaged, or no database. Bring a backup back: `keyleash vault restore FILE`."),
+    ("malformed", "this is damaged. Bring a backup back: `keyleash vault restore FILE`."),
     ("locked", "another process has locked it. Try again when that has ended."),
     ("readonly", "it cannot be written. Check its owner and its mode."),
     ("full", "the disk that holds it is full. Free some space."),

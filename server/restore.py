@@ -127,6 +127,10 @@ def opened(staged: Staged, *, find: Find, recovered: Secret | None, watch: Watch
 def _copy_in(file: Path, copy: Path) -> str:
     """Copy the backup, which may lie on a disk that cannot be written; its SHA-256."""
     found = hashlib.sha256()
+    if not file.is_file():
+        raise BackupProblem(
+            f"There is no file {file}. Name one that `keyleash vault backup` wrote. Nothing was changed."
+        )
     try:
         if beside(file)[0].exists() and beside(file)[0].stat().st_size:
             raise BackupProblem(

@@ -7,6 +7,7 @@ commands and the server see to.
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from server.audit import Event, append
@@ -215,8 +216,10 @@ def drop_root(database: Database, generation: int, *, by: str) -> RootDropped:
     return database.write_now(change)
 
 
-def destroy_root(database: Database, dropped: RootDropped, place: RootKeyRef) -> str | None:
+def destroy_root(database: Database, dropped: RootDropped, place: RootKeyRef, *, home: Path) -> str | None:
     """Destroy the key of a generation that was dropped, at the place where it was kept; or say why it was not.
+
+    A file outside of `home` may be another installation's as well (a restored copy of one begins with its key).
 
     What is kept there may be another key by now: a restore puts a recovered one where there is room. Raises
     RootKeyProblem where it cannot be deleted.
@@ -229,6 +232,8 @@ def destroy_root(database: Database, dropped: RootDropped, place: RootKeyRef) ->
         return "A key service's key is disabled there."
     if not fits(found, dropped.provider, dropped.location, dropped.check):
         return "Another root key is kept there by now, and was left alone."
+    if place.provider == "file" and not Path(place.location).resolve().is_relative_to(home.resolve()):
+        return "It lies outside of KEYLEASH_HOME, so another installation may need it. Delete it by hand if none does."
     others = database.query(lambda rows: steps.generations_of(rows, found))
     if others:
         return f"It is the root key of generation {others[-1]} as well, and was left alone."

@@ -184,8 +184,8 @@ def _make_private_folders(folder: Path) -> None:
 def _why_unread(path: Path, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         return (
-            f"There is no root key at {path}. Put it back from its backup, or, if this is a new installation, run "
-            "`keyleash init`."
+            f"There is no root key at {path}. Put it back from its backup, or from its recovery file with `keyleash "
+            "vault restore --recovery FILE --root file`; or, if this is a new installation, run `keyleash init`."
         )
     if error.errno in (errno.ELOOP, errno.EMLINK):
         return f"{path} is a symbolic link. Name the root key's own file."

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from server.replacing import Replaced
     from server.restore import Staged
     from server.settings import Settings
-    from vault import RootKeyRef
+    from vault import RootKey, RootKeyRef
 
 FROZEN = (
     "All agents are stopped. Revoked agents, members and rules may have come back: look at `keyleash agent list`, "
@@ -159,6 +159,8 @@ def _restore(
         show_json(_restored_as_json(found, compared, done))
     else:
         _show_restored(found, compared, done, place)
+        if place is None:
+            _say_where_the_key_is(ready.root, settings)
 
 
 def accept_rollback(yes: Yes = False, json: AsJson = False) -> None:
@@ -224,7 +226,7 @@ def _show_backup(made: "Made") -> None:
             "bytes": made.size,
             "schema": manifest.schema,
             "connector files": list(made.files),
-            **{f"log of {manifest.names[org]}": str(head) for org, head in manifest.heads.items()},
+            "logs go up to": [f"{manifest.names[org]}={head}" for org, head in manifest.heads.items()],
         }
     )
     for root in manifest.roots:
@@ -259,7 +261,7 @@ def _refuse_rollback(found: "Staged", compared: "Compared", *, accepted: bool) -
 
     if not compared.rolls_back:
         return
-    names = _names(found)
+    names = {**compared.names, **_names(found)}
     said = "; ".join(f"{names.get(gap.org, gap.org)} is {gap}, by {place}" for place, gap in compared.behind)
     if accepted:
         warn(f"This goes back: {said}.")
@@ -322,6 +324,14 @@ def _show_restored(found: "Staged", compared: "Compared", done: "Replaced", plac
     if done.frozen:
         warn(FROZEN)
     say("Next: keyleash doctor")
+
+
+def _say_where_the_key_is(root: "RootKey", settings: "Settings") -> None:
+    if root.provider == "file" and not Path(root.location).resolve().is_relative_to(settings.home.resolve()):
+        say(
+            f"Its root key is {root.location}, outside of this home: another installation may use it too. "
+            "`keyleash vault rotate-root` makes this one a key of its own."
+        )
 
 
 def _say_consent(needs_consent: Any) -> None:

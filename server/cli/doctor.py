@@ -323,6 +323,9 @@ def _resolved(settings: "Settings", one: Elsewhere) -> list[Finding]:
         try:
             resolved(resolver, one.kind, one.reference).wipe()
         except CannotResolve as problem:
+            if one.connection.source == "env":  # a server has an environment of its own
+                unknown = f"{name} and is not set here; whether it is where the server runs cannot be told from here."
+                return [*found, Finding("credentials", "warn", unknown)]
             return [*found, Finding("credentials", "fail", f"{name} and cannot be had from there: {problem}")]
     if one.connection.source == "env":
         there = f"{name} and is set here; a server reads it in its own environment."

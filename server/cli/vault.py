@@ -67,7 +67,7 @@ def rotate_root(yes: Yes = False, json: AsJson = False) -> None:
     With a key service everything is wrapped anew, under the newest version of its key there. One that was begun and
     not finished is finished.
     """
-    from server.app import root_place
+    from server.app import own_root_place
     from server.rotation import unfinished_root
     from vault import root_key_spec
 
@@ -76,7 +76,7 @@ def rotate_root(yes: Yes = False, json: AsJson = False) -> None:
         begun, home = unfinished_root(installation.database), installation.settings.home
         if begun is None:
             current = installation.database.snapshot(installation.vault.status).roots[-1]
-            place = root_place(home, current.provider, current.location).successor(current.generation + 1)
+            place = own_root_place(home, current.provider, current.location).successor(current.generation + 1)
         else:
             place = root_key_spec(f"{begun.provider}:{begun.location}", home)  # as it was written down
         question = f"Put every org's key under a new root key ({place.provider}, {place.location})?"
@@ -122,7 +122,7 @@ def drop_root(
         )
         dropped = drop_root(installation.database, generation, by=operators_name())
         place = root_place(installation.settings.home, dropped.provider, dropped.location)
-        kept = destroy_root(installation.database, dropped, place)
+        kept = destroy_root(installation.database, dropped, place, home=installation.settings.home)
     if json:
         show_json({"generation": generation, **place.describe(), "destroyed": kept is None, "why_not": kept})
         return

@@ -772,3 +772,28 @@ def member_of(place: Place, name: str, group: str) -> Member:
 
 def take_away(place: Place, rule: str) -> None:
     place.installation.database.write_now(lambda rows: remove_rule(rows, place.org, rule, by="alice"))
+
+
+async def test_what_waits_for_a_decision_ends_when_the_connection_gets_a_new_secret(
+    place: Place, calling: Calling, upstream: Upstream
+) -> None:
+    approval = await held(calling)
+    installation = place.installation
+    connection = connection_named(installation.database, place.org, "stripe")
+    planned = replan(
+        connection, installation.catalogue.connector("stripe"), kind=None, base_url=None, private=connection.private
+    )
+    installation.database.write_now(
+        lambda rows: rotate(
+            rows,
+            installation.vault,
+            connection,
+            planned,
+            fields={"secret": f"{SECRET}_new"},
+            account=None,
+            verified=False,
+            by="alice",
+        )
+    )
+    assert state_of(place, approval) == "cancelled"
+    assert upstream.requests == []

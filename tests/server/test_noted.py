@@ -2,8 +2,12 @@
 
 import contextlib
 import json
+import signal
+import socket
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -17,10 +21,12 @@ from server.copies import copy_database
 from server.database import DatabaseProblem
 from server.duty import RolledBack, on_duty, require_current
 from server.locks import exclusive, shared
-from tests.commandline import CommandLine
+from tests.commandline import MAIN, CommandLine
 from tests.installed import Place, add_org
 
 PATIENCE_S = 30.0
+INTERRUPTIBLE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+"""Where the tests themselves run in the background, a shell may have made them deaf to it."""
 
 
 def happen(place: Place, times: int = 1, org: str | None = None) -> None:
@@ -50,6 +56,28 @@ def older(place: Place, tmp_path: Path) -> Path:
 
 
 # -- noting
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT], ids=["as a service manager does", "Ctrl-C"])
+def test_a_server_that_is_told_to_end_notes_where_the_logs_end(
+    place: Place, owner: CommandLine, ending: signal.Signals
+) -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{reserved.getsockname()[1]}"
+    server = subprocess.Popen(
+        [sys.executable, "-c", f"{INTERRUPTIBLE}; {MAIN}", "serve", "--http", address],
+        env=owner.environment,
+        stderr=subprocess.PIPE,
+    )
+    assert server.stderr is not None
+    assert b"agents connect" in server.stderr.readline()
+    happen(place, 3)
+    assert noted_of(place).read() != heads(place.installation.database)
+    server.send_signal(ending)
+    server.communicate(timeout=PATIENCE_S)
+    assert server.returncode == 0
+    assert noted_of(place).read() == heads(place.installation.database)
 
 
 def test_every_log_is_noted_in_a_private_file(place: Place) -> None:

@@ -119,8 +119,8 @@ NO_BACKUP: dict[str, tuple[Callable[[Path], object], str]] = {
     "a cut file": (lambda path: path.write_bytes(path.read_bytes()[:50_000]), "damaged"),
     "broken pages": (broken_page, "damaged"),
     "a recovery file": (lambda path: path.write_text('{"format": "keyleash-recovery"}'), "no SQLite database"),
-    "no file": (lambda path: path.unlink(), "cannot be copied"),
-    "a folder": (lambda path: (path.unlink(), path.mkdir()), "cannot be copied"),
+    "no file": (lambda path: path.unlink(), "There is no file"),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), "There is no file"),
 }
 
 

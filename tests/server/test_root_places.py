@@ -170,3 +170,27 @@ def test_what_the_root_key_before_wrapped_is_not_kept(owner: CommandLine, place:
     assert owner("vault", "rotate-root", "--yes").code == 0
     kept = place.installation.database.read("SELECT id FROM vault_root WHERE installation_key IS NOT NULL")
     assert kept == [(2,)]
+
+
+def copy_of(place: Place, owner: CommandLine, tmp_path: Path) -> CommandLine:
+    """Another home, restored from a backup of this one: it begins with the root key in the first one's folder."""
+    copy = CommandLine(tmp_path / "copy", owner.person, owner.environ)
+    assert owner("vault", "backup", str(tmp_path / "copy.db")).code == 0
+    ran = copy("vault", "restore", str(tmp_path / "copy.db"), "--yes")
+    assert ran.code == 0, ran.err
+    assert "outside of this home" in ran.err
+    assert copy("vault", "status", "--json").json["location"] == str(place.home / "keys" / "root.key")
+    return copy
+
+
+def test_what_is_done_in_a_restored_copy_leaves_the_first_installation_its_key(
+    owner: CommandLine, place: Place, tmp_path: Path
+) -> None:
+    before = everything(place.installation)
+    copy = copy_of(place, owner, tmp_path)
+    assert copy("vault", "rotate-root", "--yes").code == 0
+    assert copy("vault", "status", "--json").json["location"] == str(tmp_path / "copy" / "keys" / "root-2.key")
+    assert sorted(path.name for path in (place.home / "keys").iterdir()) == ["root.key"]
+    dropped = copy("vault", "drop-root", "1", "--yes", "--json").json
+    assert (dropped["destroyed"], "outside of KEYLEASH_HOME" in dropped["why_not"]) == (False, True)
+    assert everything(open_installation(place.installation.settings)) == before
