@@ -92,6 +92,14 @@ class Attack:
         columns = ["wrapped", "root", *(["version"] if self.chance.random() < 0.3 else [])]
         self._replace("vault_org_key", [one], [{**one, **{name: other[name] for name in columns}}], columns)
 
+    def copy_a_text_into_a_column_of_another_purpose(self, _table: str) -> None:
+        """Of the same row, or of another."""
+        table = self.chance.choice(TEXT_TABLES)
+        one, other = self._two(table)
+        source, target = (self.chance.choice([name for name in one if name.startswith("sealed_")]) for _ in range(2))
+        from_row = self.chance.choice([one, other])
+        self._replace(table, [one], [{**one, target: from_row[source]}], [source, target])
+
     def _two(self, table: str) -> tuple[Row, Row]:
         cursor = self.db.execute(f"SELECT rowid AS at, * FROM {table}")
         names = [column[0] for column in cursor.description]
@@ -130,6 +138,7 @@ KINDS = (
     *(Attack.put_a_row_beside, Attack.move_a_credential) * 2,
     Attack.take_a_row_away,
     Attack.give_an_org_the_key_of_another,
+    Attack.copy_a_text_into_a_column_of_another_purpose,
 )
 
 
