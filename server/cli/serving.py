@@ -76,6 +76,9 @@ def _http(bind: str) -> None:
     quiet_logs(settings.log_level)
     host, port = parse_bind(bind)
     installation = open_installation(settings)
+    # Told to stop by a service manager, it ends as by Ctrl-C: uvicorn raises the signal again once it has closed, and
+    # by default that would end the process before anything else is done, such as noting how far the logs go.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with on_duty(installation.database, settings):
         if installation.vault.sealed is not None:
             print(f"keyleash: sealed, no tools are offered: {installation.vault.sealed}", file=sys.stderr)  # noqa: T201

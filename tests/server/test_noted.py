@@ -2,8 +2,12 @@
 
 import contextlib
 import json
+import signal
+import socket
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -17,7 +21,7 @@ from server.copies import copy_database
 from server.database import DatabaseProblem
 from server.duty import RolledBack, on_duty, require_current
 from server.locks import exclusive, shared
-from tests.commandline import CommandLine
+from tests.commandline import MAIN, CommandLine
 from tests.installed import Place, add_org
 
 PATIENCE_S = 30.0
@@ -262,9 +266,6 @@ def test_any_number_serve_and_only_one_restores(tmp_path: Path) -> None:
 
 
 def test_what_serves_is_named_by_its_process(place: Place, keyleash: CommandLine) -> None:
-    import subprocess
-    import sys
-
     code = (
         "import sys; from pathlib import Path; from server.locks import shared\n"
         "with shared(Path(sys.argv[1])):\n    print('held', flush=True); sys.stdin.read()\n"
@@ -286,6 +287,32 @@ def test_what_serves_is_named_by_its_process(place: Place, keyleash: CommandLine
         assert f"process {server.pid}" in str(refused.value)
     with exclusive(lock):  # a killed server holds nothing
         pass
+
+
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_server_that_is_told_to_stop_notes_what_was_recorded_until_then(
+    place: Place, owner: CommandLine, told: signal.Signals
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", MAIN, "serve", "--http", f"127.0.0.1:{port}"]
+    with subprocess.Popen(command, env=owner.environment) as server:
+        try:
+            _until_it_listens(port)
+            happen(place, 3)
+            server.send_signal(told)
+            assert server.wait(timeout=PATIENCE_S) == 0
+        finally:
+            server.kill()
+    assert noted_of(place).read() == heads(place.installation.database)
+
+
+def _until_it_listens(port: int) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until:
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+            return
+    raise AssertionError("the server did not start")
 
 
 # -- the commands
