@@ -55,6 +55,7 @@ MOST_ANSWER_BYTES = 65536
 MOST_TOKEN_BYTES = 16384
 TOKEN_FILE = "KEYLEASH_TRANSIT_TOKEN_FILE"  # noqa: S105 -- the name of a variable
 CA_FILE = "KEYLEASH_TRANSIT_CA_FILE"
+ADDRESS = "KEYLEASH_TRANSIT_ADDR"
 CREATE_NOTHING = "must-exist"
 """Sent as the type of a key that Transit would create while encrypting, where there is none: it is no type, so Transit
 refuses. Where the key is there, Transit does not look at it."""
@@ -91,13 +92,21 @@ class TransitRef:
     token_file: str = ""
     ca_file: str = ""
     patience: float = 3.0
+    only: str = ""
+    """the one address that the token may be sent to, as the operator says; empty where they say nothing"""
     provider: ClassVar[str] = "transit"
 
     @classmethod
     def at(cls, where: str, home: Path) -> "TransitRef":
         address, mount, key = _taken_apart(where)
         refuse_in_clear(address, mend="Give Transit an https address, or one on this machine, where an agent listens.")
-        return cls(address, mount, key, os.environ.get(TOKEN_FILE, ""), os.environ.get(CA_FILE, ""))
+        only = os.environ.get(ADDRESS, "").rstrip("/").lower()
+        return cls(address, mount, key, os.environ.get(TOKEN_FILE, ""), os.environ.get(CA_FILE, ""), only=only)
+
+    @property
+    def agreed(self) -> bool:
+        """Whether the operator says of this address, and not only a database or a backup, that the token is for it."""
+        return self.only == self.address
 
     @property
     def location(self) -> str:
@@ -137,7 +146,12 @@ class TransitRef:
         return TransitKey(self, tls)
 
     def read_token(self) -> Secret:
-        """The token as it is now. RootKeyProblem."""
+        """The token as it is now. RootKeyProblem, also where it is not for this address."""
+        if self.only and not self.agreed:
+            raise RootKeyProblem(
+                f"The root key is said to be at {self.address}, and {ADDRESS} allows {self.only} alone: the token is "
+                "not sent. If the key has moved there, change that setting."
+            )
         if not self.token_file:
             raise RootKeyProblem(
                 f"Set {TOKEN_FILE} to a file of mode 0600 that holds a token for {self.address}, and nothing else."
