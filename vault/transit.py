@@ -4,8 +4,9 @@ It is named `transit:URL#KEY`: the server's address and, as its path, the engine
 its namespace where there is one: `transit:https://bao.example.com:8200/team-a/transit#keyleash`. The address is https,
 or http to this machine itself, where an agent may listen. No key is created here. A token that may `update`
 MOUNT/encrypt/KEY and MOUNT/decrypt/KEY is all that is needed. It stands in the file that KEYLEASH_TRANSIT_TOKEN_FILE
-names, which only we can read; it is read at each use, so a renewed one acts at once. KEYLEASH_TRANSIT_CA_FILE names
-certificates (PEM) to trust instead of the system's.
+names, which only we can read; it is read at each use, so a renewed one acts at once. Where KEYLEASH_TRANSIT_ADDR is set
+it is sent to that address alone: a database or a backup, which name another, may have been altered.
+KEYLEASH_TRANSIT_CA_FILE names certificates (PEM) to trust instead of the system's.
 
 A blob, version 1:
 

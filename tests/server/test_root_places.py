@@ -5,12 +5,14 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from server.app import open_installation
-from server.database import Database
+from server.database import Database, Rows
 from server.rotation import RotationProblem, rotate_root
 from server.settings import Settings
 from tests.commandline import ROOT, CommandLine
@@ -19,6 +21,7 @@ from tests.server.rotating import everything
 from vault import VaultError, root_key_spec
 from vault.rotation import begin_root
 
+T = TypeVar("T")
 PASSPHRASE = b"six words drawn by chance alone"
 
 
@@ -128,7 +131,7 @@ def test_an_org_key_is_not_moved_under_a_generation_that_a_restore_has_taken_awa
     class Replaced(Database):
         """A database that is replaced by an older one as soon as the rotation has made its key ready."""
 
-        def query(self, read):  # type: ignore[no-untyped-def]
+        def query(self, read: Callable[[Rows], T]) -> T:
             found = super().query(read)
             if self.read("SELECT 1 FROM vault_root WHERE id = 2 AND check_blob IS NOT NULL"):
                 self.write_now(lambda rows: rows.execute("DELETE FROM vault_root WHERE id = 2"))
