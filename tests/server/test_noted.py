@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import signal
 import socket
 import sqlite3
@@ -316,6 +317,18 @@ def _until_it_listens(port: int) -> None:
 
 
 # -- the commands
+
+
+def test_no_installation_is_made_where_another_one_is_noted_and_gone(place: Place, owner: CommandLine) -> None:
+    noted_of(place).note(place.installation.database)
+    place.installation.close()
+    shutil.rmtree(place.home / "data")
+    shutil.rmtree(place.home / "keys")
+    refused = owner("init", "--org", "acme", "--root", "file")
+    assert (refused.code, "remove that file first" in refused.err) == (1, True)
+    assert sorted(path.name for path in place.home.iterdir()) == ["checkpoints"]
+    noted_of(place).path.unlink()
+    assert owner("init", "--org", "acme", "--root", "file").code == 0
 
 
 def test_doctor_and_serve_say_how_to_mend_an_older_database(place: Place, owner: CommandLine, older: Path) -> None:
