@@ -7,16 +7,21 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 from connectors.definition import Call, Connector, Tool
 from connectors.errors import DefinitionError, InvalidArguments, UnknownTool
+from connectors.finding import Index
 from connectors.loading import load
 
 MAX_ARGUMENTS = 1024 * 1024  # bytes of canonical JSON
 MAX_DEPTH = 32
 MAX_WIRE_NAME = 64
+SEARCH, DESCRIBE, CALL = "search_tools", "describe_tool", "call_tool"
+OWN_NAMES = frozenset({SEARCH, DESCRIBE, CALL})
+"""Names on the wire that no connection's tool may have: they find, describe and call the others."""
 
 _CONNECTION = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _UNSENDABLE = re.compile(r"[\x00\ud800-\udfff]")
@@ -48,6 +53,11 @@ class Offer:
         self._tools = tools
         self.tools: tuple[Offered, ...] = tuple(tools[name] for name in sorted(tools))
         self.problems = problems  # why a connection's tools, or some of them, are not there
+
+    @cached_property
+    def index(self) -> Index:
+        """The words of all these tools; made when somebody first searches."""
+        return Index(self.tools)
 
     def get(self, name: str) -> Offered:
         """The tool of this wire name; raises UnknownTool."""
@@ -162,7 +172,9 @@ class Catalogue:
                 problems.append(f"The connection {connection} needs the connector {identifier}, which cannot be read.")
                 continue
             for offered in _offered(connection, connector):
-                if offered.name in tools:
+                if offered.name in OWN_NAMES:
+                    problems.append(_taken(offered.name, connection))
+                elif offered.name in tools:
                     clashing.add(offered.name)
                     problems.append(_clash(offered.name, tools[offered.name].connection, connection))
                 elif len(offered.name) > MAX_WIRE_NAME:
@@ -189,6 +201,8 @@ class Catalogue:
                 return (
                     f"The tool name {offered.name} would be longer than {MAX_WIRE_NAME} characters: use a shorter name."
                 )
+            if offered.name in OWN_NAMES:
+                return f"{_taken(offered.name, new_name)} Use another name."
             if offered.name in taken:
                 return f"{_clash(offered.name, taken[offered.name], new_name)} Use another name."
         return None
@@ -211,6 +225,10 @@ def _offered(connection: str, connector: Connector) -> Iterator[Offered]:
 
 def _clash(name: str, one: str, other: str) -> str:
     return f"The connections {one} and {other} would both have a tool {name}."
+
+
+def _taken(name: str, connection: str) -> str:
+    return f"The connection {connection} would have a tool {name}, which is a name of Keyleash's own."
 
 
 class _Unfit(Exception):

@@ -152,7 +152,7 @@ def protocol_server(installation: Installation, parts: Parts, identify: Any) -> 
     except KeysUnavailable:
         log.warning("answers to approval prompts are taken by this process only, until it is started again")
         key = secrets.token_bytes(32)
-    return build(parts, identify, version=release(), state_keys=[key])
+    return build(parts, identify, version=release(), state_keys=[key], list_limit=installation.settings.list_limit)
 
 
 def quiet_logs(level: str) -> None:

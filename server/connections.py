@@ -356,10 +356,10 @@ def rotate(
 ) -> Connection:
     """Seal a new version of the credential, and point the connection where `planned` says, with its entry.
 
-    Earlier versions are removed (`erasure.attempt` afterwards sees to it that nothing of them is left in the files): a
-    call under way has taken its own already. Approvals and grants name the version that
-    they were given for, so those of earlier ones can no longer be used. Raises ConnectionProblem where somebody else
-    has changed the connection meanwhile.
+    Earlier versions are removed: a call under way has taken its own already; `erasure.attempt` afterwards sees to it
+    that nothing of them is left in the files. Approvals and grants name the version that they were given for, so those
+    of earlier ones can no longer be used. Raises ConnectionProblem where somebody else has changed the connection
+    meanwhile.
     """
     secret = fields if isinstance(fields, Secret) else Secret(fields)
     del fields
@@ -393,7 +393,7 @@ def rotate(
     )
     _require_one(moved.rowcount, connection)
     vault.remove_before(rows, org=changed.org, connection=changed.id, version=changed.credential_version)
-    request(rows, changed.org, changed.id, "connection", f"{changed.name}'s earlier secret")
+    request(rows, changed.org, changed.id, "secret", changed.name)
     _given(rows, Event.CONNECTION_ROTATED, changed, verified=verified, by=by)
     return changed
 
@@ -401,7 +401,8 @@ def rotate(
 def reencrypt(rows: Rows, vault: Vault, connection: Connection, *, by: str) -> None:
     """Seal the same credential anew under a new data key, with its entry; approvals and grants stay good.
 
-    Raises CannotOpen, and ConnectionProblem where somebody else has changed the connection meanwhile.
+    `erasure.attempt` afterwards sees to it that what was sealed before is gone from the files. Raises CannotOpen, and
+    ConnectionProblem where somebody else has changed the connection meanwhile.
     """
     there = rows.execute(
         "SELECT COUNT(*) FROM connection WHERE org = ? AND id = ? AND credential_version = ?",
@@ -416,7 +417,7 @@ def reencrypt(rows: Rows, vault: Vault, connection: Connection, *, by: str) -> N
         origin=connection.origin,
         scheme=connection.scheme,
     )
-    request(rows, connection.org, connection.id, "connection", f"{connection.name}'s earlier encryption")
+    request(rows, connection.org, connection.id, "secret", connection.name)
     append(
         rows,
         connection.org,

@@ -25,7 +25,8 @@ RETRY_S = 30.0
 """How often a server looks whether something is to be tried again."""
 _GLANCE_S = 0.2
 
-What = Literal["connection", "org", "key"]
+What = Literal["connection", "secret", "org", "key"]
+"""A secret is one that a connection, which stays and is named, had before."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def _done(rows: Rows, one: Pending) -> None:
     if not rows.execute("SELECT 1 FROM erasure WHERE org = ? AND id = ? AND requested_at = ?", place).fetchone():
         return
     # Under `connection`, it is found with everything else that is on record about that connection.
-    fields: dict[str, Any] = {one.what: one.name} if one.what == "connection" else {"name": one.name}
+    fields: dict[str, Any] = {"connection" if one.what in ("connection", "secret") else "name": one.name}
     try:
         append(
             rows,

@@ -24,6 +24,16 @@ class NoSuchTool(CallRefused):
         super().__init__(f"Unknown tool: {name}", reason="unknown tool")
 
 
+class NotShown(CallRefused):
+    """The caller has no tool of the name that it gave to one of the tools for finding; hidden ones look the same."""
+
+    def __init__(self, name: str) -> None:
+        shown = "".join(character if character.isprintable() else " " for character in name[:80])
+        super().__init__(
+            f"Unknown tool: {shown}. Nothing was sent. Search for the one you need.", reason="unknown tool"
+        )
+
+
 class BadArguments(CallRefused):
     """The arguments do not fit the tool; the message says how to mend them."""
 

@@ -36,6 +36,7 @@ __all__ = [
     "parse_rule",
     "possible",
     "presets_folder",
+    "prospects",
 ]
 
 ROLES = ("owner", "admin", "approver", "auditor", "member")
@@ -293,6 +294,31 @@ def possible(  # noqa: PLR0917 - read like the sentence it asks; rules and prese
     if any(rule.then is Ruling.DENY and not rule.when for rule in fallback):
         return False
     return any(rule.then is not Ruling.DENY for rule in fallback)
+
+
+def prospects(  # noqa: PLR0917 - read like possible
+    subject: Subject,
+    connection: str,
+    tool: str,
+    effect: Effect,
+    rules: Sequence[Rule],
+    preset: Sequence[Rule],
+) -> frozenset[Ruling]:
+    """Every ruling that arguments could lead to. `decide` gives none that is not among these."""
+    marks, target = subject.marks(), f"{connection}.{tool}"
+    own = [rule for rule in rules if rule.concerns(marks, target, effect)]
+    if any(not rule.when for rule in own):
+        return _from_the_floor(own)
+    fallback = [rule for rule in preset if rule.concerns(marks, target, effect)]
+    return frozenset(rule.then for rule in own) | _from_the_floor(fallback)
+
+
+def _from_the_floor(rules: Sequence[Rule]) -> frozenset[Ruling]:
+    """What rules of one kind can come to: the strictest without conditions, or what is stricter under conditions."""
+    floor = max((rule.then for rule in rules if not rule.when), default=None)
+    if floor is None:
+        return frozenset(rule.then for rule in rules) | {Ruling.DENY}
+    return frozenset(rule.then for rule in rules if rule.then > floor) | {floor}
 
 
 def explain(subject: Subject, request: Request, rules: Sequence[Rule], preset: Sequence[Rule]) -> dict[str, Any]:

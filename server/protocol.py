@@ -3,15 +3,13 @@
 The only module of the server that knows the protocol. It holds no rule and no secret: `server.call` does the work.
 """
 
-import base64
-import binascii
 import contextlib
 import json
 import logging
 import secrets
 import time
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TextIO, TypeVar, cast
 
@@ -34,20 +32,19 @@ from mcp_types.methods import serialize_server_result
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from opentelemetry import trace
 
-from connectors.catalogue import Offered
-from connectors.definition import Effect
+from connectors.catalogue import CALL, DESCRIBE, SEARCH, Offered
 from server.approval import STATE_TTL_S, Decision
-from server.call import Parts, call, subject
+from server.call import Outcome, Parts, call
 from server.database import DatabaseProblem
 from server.errors import AskFirst, CallRefused, NoSuchTool, Question, structured
+from server.folding import call_through, describe, folded, search
 from server.identity import Caller, Frozen
-from server.policy import possible
+from server.listing import StaleCursor, described, page, tools_for
 from server.stdio import INSTRUCTIONS
 
 log = logging.getLogger("keyleash")
 
 NAME = "keyleash"
-PAGE = 100
 LIST_TTL_MS = 30_000
 MODERN = MODERN_PROTOCOL_VERSIONS[0]
 
@@ -58,9 +55,11 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 
-def build(parts: Parts, identify: Identify, *, version: str, state_keys: list[bytes]) -> Server[Any]:
+def build(parts: Parts, identify: Identify, *, version: str, state_keys: list[bytes], list_limit: int) -> Server[Any]:
     """Make the server. `identify` names the caller of a request, or raises Frozen or MCPError.
 
+    A caller with more than `list_limit` tools is listed three that find, describe and call them. The others may call
+    these three too: a client may have kept an earlier list.
     `state_keys` seal the pointers that clients carry; replicas share them. 32 bytes each, the first one seals.
     """
 
@@ -69,20 +68,17 @@ def build(parts: Parts, identify: Identify, *, version: str, state_keys: list[by
             caller = identify(ctx)
         except (Frozen, CallRefused):
             return t.ListToolsResult(tools=[])
-        offered = tools_for(parts, caller)
-        start = _after(offered, params.cursor if params else None)
-        page = offered[start : start + PAGE]
-        more = start + PAGE < len(offered)
-        return t.ListToolsResult(
-            tools=[tool for tool in map(_described, page) if tool is not None],
-            next_cursor=_cursor(page[-1].name) if more else None,
-        )
+        try:
+            return _listed(tools_for(parts, caller), caller, params.cursor if params else None, list_limit)
+        except StaleCursor:
+            raise MCPError(
+                t.INVALID_PARAMS, "Invalid cursor, or the list has changed since; list again from the start."
+            ) from None
 
     async def call_tool(ctx: Context, params: t.CallToolRequestParams) -> t.CallToolResult | t.InputRequiredResult:
         try:
             caller = _with_client(identify(ctx), ctx)
-            person = _person(ctx, params)
-            outcome = await call(parts, caller, params.name, params.arguments or {}, person, pointer=person.pointer)
+            outcome = await _called(parts, caller, params, _person(ctx, params))
         except AskFirst as ask:
             return _input_required(ask.question)
         except NoSuchTool as refusal:
@@ -173,57 +169,42 @@ def masked(
 # -- tools
 
 
-def tools_for(parts: Parts, caller: Caller) -> list[Offered]:
-    """The tools that some arguments could let this caller use, by name; none while the vault is sealed."""
-    if parts.vault.sealed is not None:
-        return []
-    workspace = parts.workspaces.of(caller)
-    who = subject(caller)
-    return [
-        offered
-        for offered in workspace.offer.tools
-        if caller.narrowing.admits(offered.connection, offered.tool.name, offered.tool.effect.value)
-        and possible(who, offered.connection, offered.tool.name, offered.tool.effect, workspace.rules, workspace.preset)
-    ]
+def _listed(offered: list[Offered], caller: Caller, cursor: str | None, limit: int) -> t.ListToolsResult:
+    """One page of the list, or what stands in place of it. Raises StaleCursor."""
+    if len(offered) <= limit:
+        part, following = page(offered, caller, cursor)
+        return t.ListToolsResult(tools=_described(part), next_cursor=following)
+    if cursor is not None:
+        raise StaleCursor
+    return t.ListToolsResult(tools=[t.Tool.model_validate(own) for own in folded(offered)])
 
 
-def _described(offered: Offered) -> t.Tool | None:
-    """One tool for the list; None, and a line in the log, for one that would break the list for everyone."""
-    tool = offered.tool
-    schema = dict(tool.input_schema)
-    if schema.get("type") != "object":
-        log.error("tool %s is left out of the list: its schema is no object", offered.name)
-        return None
-    try:
-        return t.Tool(
-            name=offered.name,
-            title=tool.title,
-            description=f"{tool.description}\n\nActs on {offered.connector.title}, connection `{offered.connection}`.",
-            input_schema=schema,
-            annotations=t.ToolAnnotations(
-                read_only_hint=tool.effect in (Effect.READ, Effect.SENSITIVE),
-                destructive_hint=tool.effect in (Effect.SPEND, Effect.DESTROY, Effect.GRANT),
-                idempotent_hint=tool.safe or tool.method in ("PUT", "DELETE"),
-                open_world_hint=True,
-            ),
-        )
-    except ValueError:
-        log.error("tool %s is left out of the list: it cannot be described", offered.name)
-        return None
+def _described(offered: Sequence[Offered]) -> list[t.Tool]:
+    """These tools for the list; one that would break it for everyone is left out, with a line in the log."""
+    tools: list[t.Tool] = []
+    for each in offered:
+        whole = described(each)
+        try:
+            tools.append(t.Tool.model_validate(whole))
+        except ValueError:
+            log.error("tool %s is left out of the list: it cannot be described", each.name)
+    return tools
 
 
-def _cursor(name: str) -> str:
-    return base64.urlsafe_b64encode(name.encode()).decode()
+async def _called(
+    parts: Parts, caller: Caller, params: t.CallToolRequestParams, person: "_Nobody | _Handshake | _Modern"
+) -> Outcome:
+    """What comes of a tool's name and arguments. Raises CallRefused or AskFirst."""
+    name, arguments = params.name, params.arguments or {}
+    if name == CALL:
+        return await call_through(parts, caller, arguments, person, pointer=person.pointer)
+    if name in _LOOKS:
+        found = _LOOKS[name](parts, caller, arguments)
+        return Outcome(ok=True, structured=found, text=json.dumps(found, ensure_ascii=False))
+    return await call(parts, caller, name, arguments, person, pointer=person.pointer)
 
 
-def _after(offered: list[Offered], cursor: str | None) -> int:
-    if cursor is None:
-        return 0
-    try:
-        last = base64.urlsafe_b64decode(cursor.encode()).decode()
-    except (binascii.Error, ValueError):
-        raise MCPError(t.INVALID_PARAMS, "Invalid cursor; list again from the start.") from None
-    return sum(1 for each in offered if each.name <= last)
+_LOOKS = {SEARCH: search, DESCRIBE: describe}
 
 
 # -- changes

@@ -20,6 +20,8 @@ class Settings:
     log_level: str = "WARNING"
     key_seconds: float = 300.0
     """How long an org's key is used after a key service unwrapped it, before the service is asked again."""
+    list_limit: int = 60
+    """How many tools a caller is listed at most; with more it gets three that find, describe and call them."""
     reference_seconds: float = 10.0
     """How long it may take to read one secret that stays elsewhere."""
     op_token_file: Path | None = None
@@ -73,12 +75,23 @@ def read_settings() -> Settings:
         allowed_hosts=tuple(host.strip() for host in hosts.split(",") if host.strip()),
         log_level=level,
         key_seconds=key_seconds,
+        list_limit=_list_limit(),
         reference_seconds=reference_seconds,
         op_token_file=_path("KEYLEASH_OP_TOKEN_FILE"),
         kv_address=os.environ.get("KEYLEASH_KV_ADDR", ""),
         kv_token_file=_path("KEYLEASH_KV_TOKEN_FILE"),
         kv_ca_file=_path("KEYLEASH_KV_CA_FILE"),
     )
+
+
+def _list_limit() -> int:
+    given = os.environ.get("KEYLEASH_LIST_LIMIT", "60")
+    if not given.isdecimal() or len(given) > 5 or int(given) > 10_000:
+        raise SettingsProblem(
+            f"KEYLEASH_LIST_LIMIT is {given!r}: give a whole number of tools from 0 to 10000. Who has more is listed "
+            "three that find them."
+        )
+    return int(given)
 
 
 def _seconds(name: str, default: float, least: float, most: float) -> float:

@@ -17,7 +17,7 @@ VERSIONS = ["2026-07-28"]
 INSTRUCTIONS = (
     "These tools act on your organisation's own accounts. You never need, and never get, a key. Some calls wait for a "
     "person: if a result says that approval is required, go on with other work and repeat exactly the same call later. "
-    "Do not look for another way around a refusal."
+    "Do not look for another way around a refusal. Where there are too many tools to list, search_tools finds them."
 )
 """What every client is told about this server."""
 _META = "io.modelcontextprotocol/protocolVersion"

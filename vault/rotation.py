@@ -237,7 +237,8 @@ def begin_org(db: Rows, vault: Vault, org: str, *, wrapped: OrgKey, purposes: Se
     before, _ = vault.keyring.newest(db, org)
     if wrapped.version != before + 1:
         raise VaultError("This org's key was rotated by somebody else meanwhile. Look at `keyleash vault status`.")
-    if wrapped.generation != installation_key(db)[0]:
+    newest = db.execute("SELECT MAX(id) FROM vault_root WHERE check_blob IS NOT NULL").fetchone()[0]
+    if wrapped.generation != newest:
         raise VaultError("The root key was rotated meanwhile, and nothing new goes under the one before. Try again.")
     kept = {purpose: vault.derive(db, org, purpose) for purpose in (*purposes, *vault.carried(db, org))}
     db.execute(

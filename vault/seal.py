@@ -48,10 +48,10 @@ blob open under two keys (Albertini et al., "How to Abuse and Fix Authenticated 
 USENIX Security 2022); the commitment is checked first and shuts that out.
 """
 
-import hmac
 import secrets
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
+from hmac import compare_digest
 from typing import final
 
 from cryptography.exceptions import InvalidTag
@@ -63,6 +63,7 @@ from vault.errors import CannotOpen
 from vault.secret import Opaque
 
 KEY_BYTES = 32
+HASH = SHA256()
 VERSION = b"\x01"
 SEAL_INFO = b"keyleash/seal/v1"
 DERIVE_INFO = b"keyleash/derive/v1"
@@ -70,6 +71,7 @@ DERIVE_INFO = b"keyleash/derive/v1"
 SALT_BYTES = 32
 NONCE_BYTES = 12
 COMMITMENT_BYTES = 32
+EXPANDED_BYTES = KEY_BYTES + NONCE_BYTES + COMMITMENT_BYTES
 HEAD_BYTES = len(VERSION) + SALT_BYTES + COMMITMENT_BYTES
 
 
@@ -83,11 +85,11 @@ def seal(key: bytes, plaintext: bytes, *, context: Sequence[str]) -> bytes:
 
 def unseal(key: bytes, blob: bytes, *, context: Sequence[str]) -> bytes:
     """What `seal` was given. Raises CannotOpen for any other key or context, and for a blob changed in any bit."""
-    plaintext = _opened(key, blob, context)
+    decrypt = _decryption(key, blob, context)
     del key  # so that a traceback that prints locals has no key to print
-    if plaintext is None:
+    if decrypt is None:
         raise CannotOpen
-    return plaintext
+    return _require_opened(decrypt)
 
 
 def opener(key: bytes, blob: bytes, *, context: Sequence[str]) -> Callable[[], bytes]:
@@ -102,7 +104,7 @@ def opener(key: bytes, blob: bytes, *, context: Sequence[str]) -> Callable[[], b
 def derive(key: bytes, *, context: Sequence[str]) -> bytes:
     """32 bytes for another use, one value per key and context, from which neither the key nor another can be told."""
     _require_key(key)
-    return HKDF(SHA256(), KEY_BYTES, salt=None, info=DERIVE_INFO + encode_context(context)).derive(key)
+    return HKDF(HASH, KEY_BYTES, salt=None, info=DERIVE_INFO + encode_context(context)).derive(key)
 
 
 @final
@@ -128,41 +130,29 @@ class Key(Opaque):
         return derive(self._raw(), context=context)
 
 
-def _opened(key: bytes, blob: bytes, context: Sequence[str]) -> bytes | None:
-    decrypt = _decryption(key, blob, context)
-    return None if decrypt is None else _tried(decrypt)
-
-
 def _decryption(key: bytes, blob: bytes, context: Sequence[str]) -> Callable[[], bytes] | None:
     """What decrypts, or raises InvalidTag; None where the version or the commitment is not this key's."""
-    if blob[:1] != VERSION:
+    if not blob.startswith(VERSION):
         return None
-    head, ciphertext = blob[:HEAD_BYTES], blob[HEAD_BYTES:]
-    cipher_key, nonce, commitment = _expand(key, head[1 : 1 + SALT_BYTES])
-    if not hmac.compare_digest(commitment, head[1 + SALT_BYTES :]):
+    cipher_key, nonce, commitment = _expand(key, blob[1 : 1 + SALT_BYTES])
+    if not compare_digest(commitment, blob[1 + SALT_BYTES : HEAD_BYTES]):
         return None
-    decrypt, bound = AESGCM(cipher_key).decrypt, head + encode_context(context)
+    decrypt, bound = AESGCM(cipher_key).decrypt, blob[:HEAD_BYTES] + encode_context(context)
+    ciphertext = blob[HEAD_BYTES:]
     return lambda: decrypt(nonce, ciphertext, bound)
 
 
 def _require_opened(decrypt: Callable[[], bytes]) -> bytes:
-    plaintext = _tried(decrypt)
-    if plaintext is None:
-        raise CannotOpen
-    return plaintext
-
-
-def _tried(decrypt: Callable[[], bytes]) -> bytes | None:
     try:
         return decrypt()
     except InvalidTag:
-        return None
+        refusal = CannotOpen()
+    raise refusal  # out here, so that it has no context
 
 
 def _expand(key: bytes, salt: bytes) -> tuple[bytes, bytes, bytes]:
     _require_key(key)
-    length = KEY_BYTES + NONCE_BYTES + COMMITMENT_BYTES
-    expanded = HKDF(SHA256(), length, salt=salt, info=SEAL_INFO).derive(key)
+    expanded = HKDF(HASH, EXPANDED_BYTES, salt=salt, info=SEAL_INFO).derive(key)
     return expanded[:KEY_BYTES], expanded[KEY_BYTES:-COMMITMENT_BYTES], expanded[-COMMITMENT_BYTES:]
 
 

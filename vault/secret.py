@@ -39,8 +39,12 @@ class Secret(Opaque):
     fields: tuple[str, ...]
     """The names of the fields, which are not secret."""
 
-    def __init__(self, fields: Mapping[str, str]) -> None:
-        kept = {name: bytearray(value.encode("utf-8", "surrogatepass")) for name, value in fields.items()}
+    def __init__(self, fields: Mapping[str, str] | Mapping[str, bytes]) -> None:
+        """Of texts, or of what these are in UTF-8."""
+        kept = {
+            name: bytearray(value if isinstance(value, bytes) else value.encode("utf-8", "surrogatepass"))
+            for name, value in fields.items()
+        }
         self._kept = lambda: kept
         self.fields = tuple(kept)
 

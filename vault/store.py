@@ -438,7 +438,7 @@ def _opened(org_key: Held, slot: _Slot, rows: Sequence[Any]) -> Secret:
 
 
 def _secret_of(opened: Mapping[str, Callable[[], bytes]]) -> Secret:
-    return Secret({field: read().decode("utf-8", "surrogatepass") for field, read in opened.items()})
+    return Secret({field: read() for field, read in opened.items()})
 
 
 def _new_slot(org: str, connection: str, version: int, origin: str, scheme: str) -> _Slot:

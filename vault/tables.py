@@ -40,7 +40,10 @@ class OrgKey(SQLModel, table=True):
 
 
 class Derived(SQLModel, table=True):
-    """A derived key that outlives the org key that it came from: kept when that is rotated, sealed under the newer."""
+    """A derived key that outlives the org key that it came from: kept when that is rotated, sealed under the newer.
+
+    The row whose purpose is empty lists which were kept, so that one that is taken away is missed.
+    """
 
     __tablename__: ClassVar[Any] = "vault_derived"
     __table_args__ = (ForeignKeyConstraint(["org", "key_version"], ["vault_org_key.org", "vault_org_key.version"]),)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from connectors.definition import CredentialKind
     from server.app import Installation
     from server.connections import Connection
+    from server.erasure import Pending
     from server.identity import Agent
     from server.policy import Rule
     from server.settings import Settings
@@ -258,29 +259,6 @@ def credentials(patient: Patient) -> Iterator[Finding]:
     yield Finding("credentials", "ok", f"{total} connections were looked at.")
 
 
-def erasures(patient: Patient) -> Iterator[Finding]:
-    """What was removed has left the files."""
-    from server.clock import iso
-    from server.erasure import pending
-
-    if patient.installation is None:
-        return
-    directory = patient.installation.directory
-    names = {org.id: org.name for org in (*directory.orgs(), *directory.removed_orgs())}
-    waiting = pending(patient.installation.database)
-    for one in waiting:
-        yield Finding(
-            "erasures",
-            "warn",
-            f"{names.get(one.org, one.org)}: the {one.what} {one.name} was removed at {iso(one.requested_at)}, and its "
-            "sealed bytes are still in the database's files: a process that reads an older state holds them there. "
-            "Every removal, every running server and `keyleash vault status` try again. If it stays, end whatever "
-            f"else has {patient.settings.database} open.",
-        )
-    if not waiting:
-        yield Finding("erasures", "ok", "Nothing that was removed is left in the database's files.")
-
-
 PLACES_AT_ONCE = 8
 
 
@@ -310,7 +288,7 @@ def _opened(installation: "Installation", org: str, connection: "Connection") ->
     again = f"Give it again: keyleash connection rotate {connection.name} --org {org}"
     try:
         kind = credential_kind(connection, connector)
-    except VaultError:
+    except CannotOpen:
         moved = (
             f"{org}: the file {connector.file} now puts the secret of {connection.name} in another place of a request "
             f"than the one it was given for, so it is not sent. Put the file back as it was. Or: {again}"
@@ -350,6 +328,33 @@ def _resolved(settings: "Settings", one: Elsewhere) -> list[Finding]:
         there = f"{name} and is set here; a server reads it in its own environment."
         found.append(Finding("credentials", "ok", there))
     return found
+
+
+def erasures(patient: Patient) -> Iterator[Finding]:
+    """What was removed has left the files."""
+    from server.clock import iso
+    from server.erasure import pending
+
+    if patient.installation is None:
+        return
+    directory = patient.installation.directory
+    names = {org.id: org.name for org in (*directory.orgs(), *directory.removed_orgs())}
+    waiting = pending(patient.installation.database)
+    for one in waiting:
+        yield Finding(
+            "erasures",
+            "warn",
+            f"{names.get(one.org, one.org)}: {_erased(one)} was removed at {iso(one.requested_at)}, and its "
+            "sealed bytes are still in the database's files: a process that reads an older state holds them there. "
+            "Every removal, every running server and `keyleash vault status` try again. If it stays, end whatever "
+            f"else has {patient.settings.database} open.",
+        )
+    if not waiting:
+        yield Finding("erasures", "ok", "Nothing that was removed is left in the database's files.")
+
+
+def _erased(one: "Pending") -> str:
+    return f"the earlier secret of {one.name}" if one.what == "secret" else f"the {one.what} {one.name}"
 
 
 def agents(patient: Patient) -> Iterator[Finding]:

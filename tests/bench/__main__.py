@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.contest import BenchProblem, Plan, contest, install, scratch
+from tests.bench.finding import finding
 from tests.bench.report import table
 from tests.bench.startup import startup
 
@@ -30,6 +31,7 @@ def bench(plan: Plan) -> dict[str, Any]:
             "processors": os.cpu_count(),
             "results": results,
             "start_up": startup(home, plan.starts) if plan.starts else None,
+            "finding": finding(Path(folder) / "finding", plan.copies) if plan.copies else None,
         }
 
 

@@ -36,6 +36,8 @@ class BenchProblem(Exception):
 class Plan:
     """What to measure: `rounds` windows of `seconds` for each server, number of callers, and kind of upstream.
 
+    Also `starts` of the server over stdio, and a search among `copies` connections of each connector that ships.
+
     Many short windows rather than a few long ones: what else runs on the machine then meets all servers alike.
     """
 
@@ -45,6 +47,7 @@ class Plan:
     seconds: float = 0.5
     warm_s: float = 0.15
     starts: int = 3
+    copies: int = 4
     key: str = KEY
 
 

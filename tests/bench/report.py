@@ -33,3 +33,10 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         yield ""
         yield f"start-up over stdio: server/discover {start['discover_ms']:.0f} ms, tools/list after "
         yield f"  {start['tools_list_ms']:.0f} ms; python -c 'import mcp' takes {start['import_mcp_ms']:.0f} ms"
+    if found := report.get("finding"):
+        yield ""
+        yield f"finding a tool among {found['tools']}: {found['search_ms']:.1f} ms of CPU,"
+        yield (
+            f"  {found['search_to_list']:.2f} of building their list ({found['list_ms']:.0f} ms);"
+            f" the index takes {found['index_ms']:.0f} ms after each change"
+        )

@@ -12,7 +12,7 @@ from tests.bench.load import Tally
 from tests.bench.report import table
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="CPU and memory are read as Linux has them")
-TINY = Plan(callers=(2,), upstreams=("https",), rounds=1, seconds=0.05, warm_s=0.0, starts=1)
+TINY = Plan(callers=(2,), upstreams=("https",), rounds=1, seconds=0.05, warm_s=0.0, starts=1, copies=1)
 
 
 @pytest.mark.slow
@@ -27,7 +27,10 @@ def test_every_server_answers_alike_and_is_measured():
         assert figures["memory_bytes"] > 2**20
     assert set(result["keyleash_to"]) == {"yardstick", "floor"}
     assert 0 < report["start_up"]["discover_ms"] < report["start_up"]["tools_list_ms"]
+    assert 0 < report["finding"]["search_ms"] <= report["finding"]["slowest_search_ms"]
+    assert report["finding"]["search_to_list"] > 0
     assert "floor" in table(report)
+    assert "finding a tool among" in table(report)
 
 
 @pytest.mark.slow

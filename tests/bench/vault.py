@@ -92,6 +92,7 @@ class Ground:
     times: int
     root: LocalRootKey = field(default_factory=lambda: LocalRootKey(b"r" * KEY_BYTES))
     after: LocalRootKey = field(default_factory=lambda: LocalRootKey(b"s" * KEY_BYTES))
+    connections: tuple[str, ...] = ()
 
     def vault(self) -> Vault:
         """A vault of a process that has used the org's key, and opened none of its credentials."""
@@ -124,14 +125,14 @@ def ground(folder: Path, times: int) -> Iterator[Ground]:
         db.execute("PRAGMA foreign_keys=ON")
         for table in (VaultRoot, OrgKey, Derived, Credential, VaultField):
             db.execute(str(CreateTable(table.__table__)))  # pyright: ignore[reportAttributeAccessIssue]
-        found = Ground(db, times)
+        found = Ground(db, times, connections=tuple(f"con_{number:08}" for number in range(times)))
         vault = Vault(found.root)
         db.execute("BEGIN")
         vault.install(db)
         for org in ("org_a", *(f"org_{number:08}" for number in range(times))):
             vault.create_org_key(db, org)
-        for number in range(times):
-            vault.put(db, org="org_a", connection=f"con_{number:08}", fields={"secret": SECRET}, **SLOT)
+        for connection in found.connections:
+            vault.put(db, org="org_a", connection=connection, fields={"secret": SECRET}, **SLOT)
         db.execute("COMMIT")
         yield found
 
@@ -188,7 +189,7 @@ def _open_cold(on: Ground) -> Turn:
 
 
 def _open_one(on: Ground, vault: Vault, number: int) -> None:
-    with vault.open(on.db, org="org_a", connection=f"con_{number:08}", version=1, **SLOT) as secret:
+    with vault.open(on.db, org="org_a", connection=on.connections[number], version=1, **SLOT) as secret:
         secret.reveal()
 
 

@@ -49,6 +49,20 @@ def test_a_hold_that_makes_no_sense_is_named(monkeypatch: pytest.MonkeyPatch, va
         read_settings()
 
 
+@pytest.mark.parametrize("value", ["-1", "10001", "2.5", "nan", "many", "inf", ""])
+def test_a_limit_of_the_list_that_makes_no_sense_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("KEYLEASH_LIST_LIMIT", value)
+    with pytest.raises(SettingsProblem, match="KEYLEASH_LIST_LIMIT"):
+        read_settings()
+
+
+def test_sixty_tools_are_listed_where_nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KEYLEASH_LIST_LIMIT", raising=False)
+    assert read_settings().list_limit == Settings(home=Path()).list_limit == 60
+    monkeypatch.setenv("KEYLEASH_LIST_LIMIT", "0")
+    assert read_settings().list_limit == 0
+
+
 @pytest.mark.parametrize("value", ["0", "0.9", "31", "nan", "soon", "inf"])
 def test_a_time_for_references_that_makes_no_sense_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("KEYLEASH_REFERENCE_SECONDS", value)

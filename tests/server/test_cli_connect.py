@@ -430,6 +430,22 @@ def test_a_reference_that_was_tampered_with_is_not_shown_as_if_it_were_true(
     assert len(upstream.requests) == 1, "only when it was connected"
 
 
+@pytest.mark.parametrize("way", [("--keep-secret",), ("--secret-stdin",), ("--secret-from", f"cmd:printf %s {SECRET}")])
+def test_what_was_sealed_before_a_rotation_is_gone_from_the_files(
+    owner: CommandLine, place: Place, way: tuple[str, ...]
+) -> None:
+    (before,) = place.installation.database.read("SELECT data_key, sealed FROM vault_credential, vault_field")
+    assert all(files_holding(owner.home, part) for part in before)
+    ran = owner("connection", "rotate", "stripe", *way, "--json", stdin=SECRET.encode())
+    assert ran.code == 0, ran.err
+    assert ran.json["erased"] is True
+    assert [files_holding(owner.home, part) for part in before] == [[], []]
+    (entry,) = place.events("erasure.completed")
+    assert (entry["erased"], entry["connection"]) == ("secret", "stripe")
+    ran = owner("connection", "rotate", "stripe", *way, stdin=SECRET.encode())
+    assert "gone from the database's files" in ran.err
+
+
 def test_the_same_secret_under_a_new_key_keeps_its_version(
     owner: CommandLine, upstream: Upstream, place: Place
 ) -> None:

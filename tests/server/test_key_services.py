@@ -109,7 +109,9 @@ async def test_a_server_that_was_started_before_the_move_goes_on(place: Place, s
         assert (await call(parts, place.caller(), "stripe_list_charges", {}, Nobody())).ok
         done = await anyio.to_thread.run_sync(lambda: service.line.alone("vault", "rewrap", "--to", service.spec, "-y"))
         assert done.code == 0, done.err
+        asked = len(service.fake.requests)
         assert (await call(parts, place.caller(), "stripe_list_charges", {}, Nobody())).ok
+    assert len(service.fake.requests) > asked
     generations = place.installation.vault.keyring.generations
     assert place.installation.database.query(generations.newest)[1].remote
 

@@ -20,8 +20,10 @@ from server.approval import Decision
 from server.call import Outcome, Parts, call
 from server.connections import connection_named, remove
 from server.ending import OF_AN_ORG
+from server.erasure import attempt
 from server.errors import ApprovalRequired, CallRefused, NoLongerValid, Question
 from server.identity import IdentityProblem, Org, remove_org, system_user
+from server.rotation import rotate_org
 from tests.agents import Nobody, Person, connected
 from tests.commandline import CommandLine
 from tests.installed import SECRET, Place, add_org
@@ -70,13 +72,8 @@ async def full(place: Place, parts: Parts, upstream: Upstream) -> None:
     assert (await call(parts, place.caller(), "chat_post_message", message, Person(Decision.APPROVE_HOUR))).ok
     with pytest.raises(ApprovalRequired):
         await call(parts, place.caller(), "stripe_create_refund", REFUND, Nobody())
-    key = place.installation.vault
-    place.installation.database.write_now(
-        lambda rows: rows.execute(
-            "INSERT INTO vault_derived (org, purpose, key_version, sealed) VALUES (?, 'audit-values', 1, ?)",
-            (place.org, key.seal_text(rows, place.org, "derived", "audit-values", "a key")),
-        )
-    )
+    rotate_org(place.installation.database, place.installation.vault, place.org, by="alice")  # keeps derived keys
+    assert attempt(place.installation.database) == []
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ from server.policy import (
     parse_rule,
     possible,
     presets_folder,
+    prospects,
 )
 
 ALICE = Subject("agt_1", "mem_alice", ("member", "approver"), ("finance",))
@@ -590,6 +591,25 @@ def test_a_tool_is_listed_where_some_arguments_could_pass(rules, preset, expecte
     assert possible(ALICE, "stripe", "create_refund", Effect.SPEND, rules, preset) is expected
 
 
+@pytest.mark.parametrize(
+    ("rules", "preset", "expected"),
+    [
+        ([], [], "deny"),
+        ([rule("allow")], [rule("deny")], "allow"),
+        ([rule("allow"), rule("confirm")], [], "confirm"),
+        ([rule("confirm", when=[("amount", "min", 5)])], [rule("allow")], "allow confirm"),
+        ([rule("allow", when=[("amount", "max", 5)])], [rule("approve")], "allow approve"),
+        ([rule("confirm"), rule("allow", when=[("amount", "max", 5)])], [rule("deny")], "confirm"),
+        ([rule("allow"), rule("approve", when=[("amount", "min", 5)])], [rule("deny")], "allow approve"),
+        ([], [rule("allow", when=[("amount", "max", 5)])], "allow deny"),
+        ([], [rule("confirm"), rule("allow", when=[("amount", "max", 5)])], "confirm"),
+    ],
+)
+def test_what_could_become_of_a_tools_calls_is_told_ahead(rules, preset, expected):
+    told = prospects(ALICE, "stripe", "create_refund", Effect.SPEND, rules, preset)
+    assert told == {Ruling(ruling) for ruling in expected.split()}
+
+
 # -- the second opinion: dictionaries, recursion, no shared code
 
 
@@ -823,6 +843,15 @@ def test_a_tool_that_is_not_listed_is_denied_whatever_the_arguments(subject, req
     own, fallback = parsed(rules), parsed(preset)
     if not possible(subject, request.connection, request.tool, request.effect, own, fallback):
         assert decide(subject, request, own, fallback).ruling is Ruling.DENY
+
+
+@settings(max_examples=300, deadline=None)
+@given(SUBJECTS, REQUESTS, RULES, PRESET)
+def test_every_verdict_is_one_that_was_told_ahead(subject, request, rules, preset):
+    asked = (subject, request.connection, request.tool, request.effect, parsed(rules), parsed(preset))
+    told = prospects(*asked)
+    assert decide(subject, request, parsed(rules), parsed(preset)).ruling in told
+    assert (told == {Ruling.DENY}) is not possible(*asked)
 
 
 @settings(max_examples=80, deadline=None)

@@ -21,10 +21,11 @@ from vault.orgkeys import org_context
 ROOTS = {"/keys/root.key": bytes(range(1, 33)), "/keys/root-2.key": bytes(range(101, 133))}
 TWIN_KEY = bytes(range(200, 232))
 ORGS = ("org_a", "org_b", "org_c", "org_twin")
-CREDENTIALS = (("con_1", 1), ("con_1", 2), ("con_2", 1))
+CREDENTIALS = (("con_1", 1), ("con_1", 2), ("con_2", 1), ("con_3", 1))
 SLOTS = {
     "con_1": {"origin": "https://api.stripe.com:443", "scheme": "bearer"},
     "con_2": {"origin": "https://slack.com:443", "scheme": "header:x-key"},
+    "con_3": {"origin": "https://api.stripe.com:443", "scheme": "bearer"},
 }
 FIELDS = ("secret", "account")
 INSTALLATION = "request-state"
