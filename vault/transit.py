@@ -4,8 +4,9 @@ It is named `transit:URL#KEY`: the server's address and, as its path, the engine
 its namespace where there is one: `transit:https://bao.example.com:8200/team-a/transit#keyleash`. The address is https,
 or http to this machine itself, where an agent may listen. No key is created here. A token that may `update`
 MOUNT/encrypt/KEY and MOUNT/decrypt/KEY is all that is needed. It stands in the file that KEYLEASH_TRANSIT_TOKEN_FILE
-names, which only we can read; it is read at each use, so a renewed one acts at once. KEYLEASH_TRANSIT_CA_FILE names
-certificates (PEM) to trust instead of the system's.
+names, which only we can read; it is read at each use, so a renewed one acts at once. Where KEYLEASH_TRANSIT_ADDR is set
+it is sent to that address alone: a database or a backup, which name another, may have been altered.
+KEYLEASH_TRANSIT_CA_FILE names certificates (PEM) to trust instead of the system's.
 
 A blob, version 1:
 
@@ -55,6 +56,7 @@ MOST_ANSWER_BYTES = 65536
 MOST_TOKEN_BYTES = 16384
 TOKEN_FILE = "KEYLEASH_TRANSIT_TOKEN_FILE"  # noqa: S105 -- the name of a variable
 CA_FILE = "KEYLEASH_TRANSIT_CA_FILE"
+ADDRESS = "KEYLEASH_TRANSIT_ADDR"
 CREATE_NOTHING = "must-exist"
 """Sent as the type of a key that Transit would create while encrypting, where there is none: it is no type, so Transit
 refuses. Where the key is there, Transit does not look at it."""
@@ -91,13 +93,21 @@ class TransitRef:
     token_file: str = ""
     ca_file: str = ""
     patience: float = 3.0
+    only: str = ""
+    """the one address that the token may be sent to, as the operator says; empty where they say nothing"""
     provider: ClassVar[str] = "transit"
 
     @classmethod
     def at(cls, where: str, home: Path) -> "TransitRef":
         address, mount, key = _taken_apart(where)
         refuse_in_clear(address, mend="Give Transit an https address, or one on this machine, where an agent listens.")
-        return cls(address, mount, key, os.environ.get(TOKEN_FILE, ""), os.environ.get(CA_FILE, ""))
+        only = os.environ.get(ADDRESS, "").rstrip("/").lower()
+        return cls(address, mount, key, os.environ.get(TOKEN_FILE, ""), os.environ.get(CA_FILE, ""), only=only)
+
+    @property
+    def agreed(self) -> bool:
+        """Whether the operator says of this address, and not only a database or a backup, that the token is for it."""
+        return self.only == self.address
 
     @property
     def location(self) -> str:
@@ -137,7 +147,12 @@ class TransitRef:
         return TransitKey(self, tls)
 
     def read_token(self) -> Secret:
-        """The token as it is now. RootKeyProblem."""
+        """The token as it is now. RootKeyProblem, also where it is not for this address."""
+        if self.only and not self.agreed:
+            raise RootKeyProblem(
+                f"The root key is said to be at {self.address}, and {ADDRESS} allows {self.only} alone: the token is "
+                "not sent. If the key has moved there, change that setting."
+            )
         if not self.token_file:
             raise RootKeyProblem(
                 f"Set {TOKEN_FILE} to a file of mode 0600 that holds a token for {self.address}, and nothing else."

@@ -13,7 +13,7 @@ from server.cli.terminal import require_yes
 if TYPE_CHECKING:
     from server.audit import Head
     from server.audit.noted import Gap
-    from server.backup import Made
+    from server.backup import Made, Manifest
     from server.comparing import Compared
     from server.replacing import Replaced
     from server.restore import Staged
@@ -209,12 +209,18 @@ def _backup_as_json(made: "Made") -> dict[str, Any]:
         "made_at": manifest.made_at,
         "schema": manifest.schema,
         "release": manifest.release,
-        "heads": {manifest.names[org]: {"org": org, **head._asdict()} for org, head in manifest.heads.items()},
+        "heads": {_called(manifest, org): {"org": org, **head._asdict()} for org, head in manifest.heads.items()},
         "connector_files": list(made.files),
         "left_out": list(made.left_out),
         "altered": [report.org for report in made.altered],
         "needs_root_keys": [vars(root) for root in manifest.roots],
     }
+
+
+def _called(manifest: "Manifest", org: str) -> str:
+    """An org as `--head` takes it: by its name, or by its id where one that was removed had that name too."""
+    name = manifest.names[org]
+    return name if list(manifest.names.values()).count(name) == 1 else org
 
 
 def _show_backup(made: "Made") -> None:
@@ -226,7 +232,7 @@ def _show_backup(made: "Made") -> None:
             "bytes": made.size,
             "schema": manifest.schema,
             "connector files": list(made.files),
-            "logs go up to": [f"{manifest.names[org]}={head}" for org, head in manifest.heads.items()],
+            "logs go up to": [f"{_called(manifest, org)}={head}" for org, head in manifest.heads.items()],
         }
     )
     for root in manifest.roots:

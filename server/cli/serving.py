@@ -66,10 +66,6 @@ def _leave(_signal: int, _frame: object) -> None:
     os._exit(130)  # the thread that reads the terminal cannot be woken, and would be waited for
 
 
-def _end(_signal: int, _frame: object) -> None:
-    raise KeyboardInterrupt  # so that what is to be done at the end is done
-
-
 def _http(bind: str) -> None:
     from server.app import open_installation, quiet_logs, serve_http
     from server.duty import on_duty
@@ -80,7 +76,9 @@ def _http(bind: str) -> None:
     quiet_logs(settings.log_level)
     host, port = parse_bind(bind)
     installation = open_installation(settings)
-    signal.signal(signal.SIGTERM, _end)  # what uvicorn hands on when it has shut down
+    # Told to stop by a service manager, it ends as by Ctrl-C: uvicorn raises the signal again once it has closed, and
+    # by default that would end the process before anything else is done, such as noting how far the logs go.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with on_duty(installation.database, settings):
         if installation.vault.sealed is not None:
             print(f"keyleash: sealed, no tools are offered: {installation.vault.sealed}", file=sys.stderr)  # noqa: T201

@@ -198,6 +198,12 @@ def _make_home(settings: "Settings", undo: contextlib.ExitStack) -> None:
             f"There is an installation in {settings.home} already; nothing was changed. `keyleash org create NAME` "
             "makes another org in it; another KEYLEASH_HOME makes another installation."
         )
+    if settings.noted_heads.exists():
+        raise DatabaseProblem(
+            f"{settings.noted_heads} tells of an installation in {settings.home} whose database is gone, and no server "
+            "would start on a new one. `keyleash vault restore FILE` brings it back from a backup; if it is to be "
+            "forgotten, remove that file first."
+        )
     _make_folder(settings.home, undo)
     _make_folder(settings.database.parent, undo)
     try:

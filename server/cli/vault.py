@@ -106,7 +106,7 @@ def rewrap(
 
 @app.command("drop-root")
 def drop_root(
-    generation: Annotated[int, typer.Argument(help="Which, as `vault status` numbers them.")],
+    generation: Annotated[int, typer.Argument(min=1, max=2**31, help="Which, as `vault status` numbers them.")],
     yes: Yes = False,
     json: AsJson = False,
 ) -> None:

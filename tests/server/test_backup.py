@@ -450,3 +450,18 @@ def test_a_name_that_cannot_be_used_is_said(owner: CommandLine, target: Path, na
     assert ran.code == 1
     assert "ame another" in ran.err
     assert "Traceback" not in ran.err
+
+
+def test_the_head_of_an_org_is_not_mixed_up_with_that_of_a_removed_one_of_the_same_name(
+    place: Place, owner: CommandLine, target: Path
+) -> None:
+    for _ in range(3):
+        assert owner("org", "create", "beta").code == 0
+        assert owner("org", "remove", "beta", "--yes").code == 0
+    assert owner("org", "create", "beta").code == 0
+    (beta,) = [org.id for org in place.installation.directory.orgs() if org.name == "beta"]
+    shown = owner("vault", "backup", str(target), "--json").json["heads"]
+    assert len(shown) == 5  # and each as `--head` takes it
+    assert {name for name in shown if not name.startswith("org_")} == {"acme"}
+    assert shown[beta] == {"org": beta, **heads(place.installation.database)[beta]._asdict()}
+    assert f"{beta}=" in owner("vault", "backup", str(target.with_name("second.db"))).out

@@ -39,6 +39,11 @@ class Service:
     fake: FakeKms | FakeTransit
     line: CommandLine
 
+    @property
+    def agreed(self) -> dict[str, str]:
+        """What an operator sets so that a token goes where only a backup says."""
+        return {"KEYLEASH_TRANSIT_ADDR": self.fake.url} if isinstance(self.fake, FakeTransit) else {}
+
     def go_away(self) -> None:
         self.fake.instead = lambda _received: Answer({"errors": []}, status=503)
 
@@ -238,11 +243,45 @@ async def test_a_backup_wants_the_service_and_nothing_else(place: Place, service
     told(service.line, "vault", "backup", str(tmp_path / "backup.db"))
     new = CommandLine(tmp_path / "new", service.line.person, service.line.environ)
     service.go_away()
-    away = new("vault", "restore", str(tmp_path / "backup.db"))
+    away = with_environment(new, service.agreed)("vault", "restore", str(tmp_path / "backup.db"))
     assert away.code == 1
     assert "no other key is used instead" in away.err
     assert not new.home.exists()
     service.come_back()
-    told(new, "vault", "restore", str(tmp_path / "backup.db"))
+    told(with_environment(new, service.agreed), "vault", "restore", str(tmp_path / "backup.db"))
     before = everything(open_installation(place.installation.settings))
     assert everything(open_installation(Settings(home=new.home))) == before
+
+
+@pytest.mark.parametrize("service", ["transit"], indirect=True)
+async def test_a_backup_that_was_altered_cannot_have_our_token_sent_elsewhere(
+    place: Place, service: Service, tmp_path: Path
+) -> None:
+    told(service.line, "vault", "rewrap", "--to", service.spec, "--yes")
+    told(service.line, "vault", "backup", str(tmp_path / "backup.db"))
+    new = CommandLine(tmp_path / "new", service.line.person, service.line.environ)
+    with Upstream() as thief:
+        with contextlib.closing(sqlite3.connect(tmp_path / "backup.db")) as db, db:
+            db.execute("UPDATE vault_root SET location = ?", (f"{thief.url}/transit#one",))
+        for line in (new, service.line, with_environment(new, service.agreed)):
+            ran = line("vault", "restore", str(tmp_path / "backup.db"), "--yes", "--accept-rollback")
+            assert ran.code == 1
+            assert thief.url in ran.err
+        assert thief.requests == []
+
+
+@pytest.mark.parametrize("service", ["transit"], indirect=True)
+async def test_a_database_that_was_altered_cannot_have_our_token_sent_where_the_operator_does_not_say(
+    place: Place, service: Service
+) -> None:
+    told(service.line, "vault", "rewrap", "--to", service.spec, "--yes")
+    line = with_environment(service.line, service.agreed)
+    assert line("vault", "status", "--json").json["sealed"] is False
+    with Upstream() as thief:
+        location = f"{thief.url}/transit#one"
+        place.installation.database.write_now(
+            lambda rows: rows.execute("UPDATE vault_root SET location = ? WHERE provider = 'transit'", (location,))
+        )
+        shown = line("vault", "status", "--json").json
+        assert (shown["sealed"], "the token is not sent" in shown["reason"]) == (True, True)
+        assert thief.requests == []

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import signal
 import socket
 import sqlite3
@@ -25,8 +26,6 @@ from tests.commandline import MAIN, CommandLine
 from tests.installed import Place, add_org
 
 PATIENCE_S = 30.0
-INTERRUPTIBLE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-"""Where the tests themselves run in the background, a shell may have made them deaf to it."""
 
 
 def happen(place: Place, times: int = 1, org: str | None = None) -> None:
@@ -56,28 +55,6 @@ def older(place: Place, tmp_path: Path) -> Path:
 
 
 # -- noting
-
-
-@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT], ids=["as a service manager does", "Ctrl-C"])
-def test_a_server_that_is_told_to_end_notes_where_the_logs_end(
-    place: Place, owner: CommandLine, ending: signal.Signals
-) -> None:
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{reserved.getsockname()[1]}"
-    server = subprocess.Popen(
-        [sys.executable, "-c", f"{INTERRUPTIBLE}; {MAIN}", "serve", "--http", address],
-        env=owner.environment,
-        stderr=subprocess.PIPE,
-    )
-    assert server.stderr is not None
-    assert b"agents connect" in server.stderr.readline()
-    happen(place, 3)
-    assert noted_of(place).read() != heads(place.installation.database)
-    server.send_signal(ending)
-    server.communicate(timeout=PATIENCE_S)
-    assert server.returncode == 0
-    assert noted_of(place).read() == heads(place.installation.database)
 
 
 def test_every_log_is_noted_in_a_private_file(place: Place) -> None:
@@ -290,9 +267,6 @@ def test_any_number_serve_and_only_one_restores(tmp_path: Path) -> None:
 
 
 def test_what_serves_is_named_by_its_process(place: Place, keyleash: CommandLine) -> None:
-    import subprocess
-    import sys
-
     code = (
         "import sys; from pathlib import Path; from server.locks import shared\n"
         "with shared(Path(sys.argv[1])):\n    print('held', flush=True); sys.stdin.read()\n"
@@ -316,7 +290,47 @@ def test_what_serves_is_named_by_its_process(place: Place, keyleash: CommandLine
         pass
 
 
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_server_that_is_told_to_stop_notes_what_was_recorded_until_then(
+    place: Place, owner: CommandLine, told: signal.Signals
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    # Where the tests themselves run in the background, a shell may have made them deaf to Ctrl-C.
+    main = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {MAIN}"
+    command = [sys.executable, "-c", main, "serve", "--http", f"127.0.0.1:{port}"]
+    with subprocess.Popen(command, env=owner.environment) as server:
+        try:
+            _until_it_listens(port)
+            happen(place, 3)
+            server.send_signal(told)
+            assert server.wait(timeout=PATIENCE_S) == 0
+        finally:
+            server.kill()
+    assert noted_of(place).read() == heads(place.installation.database)
+
+
+def _until_it_listens(port: int) -> None:
+    until = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until:
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+            return
+    raise AssertionError("the server did not start")
+
+
 # -- the commands
+
+
+def test_no_installation_is_made_where_another_one_is_noted_and_gone(place: Place, owner: CommandLine) -> None:
+    noted_of(place).note(place.installation.database)
+    place.installation.close()
+    shutil.rmtree(place.home / "data")
+    shutil.rmtree(place.home / "keys")
+    refused = owner("init", "--org", "acme", "--root", "file")
+    assert (refused.code, "remove that file first" in refused.err) == (1, True)
+    assert sorted(path.name for path in place.home.iterdir()) == ["checkpoints"]
+    noted_of(place).path.unlink()
+    assert owner("init", "--org", "acme", "--root", "file").code == 0
 
 
 def test_doctor_and_serve_say_how_to_mend_an_older_database(place: Place, owner: CommandLine, older: Path) -> None:

@@ -1,14 +1,18 @@
 """Where root keys are kept, over a life of moves, restores and drops: the key in use is never taken for another one."""
 
+import contextlib
 import signal
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from server.app import open_installation
-from server.database import Database
+from server.database import Database, Rows
 from server.rotation import RotationProblem, rotate_root
 from server.settings import Settings
 from tests.commandline import ROOT, CommandLine
@@ -17,6 +21,7 @@ from tests.server.rotating import everything
 from vault import VaultError, root_key_spec
 from vault.rotation import begin_root
 
+T = TypeVar("T")
 PASSPHRASE = b"six words drawn by chance alone"
 
 
@@ -126,7 +131,7 @@ def test_an_org_key_is_not_moved_under_a_generation_that_a_restore_has_taken_awa
     class Replaced(Database):
         """A database that is replaced by an older one as soon as the rotation has made its key ready."""
 
-        def query(self, read):  # type: ignore[no-untyped-def]
+        def query(self, read: Callable[[Rows], T]) -> T:
             found = super().query(read)
             if self.read("SELECT 1 FROM vault_root WHERE id = 2 AND check_blob IS NOT NULL"):
                 self.write_now(lambda rows: rows.execute("DELETE FROM vault_root WHERE id = 2"))
@@ -164,6 +169,21 @@ def test_doctor_names_the_missing_root_key_and_not_the_secret_that_is_under_it(
     found = [one["message"] for one in owner("doctor", "--json").json if one["check"] == "credentials"]
     assert "There is no root key at" in found[0]
     assert "Give it again" not in found[0]
+
+
+@pytest.mark.parametrize("generation", ["0", "-1", "99999999999999999999999"])
+def test_a_generation_that_cannot_be_is_misuse(owner: CommandLine, generation: str) -> None:
+    ran = owner("vault", "drop-root", "--yes", "--", generation)
+    assert ran.code == 2
+    assert "went wrong inside" not in ran.err
+
+
+def test_a_backup_that_does_not_say_its_schema_is_damaged(owner: CommandLine, place: Place, tmp_path: Path) -> None:
+    assert owner("vault", "backup", str(tmp_path / "b.db")).code == 0
+    with contextlib.closing(sqlite3.connect(tmp_path / "b.db")) as db, db:
+        db.execute("DELETE FROM alembic_version")
+    ran = owner("vault", "restore", str(tmp_path / "b.db"), "--yes")
+    assert (ran.code, "its schema is not said" in ran.err) == (1, True)
 
 
 def test_what_the_root_key_before_wrapped_is_not_kept(owner: CommandLine, place: Place) -> None:
