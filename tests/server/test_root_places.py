@@ -110,6 +110,23 @@ def test_dropping_a_root_key_spares_the_recovered_one_that_a_restore_put_in_its_
     assert everything(open_installation(Settings(home=place.home))) == before
 
 
+def test_dropping_a_generation_spares_a_key_that_a_later_generation_is_too(owner: CommandLine, place: Place) -> None:
+    """As an earlier release left it, where a move to the very place of the key in use was finished."""
+    before = everything(place.installation)
+    columns = "provider, location, check_blob, installation_key, created_at"
+
+    def again(rows: Rows) -> None:
+        rows.execute(f"INSERT INTO vault_root (id, {columns}) SELECT 2, {columns} FROM vault_root")
+        rows.execute("UPDATE vault_org_key SET root = 2")
+        rows.execute("UPDATE vault_root SET retired_at = 1 WHERE id = 1")
+
+    place.installation.database.write_now(again)
+    dropped = owner("vault", "drop-root", "1", "--yes", "--json")
+    assert (dropped.code, dropped.json["destroyed"]) == (0, False)
+    assert "the root key of generation 2 as well" in dropped.json["why_not"]
+    assert everything(open_installation(place.installation.settings)) == before
+
+
 def test_in_a_home_that_was_moved_the_next_root_key_is_made_there_and_the_one_before_is_destroyed_there(
     owner: CommandLine, place: Place, tmp_path: Path
 ) -> None:
