@@ -120,6 +120,15 @@ def _escaped(char: str) -> str:
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+def counted(number: int, thing: str) -> str:
+    """So many of something, in words that agree.
+
+    >>> counted(1, "credential"), counted(2, "credential")
+    ('1 credential', '2 credentials')
+    """
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def _in_words(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from server.cli.acting import AsJson, Yes, opened, operators_name, require_operator
-from server.cli.output import progress, say, show_fields, show_json, show_table, show_text
+from server.cli.output import counted, progress, say, show_fields, show_json, show_table, show_text
 from server.cli.terminal import require_yes
 
 if TYPE_CHECKING:
@@ -149,8 +149,8 @@ def rotate_org(name: Annotated[str, typer.Argument(metavar="ORG")], yes: Yes = F
         return
     again = " An earlier run had begun it." if done.resumed else ""
     show_text(
-        f"{org.name} has a new key (version {done.version}): {done.credentials} credentials and {done.texts} texts "
-        f"were put under it, {done.dropped} earlier keys were dropped.{again}"
+        f"{org.name} has a new key (version {done.version}). Put under it: {counted(done.credentials, 'credential')}, "
+        f"{counted(done.texts, 'text')}. Dropped: {counted(done.dropped, 'earlier key')}.{again}"
     )
     say(whether_gone("What was wrapped by the earlier key", gone=gone))
 
@@ -172,8 +172,8 @@ def _show_root(done: "RootRotated", *, json: bool) -> None:
         return
     again = " An earlier run had begun it." if done.resumed else ""
     show_text(
-        f"The root key is now generation {done.generation}, in {done.provider}, {done.location}; {done.moved} keys of "
-        f"orgs were put under it.{again}"
+        f"The root key is now generation {done.generation}, in {done.provider}, {done.location}. Put under it: "
+        f"{counted(done.moved, 'org key')}.{again}"
     )
     say(
         "Back it up (`keyleash vault export-recovery`). The one before is kept, because backups from its time need it; "
@@ -187,7 +187,8 @@ def _status(installation: "Installation") -> dict[str, Any]:
     from server.rotation import unfinished_root
     from server.sealed import texts_under
 
-    names = {org.id: org.name for org in installation.directory.orgs()}
+    directory = installation.directory
+    names = {org.id: org.name for org in (*directory.removed_orgs(), *directory.orgs())}
     status, texts = installation.database.snapshot(
         lambda rows: (installation.vault.status(rows), {(o, v): n for o, v, n in texts_under(rows)})
     )
