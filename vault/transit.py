@@ -4,8 +4,8 @@ It is named `transit:URL#KEY`: the server's address and, as its path, the engine
 its namespace where there is one: `transit:https://bao.example.com:8200/team-a/transit#keyleash`. The address is https,
 or http to this machine itself, where an agent may listen. No key is created here. A token that may `update`
 MOUNT/encrypt/KEY and MOUNT/decrypt/KEY is all that is needed. It stands in the file that KEYLEASH_TRANSIT_TOKEN_FILE
-names, which only we can read; it is read at each use, so a renewed one acts at once. Where KEYLEASH_TRANSIT_ADDR is set
-it is sent to that address alone: a database or a backup, which name another, may have been altered.
+names, which only we can read; it is read at each use, so a renewed one acts at once. It is sent to the address that
+KEYLEASH_TRANSIT_ADDR says and to no other: a database or a backup, which name one too, may have been altered.
 KEYLEASH_TRANSIT_CA_FILE names certificates (PEM) to trust instead of the system's.
 
 A blob, version 1:
@@ -94,7 +94,7 @@ class TransitRef:
     ca_file: str = ""
     patience: float = 3.0
     only: str = ""
-    """the one address that the token may be sent to, as the operator says; empty where they say nothing"""
+    """the one address that the token may be sent to, as the operator says; none where they say nothing"""
     provider: ClassVar[str] = "transit"
 
     @classmethod
@@ -148,10 +148,11 @@ class TransitRef:
 
     def read_token(self) -> Secret:
         """The token as it is now. RootKeyProblem, also where it is not for this address."""
-        if self.only and not self.agreed:
+        if not self.agreed:
+            allows = f"{ADDRESS} allows {self.only} alone" if self.only else f"{ADDRESS} is not set"
             raise RootKeyProblem(
-                f"The root key is said to be at {self.address}, and {ADDRESS} allows {self.only} alone: the token is "
-                "not sent. If the key has moved there, change that setting."
+                f"The root key is said to be at {self.address}, and {allows}: the token is not sent, because who says "
+                f"so may have been altered. If that place is yours, set {ADDRESS}={self.address}."
             )
         if not self.token_file:
             raise RootKeyProblem(

@@ -66,8 +66,11 @@ def service(
     with FakeTransit() as transit:
         transit.keys["one"] = FakeKey()
         monkeypatch.setenv("KEYLEASH_TRANSIT_TOKEN_FILE", str(write_token(tmp_path / "token", transit.token)))
+        monkeypatch.setenv("KEYLEASH_TRANSIT_ADDR", transit.url)
         yield Service(
-            f"transit:{transit.url}#one", transit, with_environment(owner, _set(("KEYLEASH_TRANSIT_TOKEN_FILE",)))
+            f"transit:{transit.url}#one",
+            transit,
+            with_environment(owner, _set(("KEYLEASH_TRANSIT_TOKEN_FILE", "KEYLEASH_TRANSIT_ADDR"))),
         )
 
 

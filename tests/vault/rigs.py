@@ -22,6 +22,7 @@ from vault.transit import TransitRef
 
 REAL_TRANSIT = "KEYLEASH_TEST_TRANSIT"
 TOKEN_FILE = "KEYLEASH_TRANSIT_TOKEN_FILE"
+ADDRESS = "KEYLEASH_TRANSIT_ADDR"
 
 
 @dataclass
@@ -158,6 +159,7 @@ def fake_transit_rig(set_up: SetUp) -> Generator[Rig]:
         transit = running.enter_context(FakeTransit())
         transit.keys.update(one=FakeKey(), two=FakeKey())
         set_up.monkeypatch.setenv(TOKEN_FILE, str(write_token(set_up.tmp_path / "token", transit.token)))
+        set_up.monkeypatch.setenv(ADDRESS, transit.url)
 
         def away() -> RootKeyRef:
             running.close()
@@ -180,7 +182,7 @@ def real_transit_rig(set_up: SetUp) -> Generator[Rig]:
         ref=lambda: root_key_spec(spec, set_up.tmp_path),
         other=lambda: root_key_spec(f"{spec}-other", set_up.tmp_path),
         secrets=[ref.read_token().reveal()],
-        away=lambda: replace(ref, address=f"http://127.0.0.1:{closed_port()}"),
+        away=lambda: replace(ref, address=(nobody := f"http://127.0.0.1:{closed_port()}"), only=nobody),
     )
 
 

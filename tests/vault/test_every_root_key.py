@@ -11,7 +11,7 @@ import pytest
 
 from tests.leaks import leak
 from tests.vault.fake_kms import CANARY
-from tests.vault.rigs import REAL_TRANSIT, RIGS, TOKEN_FILE, NewRig, Rig, SetUp, moto_server
+from tests.vault.rigs import ADDRESS, REAL_TRANSIT, RIGS, TOKEN_FILE, NewRig, Rig, SetUp, moto_server
 from vault import PROVIDERS, CannotOpen, KeysUnavailable, RootKey, RootKeyProblem, VaultError
 from vault.errors import RecoveryProblem
 from vault.recovery import Portable, exported, taking
@@ -91,7 +91,7 @@ def test_every_rig_is_for_a_provider():
 @pytest.mark.skipif(
     "real" not in RIGS["transit"],
     reason=f"set {REAL_TRANSIT} to the spec of a key of an OpenBao or Vault that may be tested against, and "
-    f"{TOKEN_FILE}; the engine needs a second key, of that name with `-other` after it",
+    f"{TOKEN_FILE} and {ADDRESS}; the engine needs a second key, of that name with `-other` after it",
 )
 def test_a_real_transit_server_is_held_to_it_as_well():
     assert "transit-real" in {param.id for param in EVERY}

@@ -40,7 +40,7 @@ def transit() -> Iterator[FakeTransit]:
 @pytest.fixture
 def ref(transit: FakeTransit, tmp_path: Path) -> TransitRef:
     token = write_token(tmp_path / "token", transit.token)
-    return TransitRef(transit.url, "transit", "one", token_file=str(token))
+    return TransitRef(transit.url, "transit", "one", token_file=str(token), only=transit.url)
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_namespace_and_mount_are_the_path(ref: TransitRef):
     with FakeTransit("team-a/transit-eu") as transit:
         transit.keys["one"] = FakeKey()
         transit.token = ref.read_token().reveal()
-        replace(ref, address=transit.url, mount="team-a/transit-eu").create()
+        replace(ref, address=transit.url, only=transit.url, mount="team-a/transit-eu").create()
         assert transit.requests[0].target == "/v1/team-a/transit-eu/encrypt/one"
 
 
@@ -452,6 +452,17 @@ def test_the_environment_names_token_and_certificates(tmp_path: Path, monkeypatc
     monkeypatch.setenv("KEYLEASH_TRANSIT_CA_FILE", "/run/ca.pem")
     ref = root_key_spec("transit:https://bao.example.com#k", tmp_path)
     assert ref == TransitRef("https://bao.example.com", "transit", "k", token_file="/run/token", ca_file="/run/ca.pem")
+    assert not ref.agreed
+    monkeypatch.setenv("KEYLEASH_TRANSIT_ADDR", "https://bao.example.com/")
+    assert root_key_spec("transit:https://bao.example.com#k", tmp_path).agreed  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("only", ["", "https://bao.example.com"])
+def test_the_token_is_sent_nowhere_that_the_operator_has_not_named(transit: FakeTransit, ref: TransitRef, only: str):
+    for use in (replace(ref, only=only).load, replace(ref, only=only).create):
+        with pytest.raises(RootKeyProblem, match=f"the token is not sent.*KEYLEASH_TRANSIT_ADDR={transit.url}"):
+            use()
+    assert transit.requests == []
 
 
 def test_nothing_is_logged_but_that_there_was_a_request(
@@ -510,7 +521,7 @@ def test_only_a_certificate_that_is_trusted_and_for_this_name_gets_the_token(ref
         server.token = ref.read_token().reveal()
         address = over_tls(server, serving)
         with server:
-            root = replace(ref, address=address, ca_file=trusted).load()
+            root = replace(ref, address=address, only=address, ca_file=trusted).load()
             if taken:
                 assert root.unwrap(root.wrap(KEY, context=ORG), context=ORG) == KEY
                 continue
@@ -531,7 +542,7 @@ def test_an_answer_that_comes_in_drops_is_not_waited_for(ref: TransitRef):
     with Dripping() as url:
         began = time.monotonic()
         with pytest.raises(KeysUnavailable):
-            replace(ref, address=url, patience=PATIENCE).load().wrap(KEY, context=ORG)
+            replace(ref, address=url, only=url, patience=PATIENCE).load().wrap(KEY, context=ORG)
         assert time.monotonic() - began < 2 * PATIENCE + 4
 
 
