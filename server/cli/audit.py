@@ -123,7 +123,7 @@ def export(
         raise typer.BadParameter(f"there is no format {format!r}. There are {' and '.join(FORMATS)}.")
     if json and output == "-":
         raise typer.BadParameter("--json and --output - would both write to standard output.")
-    _require_outside_home(output)
+    _require_not_ours(output)
     filters = _filters(since, until, event, agent, member, connection, tool, outcome)
     with _log_of(org, as_member) as log:
         log.record(Event.AUDIT_EXPORTED, format=format, selection=dict(filters))
@@ -146,11 +146,13 @@ def export(
         )
 
 
-def _require_outside_home(output: str) -> None:
+def _require_not_ours(output: str) -> None:
     """An export replaces the file that it names: never one of Keyleash's own, a key or the log itself."""
     from server.settings import read_settings
 
-    if output != "-" and Path(output).resolve().is_relative_to(read_settings().home.resolve()):
+    home = read_settings().home.resolve()
+    kept = (home / name for name in ("keys", "data", "backups", "checkpoints"))
+    if output != "-" and any(Path(output).resolve().is_relative_to(folder) for folder in kept):
         raise typer.BadParameter(f"{output} is in Keyleash's own folder. Name a file elsewhere.")
 
 

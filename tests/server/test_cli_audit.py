@@ -213,12 +213,12 @@ def test_progress_is_shown_on_a_terminal_and_never_among_the_results(owner: Comm
     assert "Exporting" not in owner("audit", "export", "--output", str(tmp_path / "log.jsonl")).err
 
 
-@pytest.mark.parametrize("name", ["keys/root.key", "data/keyleash.db", "new.jsonl"])
+@pytest.mark.parametrize("name", ["keys/root.key", "data/keyleash.db", "data/new.jsonl"])
 def test_an_export_is_never_put_into_keyleashs_own_folder(owner: CommandLine, place: Place, name: str) -> None:
     before = {path: path.read_bytes() for path in (place.home / "keys").iterdir()}
     ran = owner("audit", "export", "--output", str(place.home / name))
     assert ran.code == 2
     assert "Keyleash's own folder" in ran.err.replace("\n", " ").replace("│", "").replace("  ", " ")
     assert {path: path.read_bytes() for path in (place.home / "keys").iterdir()} == before
-    assert not (place.home / "new.jsonl").exists()
+    assert not (place.home / "data" / "new.jsonl").exists()
     assert owner("audit", "verify").code == 0
