@@ -169,12 +169,16 @@ class Database:
             connection = sqlite3.connect(
                 self.path, isolation_level=None, check_same_thread=False, cached_statements=256
             )
-            connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-            connection.execute("PRAGMA foreign_keys=ON")
-            connection.execute("PRAGMA secure_delete=ON")
-            connection.execute("PRAGMA temp_store=MEMORY")
+            try:
+                connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute("PRAGMA synchronous=FULL")
+                connection.execute("PRAGMA foreign_keys=ON")
+                connection.execute("PRAGMA secure_delete=ON")
+                connection.execute("PRAGMA temp_store=MEMORY")
+            except sqlite3.Error:
+                connection.close()  # now, and not when the error that holds it is collected
+                raise
         except sqlite3.Error as error:
             raise _problem(self.path, error) from None
         return connection

@@ -8,7 +8,6 @@ from tables in the database itself (`finish`), so that running the restore again
 
 import contextlib
 import os
-import shutil
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
@@ -21,12 +20,12 @@ from server.audit.noted import NotedHeads, heads
 from server.audit.reading import select
 from server.backup import OWN_TABLES, BackupProblem, is_file_name
 from server.comparing import Compared
-from server.copies import beside, copy_database, editing, synced
+from server.copies import beside, copy_as_is, copy_database, editing, synced
 from server.database import SCHEMA, Database, DatabaseProblem, Rows
 from server.duty import unfinished_restore
 from server.locks import exclusive
 from server.recovery import keep
-from server.restore import Opened, Staged, clear
+from server.restore import FOUND, Opened, Staged, clear
 from server.rollback import gap_fields, set_right
 from server.settings import Settings
 from vault import RootKey, RootKeyRef
@@ -107,7 +106,7 @@ def was_restored(staged: Staged, settings: Settings) -> bool:
 
 
 def _keep_present(settings: Settings) -> Path | None:
-    """A copy of the database that is here; of one that SQLite cannot read, its files as they are."""
+    """A copy of the database that is here; of one that SQLite cannot read, its files as found."""
     if not settings.database.exists():
         return None
     stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}"
@@ -120,10 +119,12 @@ def _keep_present(settings: Settings) -> Path | None:
         except sqlite3.Error:
             half.unlink(missing_ok=True)
             kept = kept.with_name(f"keyleash-damaged-{stamp}.db")
-            _copy(settings.database, half)
-            for source, target in zip(beside(settings.database), beside(kept), strict=True):
+            found = settings.restoring / FOUND
+            found = found if found.exists() else settings.database
+            copy_as_is(found, half)
+            for source, target in zip(beside(found), beside(kept), strict=True):
                 if source.exists():
-                    _copy(source, target)
+                    copy_as_is(source, target)
         give_name(half, kept)
     except OSError as error:
         raise BackupProblem(
@@ -133,17 +134,6 @@ def _keep_present(settings: Settings) -> Path | None:
         for file in (half, *beside(half)):
             file.unlink(missing_ok=True)
     return kept
-
-
-def _copy(source: Path, target: Path) -> None:
-    with source.open("rb") as taken, open(target, "xb", opener=_private) as given:
-        shutil.copyfileobj(taken, given)
-        given.flush()
-        os.fsync(given.fileno())
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def prepare(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from server.audit import Status
 from server.backup import BackupProblem, Manifest, contents, read_manifest, seal, verified
-from server.copies import Watch, beside, integrity, reading, unwatched
+from server.copies import Watch, beside, copy_as_is, integrity, looks_whole, reading, unwatched
 from server.database import SCHEMA, Database, DatabaseProblem, migrate
 from server.locks import exclusive
 from server.recovery import Generation, newest_generation
@@ -29,6 +29,7 @@ from vault.transit import ADDRESS, TransitRef
 
 NEEDED_TABLES = {"alembic_version", "org", "audit_entry", "vault_root", "vault_org_key"}
 BLOCK = 1 << 20
+FOUND = "found.db"
 
 Find = Callable[[str, str], RootKey]
 """Loads the root key of a provider and location, wherever the home is now. Raises RootKeyProblem."""
@@ -77,6 +78,7 @@ def staged(settings: Settings, file: Path, *, watch: Watch = unwatched) -> Gener
             for folder in (settings.backups, settings.connectors, settings.home / "keys", settings.noted_heads.parent):
                 sweep(folder)
             settings.restoring.mkdir(mode=0o700)
+            _set_aside(settings)
         except OSError as error:
             raise BackupProblem(
                 f"{settings.home} cannot be used: {error.strerror or error}. Set KEYLEASH_HOME to a folder of yours."
@@ -88,6 +90,18 @@ def staged(settings: Settings, file: Path, *, watch: Watch = unwatched) -> Gener
         examined = _examined(copy, sha256, own=own, watch=watch)
         _require_known_services(examined, settings)
         yield examined
+
+
+def _set_aside(settings: Settings) -> None:
+    """A damaged database, as it was found: SQLite plays its journal into it as soon as it is asked what is in it."""
+    if settings.database.exists() and not looks_whole(settings.database):
+        for source, target in zip(
+            (settings.database, *beside(settings.database)),
+            (settings.restoring / FOUND, *beside(settings.restoring / FOUND)),
+            strict=True,
+        ):
+            if source.exists():
+                copy_as_is(source, target)
 
 
 def clear(folder: Path) -> None:

@@ -141,7 +141,9 @@ def main() -> None:
         after = said_by(lambda: left(home, template))
         again = in_child(lambda: restore(arguments, stdin))
         finished = said_by(lambda: left(home, template))
-        results.append({"step": steps[at], "killed": killed, "left": after, "again": again, "finished": finished})
+        results.append(
+            {"at": at, "step": steps[at], "killed": killed, "left": after, "again": again, "finished": finished}
+        )
     sys.stdout.write(json.dumps({"steps": len(steps), "ended": ended, "results": results}))
 
 

@@ -186,3 +186,14 @@ def test_a_backup_is_whole_private_and_overwrites_nothing(path: Path, tmp_path: 
         backup(path, tmp_path / "backups" / "copy.db")
     copy.close()
     database.close()
+
+
+def test_a_database_that_cannot_be_opened_is_let_go_of_at_once(path: Path) -> None:
+    """A connection left open would hold its files until the error is collected, and end its journal at that time."""
+    path.write_text("broken" * 1000)
+    path.with_name(f"{path.name}-wal").write_text("an old journal")
+    with pytest.raises(DatabaseProblem, match="damaged") as kept:
+        Database(path).read("SELECT 1")
+    held = [link.resolve() for link in Path("/proc/self/fd").iterdir()] if Path("/proc/self/fd").exists() else []
+    assert [name for name in held if name.parent == path.parent] == []
+    assert kept.value

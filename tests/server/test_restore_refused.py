@@ -308,6 +308,7 @@ def test_a_damaged_database_is_kept_and_replaced(backup: Backup, damage: str) ->
     kept = Path(ran.json["kept"])
     if damage != "an empty file":
         assert kept.read_bytes() == broken
+        assert kept.with_name(f"{kept.name}-wal").read_bytes() == journal
         assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     after = backup.now()
     assert after.events()[-1]["event"] == "vault.restored"
