@@ -22,7 +22,7 @@ from server.call import Parts, call
 from server.erasure import attempt
 from server.errors import ApprovalRequired
 from server.identity import remove_org
-from server.rotation import RotationProblem, drop_root, rotate_org, rotate_root
+from server.rotation import Moved, RotationProblem, _drop, drop_root, rotate_org, rotate_root
 from server.sealed import DERIVED, SEALED
 from tests.agents import Nobody, decide, execute
 from tests.commandline import CommandLine
@@ -217,6 +217,20 @@ async def test_a_rotation_that_was_begun_keeps_sealing_and_is_finished_by_the_ne
     done = rotate_org(busy.installation.database, busy.installation.vault, busy.org, by="test")
     assert (done.resumed, done.version) == (True, 2)
     assert everything(busy.installation)[f"{busy.org} meanwhile"] == f"{SECRET}_new"
+
+
+@pytest.mark.parametrize("done", ["neither", "the credentials"])
+async def test_an_earlier_key_is_not_dropped_while_anything_is_under_it(busy: Place, done: str) -> None:
+    before = everything(busy.installation)
+    stop = "UPDATE vault_credential" if done == "neither" else "UPDATE approval"
+    assert run("rotate", str(busy.home), busy.org, stop).returncode == -signal.SIGKILL
+    dropped = busy.installation.database.write_now(
+        lambda rows: _drop(rows, org=busy.org, version=2, by="test", moved=Moved())
+    )
+    assert dropped is None
+    assert counts(busy, f"SELECT COUNT(*) FROM vault_org_key WHERE org = '{busy.org}'") == 2
+    assert [entry["step"] for entry in busy.events("vault.org_rotated")] == ["begun"]
+    assert everything(open_installation(busy.installation.settings)) == before
 
 
 async def test_two_that_rotate_at_once_end_with_one_key_and_lose_nothing(busy: Place) -> None:
