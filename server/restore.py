@@ -18,14 +18,13 @@ from pathlib import Path
 from server.audit import Status
 from server.backup import BackupProblem, Manifest, contents, read_manifest, seal, verified
 from server.copies import Watch, beside, copy_as_is, integrity, looks_whole, reading, unwatched
-from server.database import SCHEMA, Database, DatabaseProblem, migrate
+from server.database import SCHEMA, migrate
 from server.locks import exclusive
 from server.recovery import Generation, newest_generation
 from server.settings import Settings
-from vault import CannotOpen, RootKey, Secret, Vault, VaultError, root_key_spec
+from vault import CannotOpen, RootKey, Secret, Vault, VaultError
 from vault.newfile import UNFINISHED, create_private
 from vault.recovery import root_of
-from vault.transit import ADDRESS, TransitRef
 
 NEEDED_TABLES = {"alembic_version", "org", "audit_entry", "vault_root", "vault_org_key"}
 BLOCK = 1 << 20
@@ -87,9 +86,7 @@ def staged(settings: Settings, file: Path, *, watch: Watch = unwatched) -> Gener
         copy = settings.restoring / "backup.db"
         sha256 = _copy_in(file, copy)
         own = file.resolve().parent == settings.backups.resolve()
-        examined = _examined(copy, sha256, own=own, watch=watch)
-        _require_known_services(examined, settings)
-        yield examined
+        yield _examined(copy, sha256, own=own, watch=watch)
 
 
 def _set_aside(settings: Settings) -> None:
@@ -191,30 +188,6 @@ def _examined(copy: Path, sha256: str, *, own: bool, watch: Watch) -> Staged:
     if generation is None:
         raise BackupProblem("The backup has no root key, so nothing in it can be opened. Use another one.")
     return Staged(copy, sha256, schema, manifest, digest, mac, generation, own)
-
-
-def _require_known_services(staged: Staged, settings: Settings) -> None:
-    """Refuse to send our token to a service that only the backup names: nothing vouches for what it says yet."""
-    with reading(staged.path) as db:
-        named = {(provider, location) for provider, location in db.execute("SELECT provider, location FROM vault_root")}
-    for provider, location in named - _places_here(settings):
-        if provider != TransitRef.provider:
-            continue
-        place = root_key_spec(f"{provider}:{location}", settings.home)
-        if isinstance(place, TransitRef) and not place.agreed:
-            raise BackupProblem(
-                f"The backup says that its root key is in Transit at {place.address}, and nothing here says so too. If "
-                f"that is yours, set {ADDRESS}={place.address}: the token is sent there then, to open the backup."
-            )
-
-
-def _places_here(settings: Settings) -> set[tuple[object, object]]:
-    """Where the root keys of the installation that is here are kept; nothing where it cannot be read."""
-    if not settings.database.exists():
-        return set()
-    with contextlib.closing(Database(settings.database)) as here, contextlib.suppress(DatabaseProblem):
-        return {(provider, location) for provider, location in here.read("SELECT provider, location FROM vault_root")}
-    return set()
 
 
 def _require_backup(db: sqlite3.Connection) -> None:
