@@ -19,6 +19,8 @@ from server.database import Database, require_schema
 from server.erasure import retrying
 from server.identity import Directory
 from server.keys import Keys
+from server.oauth import revoking
+from server.oauth.renewal import Renewals
 from server.settings import Settings
 from vault import KeysUnavailable, RootKey, RootKeyRef, Sealed, Vault, VaultError, root_key_spec
 
@@ -61,6 +63,7 @@ class Installation:
             approvals=self.approvals,
             keys=Keys(self.database, self.vault),
             references=resolver_of(self.settings),
+            renewals=Renewals(self.database, self.vault, egress),
         )
 
     def close(self) -> None:
@@ -142,11 +145,14 @@ def own_root_place(home: Path, provider: str, location: str) -> RootKeyRef:
 
 @asynccontextmanager
 async def running(installation: Installation) -> AsyncGenerator[Parts]:
-    """The parts with the door out open; what was removed is erased from the files meanwhile, where it could not be."""
+    """The parts with the door out open; what was removed is erased and revoked meanwhile, where it could not be."""
     from connectors.egress import Egress  # the HTTP library: commands that send nothing do without
 
     async with Egress() as egress, retrying(installation.database):
-        yield installation.parts(egress)
+        parts = installation.parts(egress)
+        catalogue = installation.catalogue.connectors
+        async with revoking.retrying(parts.database, parts.vault, egress, catalogue, parts.keys):
+            yield parts
 
 
 def protocol_server(installation: Installation, parts: Parts, identify: Any) -> "McpServer":

@@ -41,6 +41,7 @@ def _end(rows: Rows, org: str, whose: str, values: Sequence[Any], *, by: str) ->
 
 
 OF_AN_ORG = (
+    *("oauth_token", "oauth_revocation"),
     *("vault_field", "vault_credential", "vault_derived", "vault_org_key"),
     *("call_grant", "approval", "rule", "connection", "agent", "member"),
 )
