@@ -152,7 +152,10 @@ async def running(installation: Installation) -> AsyncGenerator[Parts]:
         parts = installation.parts(egress)
         catalogue = installation.catalogue.connectors
         async with revoking.retrying(parts.database, parts.vault, egress, catalogue, parts.keys):
-            yield parts
+            try:
+                yield parts
+            finally:
+                await parts.renewals.settle()
 
 
 def protocol_server(installation: Installation, parts: Parts, identify: Any) -> "McpServer":

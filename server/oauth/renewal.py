@@ -6,6 +6,7 @@ hole: a process that is killed between the provider's answer and the commit has 
 tokens are used once, a person has to consent again.
 """
 
+import asyncio
 import logging
 import secrets
 import time
@@ -65,6 +66,7 @@ class Renewals:
         self._vault = vault
         self._egress = egress
         self._turns: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
+        self._under_way: set[asyncio.Task[None]] = set()
 
     async def current(self, connection: Connection, connector: Connector, who: Mapping[str, Any]) -> None:
         """Return once the connection's token can be used, as far as anybody knows. Raises ConsentNeeded or NotRenewed.
@@ -80,8 +82,17 @@ class Renewals:
         if held is None or not (held.needs_consent or held.due(now_ms())):
             return
         async with self._turns[connection.id]:
-            with anyio.CancelScope(shield=True):  # bounded; a new pair is not lost to a client that goes away
-                await self._renewed(connection, oauth, who)
+            # A task of its own, and waited for: a new pair is not lost to a client that goes away. Bounded in time.
+            task = asyncio.ensure_future(self._renewed(connection, oauth, who))
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+            with anyio.CancelScope(shield=True):
+                await asyncio.shield(task)
+
+    async def settle(self) -> None:
+        """Let what is under way come to its end, before the door out is closed."""
+        if self._under_way:
+            await asyncio.wait(self._under_way)
 
     async def _renewed(self, connection: Connection, oauth: OAuth, who: Mapping[str, Any]) -> None:
         until = time.monotonic() + WAIT_S
