@@ -121,9 +121,7 @@ class Attempt:
         if self.left_s <= 0:
             raise ConsentFailed(f"It came after more than {EXPIRES_S / 60:.0f} minutes. {_AGAIN}")
         if not same_browser:
-            raise ConsentFailed(
-                f"It came from another browser than the one that began, which may be an attack. {_AGAIN}"
-            )
+            raise ConsentFailed(f"It came from a browser that did not begin this, which may be an attack. {_AGAIN}")
         if self.oauth.issuer and given.get("iss") != self.oauth.issuer:
             raise ConsentFailed(f"It does not come from {self.oauth.issuer} (its `iss` says otherwise). {_AGAIN}")
         if "error" in given:
