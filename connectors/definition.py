@@ -19,7 +19,7 @@ BodyStyle = Literal["json", "form"]
 SchemeName = Literal["bearer", "header", "query", "basic"]
 Grant = Literal["code", "client_credentials"]
 ClientAuth = Literal["basic", "post", "none"]
-Revoker = Literal["client", "token", "nobody"]
+Revoker = Literal["client", "basic", "token", "nobody"]
 TokenName = Literal["refresh_token", "access_token"]
 
 
@@ -178,7 +178,8 @@ class Revocation:
 
     url: str  # as in OAuth; {client_id} is filled in
     method: Literal["POST", "DELETE"] = "POST"
-    by: Revoker = "client"  # who signs the request: the app, the access token itself, nobody
+    by: Revoker = "client"  # who signs the request: the app as for tokens or by Basic, the access token, nobody
+    body: BodyStyle | None = None  # as for tokens, where it is not said
     parameter: str = "token"  # in the body; empty: none
     sends: TokenName = "refresh_token"  # an access token where there is no other
 

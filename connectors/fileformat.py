@@ -143,7 +143,11 @@ OAUTH: Mapping[str, Key] = {
 REVOKE: Mapping[str, Key] = {
     "url": _text(f"{_ENDPOINT_HELP} It may hold {{client_id}}.", required=True, pattern=REVOKE_URL_PATTERN),
     "method": _one_of(["POST", "DELETE"], "POST by default, as in RFC 7009."),
-    "by": _one_of(get_args(Revoker), "Who signs it: the app (client, the default), the token itself, or nobody."),
+    "by": _one_of(
+        get_args(Revoker),
+        "Who signs it: the app, as for tokens (client, the default) or by Basic; the token itself; or nobody.",
+    ),
+    "body": _one_of(get_args(BodyStyle), "How it is written; as requests for tokens by default."),
     "parameter": _text("The name of the token in the body; `token` by default.", pattern="^[a-z_]+$"),
     "sends": _one_of(get_args(TokenName), "Which token; refresh_token by default."),
 }

@@ -149,7 +149,8 @@ def revoking(oauth: OAuth, base_url: str, held: Revealing, fields: Sequence[str]
     path = template.replace("{client_id}", quote(held.reveal("client_id"), safe=""))
     below = template.partition("{")[0].rpartition("/")[0] if "{" in template else path.removesuffix("/")
     token = "refresh_token" if how.sends == "refresh_token" and "refresh_token" in fields else "secret"
-    client: ClientAuth = oauth.client if how.by == "client" else "none"
+    client: ClientAuth = oauth.client if how.by == "client" else "basic" if how.by == "basic" else "none"
+    body = how.body or oauth.body
 
     def values() -> dict[str, str | int]:
         return {how.parameter: held.reveal(token)} | (_of_app(client, held) if how.by == "client" else {})
@@ -159,9 +160,9 @@ def revoking(oauth: OAuth, base_url: str, held: Revealing, fields: Sequence[str]
         return (held.reveal("secret"),)
 
     return Asked(
-        _prepared(how.method, origin, path, oauth.body, again=True, below=below, bare=not how.parameter),
+        _prepared(how.method, origin, path, body, again=True, below=below, bare=not how.parameter),
         by_token if how.by == "token" else _signing(client, held),
-        (lambda: _filled(oauth.body, values(), (how.parameter, "client_secret"))) if how.parameter else None,
+        (lambda: _filled(body, values(), (how.parameter, "client_secret"))) if how.parameter else None,
     )
 
 

@@ -100,6 +100,7 @@ def _revocation(spot: Spot, grant: Grant) -> Revocation:
         url=_matching(block, "url", _REVOKE_URL, "", _URL_MEND),
         method="DELETE" if method == "DELETE" else "POST",
         by=by,
+        body=cast("BodyStyle", block["body"].one_of("'body'", get_args(BodyStyle))) if "body" in block else None,
         parameter="" if by == "token" else _matching(block, "parameter", _NAME, "token"),
         sends=cast("TokenName", _choice(block, "sends", get_args(TokenName), default)),
     )

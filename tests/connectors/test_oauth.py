@@ -168,6 +168,20 @@ def test_an_endpoint_is_the_files_or_lies_at_the_accounts_own_host() -> None:
             f"Bearer {TOKEN}",
         ),
         (
+            Revocation(
+                url="/apps/{client_id}/token",
+                method="DELETE",
+                by="basic",
+                body="json",
+                parameter="access_token",
+                sends="access_token",
+            ),
+            {"secret": TOKEN, "refresh_token": RENEWING},
+            "DELETE https://acme.example/apps/app/token",
+            {"access_token": TOKEN},
+            f"Basic {base64.b64encode(b'app:s3cr3t+of%3Aapp').decode()}",
+        ),
+        (
             Revocation(url="/apps/{client_id}/token", parameter="access_token", sends="access_token"),
             {"secret": TOKEN, "refresh_token": RENEWING},
             "POST https://acme.example/apps/app/token",

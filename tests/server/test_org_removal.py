@@ -26,6 +26,7 @@ from server.identity import IdentityProblem, Org, remove_org, system_user
 from server.rotation import rotate_org
 from tests.agents import Nobody, Person, connected
 from tests.commandline import CommandLine
+from tests.consenting import noted
 from tests.installed import SECRET, Place, add_org
 from tests.leaks import leak
 from tests.processes import holding
@@ -63,7 +64,7 @@ def rows_of(place: Place) -> dict[str, int]:
 
 async def full(place: Place, parts: Parts, upstream: Upstream) -> None:
     """Give the org something in every table: an approved and a held call, a grant, a rule, people and agents."""
-    place.connect(upstream.url, connector="slack", name="chat")
+    noted(place, place.connect(upstream.url, connector="slack", name="chat"))
     place.member("bob", ("auditor",))
     place.agent("robot", standalone=True)
     place.rule(who="everyone", tools=["stripe.get_balance"], then="allow")
