@@ -6,6 +6,7 @@ is shown.
 
 import asyncio
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -183,9 +184,10 @@ def _open(url: str) -> None:
     windows = sys.platform in ("darwin", "win32") or any(map(os.environ.get, ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY")))
     if not windows:
         return
-    import webbrowser
-
-    threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()  # some wait until they are closed
+    # By itself, so that nothing it prints stands in our output; some wait until they are closed, and nobody waits here.
+    command = [sys.executable, "-I", "-m", "webbrowser", url]
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "check": False}
+    threading.Thread(target=subprocess.run, args=(command,), kwargs=quiet, daemon=True).start()
 
 
 def _say_what_was_given(planned: "Plan", consent: "Consent") -> None:

@@ -276,7 +276,7 @@ async def test_nor_one_that_makes_the_cookie_up_or_has_it_twice(provider: Provid
         attempt = begun(provider, port)
         async with Waiting(attempt) as waiting:
             await waiting.begin()
-            (ours,) = waiting.browser.cookies.values()
+            (ours,) = (f"{name}={value}" for name, value in waiting.browser.cookies["127.0.0.1"].items())
             made_up = cookie.replace("COOKIE", ours)
             assert (await waiting.back(right(attempt), Browser(), Cookie=made_up))[0] == 400
             with pytest.raises(ConsentFailed):
