@@ -20,6 +20,7 @@ from server.erasure import retrying
 from server.identity import Directory
 from server.keys import Keys
 from server.oauth import revoking
+from server.oauth.apps import Apps
 from server.oauth.renewal import Renewals
 from server.settings import Settings
 from vault import KeysUnavailable, RootKey, RootKeyRef, Sealed, Vault, VaultError, root_key_spec
@@ -63,7 +64,7 @@ class Installation:
             approvals=self.approvals,
             keys=Keys(self.database, self.vault),
             references=resolver_of(self.settings),
-            renewals=Renewals(self.database, self.vault, egress),
+            renewals=Renewals(self.database, self.vault, egress, Apps(self.settings.oauth_apps)),
         )
 
     def close(self) -> None:
@@ -151,7 +152,8 @@ async def running(installation: Installation) -> AsyncGenerator[Parts]:
     async with Egress() as egress, retrying(installation.database):
         parts = installation.parts(egress)
         catalogue = installation.catalogue.connectors
-        async with revoking.retrying(parts.database, parts.vault, egress, catalogue, parts.keys):
+        apps = Apps(installation.settings.oauth_apps)
+        async with revoking.retrying(parts.database, parts.vault, egress, catalogue, parts.keys, apps=apps):
             try:
                 yield parts
             finally:

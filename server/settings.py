@@ -28,6 +28,8 @@ class Settings:
     kv_address: str = ""
     kv_token_file: Path | None = None
     kv_ca_file: Path | None = None
+    oauth_apps: Path | None = None
+    """A file with the operator's own OAuth apps, for organisations that bring none."""
 
     @property
     def database(self) -> Path:
@@ -81,6 +83,7 @@ def read_settings() -> Settings:
         kv_address=os.environ.get("KEYLEASH_KV_ADDR", ""),
         kv_token_file=_path("KEYLEASH_KV_TOKEN_FILE"),
         kv_ca_file=_path("KEYLEASH_KV_CA_FILE"),
+        oauth_apps=_path("KEYLEASH_OAUTH_APPS"),
     )
 
 

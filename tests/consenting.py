@@ -85,14 +85,15 @@ def noted(place: Place, connection: Connection) -> None:
 
     def change(rows: Any) -> None:
         rows.execute(
-            "INSERT INTO oauth_token (org, connection, app, asked, scopes, renewable, rotates, generation, obtained_at, "
-            "failures) VALUES (?, ?, 'own', '[]', '[]', ?, ?, 1, 0, 0)",
+            "INSERT INTO oauth_token (org, connection, app, asked, scopes, renewable, rotates, generation, "
+            "obtained_at, failures) VALUES (?, ?, 'own', '[]', '[]', ?, ?, 1, 0, 0)",
             (connection.org, connection.id, False, False),
         )
         rows.execute(
             "INSERT INTO oauth_revocation (org, id, name, connector, base_url, private, kind, scheme, "
             "credential_version, app, attempts, reason, requested_by, requested_at, next_at) VALUES "
-            "(?, 'con_before', 'before', 'ledger', 'https://x', '[]', 'oauth', 'oauth2', 1, 'own', 0, '', 'alice', 0, ?)",
+            "(?, 'con_before', 'before', 'ledger', 'https://x', '[]', 'oauth', 'oauth2', 1, 'own', 0, '', 'alice', 0, "
+            "?)",
             (connection.org, FAR),
         )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from server.cli.acting import AsJson, AsMember, Desk, OrgName, Yes, at_desk, require_open
-from server.cli.consent import Paste, RedirectUrl, Scopes, Ways
+from server.cli.consent import OwnApp, Paste, RedirectUrl, Scopes, Ways
 from server.cli.output import say, show_fields, show_json, show_table, show_text, warn
 from server.cli.terminal import require_yes
 
@@ -79,6 +79,7 @@ def connect(
     paste: Paste = False,
     redirect: RedirectUrl = None,
     scope: Scopes = None,
+    own_app: OwnApp = False,
     org: OrgName = None,
     as_member: AsMember = None,
     json: AsJson = False,
@@ -115,6 +116,7 @@ def connect(
             fixed=kind is not None,
             verify=not no_verify,
             ways=Ways(paste, redirect, scope or ()),
+            own_app=own_app,
         )
         desk.have_keys_at_hand()
 
@@ -270,9 +272,7 @@ def rotate_connection(
             "else.",
         ),
     ] = False,
-    new_app: Annotated[
-        bool, typer.Option("--new-app", help="For OAuth: ask for the id and the secret of the app again, too.")
-    ] = False,
+    own_app: OwnApp = False,
     paste: Paste = False,
     redirect: RedirectUrl = None,
     scope: Scopes = None,
@@ -293,7 +293,7 @@ def rotate_connection(
     _refuse_extra(extra)
     require_one_way(stdin=secret_stdin, reference=secret_from, copy=copy)
     if keep_secret:
-        if kind or base_url or allow_private or no_verify or secret_stdin or secret_from or new_app:
+        if kind or base_url or allow_private or no_verify or secret_stdin or secret_from or own_app:
             raise typer.BadParameter("--keep-secret changes nothing else: leave the other options out.")
         _reencrypt(name, org, as_member, json=json)
         return
@@ -312,7 +312,8 @@ def rotate_connection(
             fixed=kind is not None,
             verify=not no_verify,
             ways=Ways(paste, redirect, scope or ()),
-            before=None if new_app else connection,
+            before=connection,
+            own_app=own_app,
         )
         desk.have_keys_at_hand()
 
@@ -518,6 +519,7 @@ def _obtain(
     fixed: bool,
     verify: bool,
     ways: Ways,
+    own_app: bool,
     before: "Connection | None" = None,
 ) -> tuple["Plan", "Secret", str | None, "Consent | None"]:
     """What to seal, of the right form and (unless told otherwise) tried; the account that it opens; a consent to it.
@@ -533,10 +535,18 @@ def _obtain(
 
     if planned.kind.oauth is not None:
         consent, account = consent_for(
-            desk, planned, ways, stdin=stdin, reference=reference, copy=copy, verify=verify, before=before
+            desk,
+            planned,
+            ways,
+            stdin=stdin,
+            reference=reference,
+            copy=copy,
+            verify=verify,
+            before=before,
+            own_app=own_app,
         )
         return planned, consent.secret, account, consent
-    if ways.given:
+    if ways.given or own_app:
         raise typer.BadParameter(f"{planned.kind.id} is not signed in to by OAuth: leave out what is said of that.")
     given = take(
         planned.kind, stdin=stdin, reference=reference, copy=copy, resolver=resolver_of(desk.installation.settings)

@@ -44,6 +44,13 @@ RedirectUrl = Annotated[
         help="For OAuth: the redirect that the app has registered; http://127.0.0.1:8701/callback by default.",
     ),
 ]
+OwnApp = Annotated[
+    bool,
+    typer.Option(
+        "--own-app",
+        help="For OAuth: ask for the id and the secret of an app of yours, where there is one to use already.",
+    ),
+]
 Scopes = Annotated[
     list[str] | None,
     typer.Option("--scope", metavar="SCOPE", help="For OAuth: ask for this scope, and no others. Repeatable."),
@@ -67,6 +74,7 @@ def consented(
     desk: Desk,
     planned: "Plan",
     app: "Secret",
+    app_name: str,
     ways: Ways,
     *,
     asked_before: Sequence[str] = (),
@@ -79,7 +87,9 @@ def consented(
     assert oauth is not None  # noqa: S101 - for the type checker: the caller has looked
     scopes = scopes_to_ask(oauth, ways.scopes) if ways.scopes else tuple(asked_before) or oauth.scopes
     redirect = redirect_of(ways.redirect or DEFAULT_REDIRECT, paste=ways.paste) if oauth.grant == "code" else None
-    consent, account, problem = asyncio.run(_obtained(planned, app, redirect, scopes, paste=ways.paste, verify=verify))
+    consent, account, problem = asyncio.run(
+        _obtained(planned, app, app_name, redirect, scopes, paste=ways.paste, verify=verify)
+    )
     if problem is not None:
         raise problem
     assert consent is not None  # noqa: S101 - one of the two is there
@@ -90,6 +100,7 @@ def consented(
 async def _obtained(
     planned: "Plan",
     app: "Secret",
+    app_name: str,
     redirect: "Redirect | None",
     scopes: Sequence[str],
     *,
@@ -106,7 +117,7 @@ async def _obtained(
     networks = tuple(ipaddress.ip_network(text) for text in planned.private)
     async with Egress() as egress:
         try:
-            consent = await _asked(egress, planned, app, redirect, scopes, paste=paste, networks=networks)
+            consent = await _asked(egress, planned, app, app_name, redirect, scopes, paste=paste, networks=networks)
         except ConnectionProblem as problem:
             return None, None, problem
         try:
@@ -120,6 +131,7 @@ async def _asked(
     egress: "Egress",
     planned: "Plan",
     app: "Secret",
+    app_name: str,
     redirect: "Redirect | None",
     scopes: Sequence[str],
     *,
@@ -127,7 +139,6 @@ async def _asked(
     networks: tuple["IPv4Network | IPv6Network", ...],
 ) -> "Consent":
     from server.oauth.consent import Attempt, by_itself, exchanged
-    from server.oauth.tokens import OWN
 
     oauth = planned.kind.oauth
     assert oauth is not None  # noqa: S101 - as above
@@ -140,7 +151,7 @@ async def _asked(
             base_url=planned.base_url,
             networks=networks,
             app=app,
-            app_name=OWN,
+            app_name=app_name,
             scopes=scopes,
         )
     attempt = Attempt(oauth, planned.base_url, client_id=app.reveal("client_id"), redirect=redirect, scopes=scopes)
@@ -152,7 +163,7 @@ async def _asked(
             base_url=planned.base_url,
             networks=networks,
             app=app,
-            app_name=OWN,
+            app_name=app_name,
             code=code,
             scopes=scopes,
         )
@@ -227,12 +238,14 @@ def consent_for(
     copy: bool,
     verify: bool,
     before: "Connection | None",
+    own_app: bool,
 ) -> tuple["Consent", str | None]:
     """Have the app, then the consent. An app that is consented to again for the same place is not asked for again."""
     from server.cli.credential import take
     from server.connections import ConnectionProblem, bound_origin, bound_scheme
     from server.credential import check_fields, resolver_of
-    from server.oauth.tokens import standing
+    from server.oauth.apps import OPERATOR, Apps
+    from server.oauth.tokens import OWN, standing
 
     if reference is not None and not copy:
         raise ConnectionProblem("The secret of an app cannot stay elsewhere yet: add `--copy`. Nothing was stored.")
@@ -241,29 +254,36 @@ def consent_for(
         bound_scheme(planned.kind),
     )
     asked_before: Sequence[str] = ()
-    app = None
+    app, app_name, typed = None, OWN, not stdin and reference is None
     if before is not None and same:
         held = standing(desk.database, before)
         asked_before = held.asked if held else ()
-        app = None if stdin or reference is not None else stored_app(desk, before)
+        app = stored_app(desk, before) if typed and not own_app else None
+    if app is None and typed and not own_app:
+        app = Apps(desk.installation.settings.oauth_apps).offered(planned.connector, planned.kind)
+        app_name = OWN if app is None else OPERATOR
+    if app_name == OPERATOR:
+        say(f"It is the operator's app that asks {planned.connector.title}. `--own-app` takes one of yours.")
     if app is None:
         resolver = resolver_of(desk.installation.settings)
         app = take(planned.kind, stdin=stdin, reference=reference, copy=copy, resolver=resolver).fields
         for warning in check_fields(planned.kind, app):
             warn(warning)
     with app:
-        return consented(desk, planned, app, ways, asked_before=asked_before, verify=verify)
+        return consented(desk, planned, app, app_name, ways, asked_before=asked_before, verify=verify)
 
 
 def renew(desk: Desk, connection: "Connection", connector: "Connector") -> str | None:
     """Have a token that works, where the account is signed in to by OAuth; why there is none."""
     from connectors.egress import Egress
     from server.errors import CallRefused, ConsentNeeded
+    from server.oauth.apps import Apps
     from server.oauth.renewal import Renewals
 
     async def once() -> None:
         async with Egress() as egress:
-            renewals = Renewals(desk.database, desk.installation.vault, egress)
+            apps = Apps(desk.installation.settings.oauth_apps)
+            renewals = Renewals(desk.database, desk.installation.vault, egress, apps)
             await renewals.current(connection, connector, {"by": desk.by})
 
     desk.have_keys_at_hand()
@@ -279,6 +299,7 @@ def renew(desk: Desk, connection: "Connection", connector: "Connector") -> str |
 def removed_and_revoked(desk: Desk, connection: "Connection") -> tuple[str | None, bool]:
     """Remove a connection and have its provider end the tokens; why not, and whether that is tried again."""
     from connectors.egress import Egress
+    from server.oauth.apps import Apps
     from server.oauth.revoking import BeingRenewed, Pending, attempt, pending, remove_and_keep
     from vault import VaultError
 
@@ -302,7 +323,14 @@ def removed_and_revoked(desk: Desk, connection: "Connection") -> tuple[str | Non
         try:
             desk.have_keys_at_hand()
             async with Egress() as egress:
-                return await attempt(desk.database, installation.vault, egress, installation.catalogue.connectors, one)
+                return await attempt(
+                    desk.database,
+                    installation.vault,
+                    egress,
+                    installation.catalogue.connectors,
+                    one,
+                    apps=Apps(installation.settings.oauth_apps),
+                )
         except VaultError as problem:
             return str(problem)
 

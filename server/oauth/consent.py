@@ -260,7 +260,7 @@ async def _consent(
         problem = f"{error} {_AGAIN}"
     else:
         got = tuple(scopes) if given.scopes is None else given.scopes
-        return Consent(sealed_fields(given, app), oauth, app_name, tuple(scopes), got, given.lifetime)
+        return Consent(sealed_fields(given, app, app_name), oauth, app_name, tuple(scopes), got, given.lifetime)
     raise ConsentFailed(problem)
 
 

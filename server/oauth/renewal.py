@@ -27,6 +27,7 @@ from server.database import Database, DatabaseProblem, Rows
 from server.erasure import request
 from server.errors import ConsentNeeded, NotRenewed
 from server.identity import touch
+from server.oauth.apps import Apps
 from server.oauth.tokens import Standing, ask, host_of, renewed, sealed_fields, standing
 from vault import CannotOpen, Secret, Vault, VaultError
 
@@ -61,7 +62,8 @@ class Superseded(Exception):
 class Renewals:
     """Keeps the tokens of all connections of one process usable."""
 
-    def __init__(self, database: Database, vault: Vault, egress: "Egress") -> None:
+    def __init__(self, database: Database, vault: Vault, egress: "Egress", apps: Apps) -> None:
+        self._apps = apps
         self._database = database
         self._vault = vault
         self._egress = egress
@@ -148,6 +150,7 @@ class Renewals:
             **who,
             **_about(connection),
             "host": host_of(oauth, connection.base_url),
+            "app": turn.held.app,
             "took_over": turn.took_over or None,
         }
         outcome = await self._asked(connection, oauth, turn)
@@ -168,7 +171,7 @@ class Renewals:
     async def _asked(self, connection: Connection, oauth: OAuth, turn: _Turn) -> tuple[Granted, Secret] | Exception:
         """What the provider gave, and what is to be sealed of it; or why nothing. Raises nothing: secrets are here."""
         try:
-            with turn.taken() as sealed:
+            with turn.taken() as taken, self._joined(turn, connection, oauth, taken) as sealed:
                 code = oauth.grant == "code"
                 if code and "refresh_token" not in sealed.fields:
                     return TokenRefused(host_of(oauth, connection.base_url), "no refresh token", ended=True)
@@ -181,12 +184,15 @@ class Renewals:
                     networks=connection.networks,
                     scopes=turn.held.asked,
                 )
-                return given, sealed_fields(given, sealed)
+                return given, sealed_fields(given, sealed, turn.held.app)
         except (ConnectorError, VaultError) as problem:
             return problem.with_traceback(None)
         except Exception as problem:
             log.error("a renewal failed inside Keyleash: %s", type(problem).__name__)
             return ConnectorError("inside Keyleash")
+
+    def _joined(self, turn: _Turn, connection: Connection, oauth: OAuth, taken: Secret) -> Secret:
+        return self._apps.joined(turn.held.app, connection.connector, oauth, taken)
 
     async def _stored(
         self, connection: Connection, turn: _Turn, given: Granted, fields: Secret, facts: Mapping[str, Any]

@@ -22,8 +22,9 @@ from server.connections import Connection, bound_origin, bound_scheme, credentia
 from server.database import Database, DatabaseProblem, Rows
 from server.erasure import request
 from server.keys import Keys
+from server.oauth.apps import AppProblem, Apps
 from server.oauth.tokens import LIMITS, OWN, host_of
-from vault import CannotOpen, Secret, Vault, VaultError
+from vault import CannotOpen, CannotResolve, Secret, Vault, VaultError
 
 if TYPE_CHECKING:
     from connectors.egress import Egress
@@ -53,6 +54,7 @@ class Pending:
     kind: str
     scheme: str
     credential_version: int
+    app: str
     attempts: int
     reason: str
     by: str
@@ -101,7 +103,13 @@ def pending(database: Database) -> list[Pending]:
 
 
 async def attempt(
-    database: Database, vault: Vault, egress: "Egress", connectors: Mapping[str, Connector], one: Pending
+    database: Database,
+    vault: Vault,
+    egress: "Egress",
+    connectors: Mapping[str, Connector],
+    one: Pending,
+    *,
+    apps: Apps,
 ) -> str | None:
     """Ask the provider once, and write down what came of it; returns why it is not done, None where it is.
 
@@ -110,7 +118,7 @@ async def attempt(
     """
     if not await database.of(one.org).write(lambda rows: _claimed(rows, one)):
         return "another process is at it"
-    reason, final = await _asked(database, vault, egress, connectors, one)
+    reason, final = await _asked(database, vault, egress, connectors, one, apps)
     if reason is None:
         await database.of(one.org).write(lambda rows: _done(rows, vault, one, outcome="succeeded"))
     elif final or one.attempts >= len(WAITS_MS) - 1:
@@ -124,15 +132,23 @@ async def attempt(
     return reason
 
 
-async def _asked(
-    database: Database, vault: Vault, egress: "Egress", connectors: Mapping[str, Connector], one: Pending
+async def _asked(  # noqa: PLR0917 - the arguments of `attempt`
+    database: Database,
+    vault: Vault,
+    egress: "Egress",
+    connectors: Mapping[str, Connector],
+    one: Pending,
+    apps: Apps,
 ) -> tuple[str | None, bool]:
     """Why it is not done, None where it is; and whether trying again is no use."""
     oauth = _oauth_of(connectors, one)
     if oauth is None or oauth.revoke is None:
         return "its connector's file no longer says how", True
     try:
-        with database.of(one.org).snapshot(lambda rows: _opened(rows, vault, one)) as secret:
+        with (
+            database.of(one.org).snapshot(lambda rows: _opened(rows, vault, one)) as opened,
+            apps.joined(one.app, one.connector, oauth, opened) as secret,
+        ):
             how = revoking(oauth, one.base_url, secret, secret.fields)
             reply = await egress.send(
                 how.prepared,
@@ -146,6 +162,8 @@ async def _asked(
         return refused.code, refused.ended
     except CannotOpen:
         return "its credential cannot be opened", True
+    except (AppProblem, CannotResolve) as problem:
+        return str(problem), False
     except ConnectorError as error:
         return str(error), False
     return None, True
@@ -208,10 +226,11 @@ async def retrying(
     connectors: Mapping[str, Connector],
     keys: Keys,
     *,
+    apps: Apps,
     every_s: float = RETRY_S,
 ) -> AsyncGenerator[None]:
     """Try again what is due, now and every so often, while the block runs. With a sealed vault nobody is asked."""
-    task = asyncio.create_task(_retry(database, vault, egress, connectors, keys, every_s))
+    task = asyncio.create_task(_retry(database, vault, egress, connectors, keys, apps, every_s))
     try:
         yield
     finally:
@@ -226,6 +245,7 @@ async def _retry(  # noqa: PLR0917 - the arguments of `retrying`
     egress: "Egress",
     connectors: Mapping[str, Connector],
     keys: Keys,
+    apps: Apps,
     every_s: float,
 ) -> None:
     while True:
@@ -237,7 +257,7 @@ async def _retry(  # noqa: PLR0917 - the arguments of `retrying`
         for one in due:
             try:
                 await keys.at_hand(one.org)
-                reason = await attempt(database, vault, egress, connectors, one)
+                reason = await attempt(database, vault, egress, connectors, one, apps=apps)
             except (AuditError, DatabaseProblem, VaultError) as problem:
                 reason = str(problem)
             if reason is not None:
@@ -246,7 +266,7 @@ async def _retry(  # noqa: PLR0917 - the arguments of `retrying`
 
 
 _PENDING = (
-    "SELECT org, id, name, connector, base_url, private, kind, scheme, credential_version, attempts, reason, "
+    "SELECT org, id, name, connector, base_url, private, kind, scheme, credential_version, app, attempts, reason, "
     "requested_by, requested_at, next_at FROM oauth_revocation"
 )
 

@@ -106,13 +106,16 @@ def host_of(oauth: OAuth, base_url: str) -> str:
     return endpoint(oauth.token, base_url)[0].partition("//")[2]
 
 
-def sealed_fields(given: Granted, kept: Secret) -> Secret:
-    """The credential to seal: the new tokens, and of `kept` the app, and the refresh token where no new one came."""
+def sealed_fields(given: Granted, kept: Secret, app: str) -> Secret:
+    """The credential to seal: the new tokens; of `kept` the org's own app, and the refresh token if no new one came."""
     new = {"access_token": "secret", "refresh_token": "refresh_token"}
-    names = [name for name in kept.fields if name in ("client_id", "client_secret", "refresh_token")]
+    names = [name for name in kept.fields if name in _KEPT[app == OWN]]
     return Secret(
         {name: kept.reveal(name) for name in names} | {new[name]: given.reveal(name) for name in given.fields}
     )
+
+
+_KEPT = {True: ("client_id", "client_secret", "refresh_token"), False: ("refresh_token",)}
 
 
 def begin(rows: Rows, connection: Connection, consent: Consent) -> None:

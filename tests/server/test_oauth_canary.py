@@ -9,6 +9,7 @@ from connectors.egress import Egress
 from server.app import running
 from server.call import call
 from server.errors import CallRefused
+from server.oauth.apps import Apps
 from server.oauth.consent import Attempt, ConsentFailed, exchanged, redirect_of
 from server.oauth.revoking import attempt, pending, remove_and_keep
 from server.oauth.tokens import OWN
@@ -136,7 +137,9 @@ async def test_a_revocation_shows_nothing(
     echoing(provider, trouble)
     (one,) = pending(installation.database)
     async with running(installation) as parts:
-        reason = await attempt(parts.database, parts.vault, parts.egress, installation.catalogue.connectors, one)
+        reason = await attempt(
+            parts.database, parts.vault, parts.egress, installation.catalogue.connectors, one, apps=Apps()
+        )
     assert len(provider.raw) >= 1
     left = repr(pending(installation.database))
     for secret in provider.secrets():

@@ -403,7 +403,7 @@ def test_a_new_app_is_asked_for_only_when_it_is_said(
 ) -> None:
     assert connect(admin, provider, port).code == 0
     redirect = ("--redirect", f"http://127.0.0.1:{port}/callback")
-    elsewhere = admin.alone("connection", "rotate", "ledger", "--new-app", *redirect)
+    elsewhere = admin.alone("connection", "rotate", "ledger", "--own-app", *redirect)
     assert elsewhere.code == 1
     assert "no terminal to ask at" in elsewhere.err
     moved = admin.alone("connection", "rotate", "ledger", "--base-url", provider.url.replace("/v1", "/v2"), *redirect)

@@ -12,6 +12,7 @@ from server.call import call
 from server.connections import ConnectionProblem
 from server.errors import CallRefused
 from server.keys import Keys
+from server.oauth.apps import Apps
 from server.oauth.revoking import WAITS_MS, BeingRenewed, Pending, attempt, pending, remove_and_keep, retrying
 from tests.agents import Nobody, execute
 from tests.commandline import CommandLine, everything
@@ -56,7 +57,7 @@ def kept(place: Place) -> Pending:
 async def tried(place: Place, one: Pending) -> str | None:
     async with running(place.installation) as parts:
         connectors = place.installation.catalogue.connectors
-        return await attempt(parts.database, parts.vault, parts.egress, connectors, one)
+        return await attempt(parts.database, parts.vault, parts.egress, connectors, one, apps=Apps())
 
 
 # -- at the command line
@@ -184,7 +185,7 @@ async def test_while_the_vault_is_sealed_nobody_is_asked(place: Place, provider:
     async with running(installation) as parts:
         keys, egress = Keys(installation.database, installation.vault), parts.egress
         catalogue = installation.catalogue.connectors
-        async with retrying(installation.database, installation.vault, egress, catalogue, keys, every_s=0):
+        async with retrying(installation.database, installation.vault, egress, catalogue, keys, apps=Apps(), every_s=0):
             for _ in range(20):
                 await anyio.lowlevel.checkpoint()
     assert provider.raw == []
