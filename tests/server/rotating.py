@@ -19,10 +19,11 @@ from server.database import Database
 from server.rotation import rotate_org, rotate_root, unfinished_root
 from server.sealed import DERIVED, SEALED
 from server.settings import Settings
+from server.sqlite import SqliteDatabase
 from vault import Vault, root_key_spec
 
 
-class Doomed(Database):
+class Doomed(SqliteDatabase):
     """A database whose process is killed just before a certain statement, counted over all its connections."""
 
     def __init__(self, path: Path, last: str) -> None:

@@ -255,7 +255,7 @@ def shown(value: object) -> str:
 def stored(place: Place) -> Iterator[str]:
     """All that the installation tells people: the log in every format, approvals, prompts, outcomes, grants."""
     for name in FORMATS:
-        yield "".join(export_lines(place.installation.database, place.org, format=name))
+        yield "".join(export_lines(place.database, place.org, format=name))
     approvals = place.installation.approvals
     for record in approvals.list(place.org):
         yield f"{record!r} {approvals.prompt(record)} {approvals.details(record)} {approvals.outcome(record)}"
@@ -304,7 +304,7 @@ def connect(place: Place, url: str, secret: str | Secret, *, kind: str = "token"
     fields: Any = secret
     if isinstance(secret, str):
         fields = {"user": "agnes", "password": secret} if kind == "pair" else {"secret": secret}
-    place.installation.database.write_now(
+    place.database.write_now(
         lambda rows: store(
             rows,
             place.installation.vault,
@@ -491,9 +491,7 @@ async def send_look(place: Place, egress: Egress, *, kind: str | None = None) ->
     workspace = place.installation.workspaces.of(place.caller())
     bound = workspace.offer.bind("mirror_look", {"what": "it"})
     connection = workspace.connections["mirror"]
-    secret = place.installation.database.snapshot(
-        lambda rows: open_credential(rows, place.installation.vault, connection)
-    )
+    secret = place.database.snapshot(lambda rows: open_credential(rows, place.installation.vault, connection))
     return await egress.send(
         prepare(bound, base_url=connection.base_url),
         attach=attaching(bound.connector.kind(kind or connection.kind), secret),

@@ -195,7 +195,7 @@ def test_an_export_that_fails_leaves_no_file(owner: CommandLine, tmp_path: Path)
 def test_hostile_text_in_the_record_is_not_interpreted(owner: CommandLine, place: Place) -> None:
     from server.audit import Event, append
 
-    place.installation.database.write_now(
+    place.database.write_now(
         lambda rows: append(
             rows, place.org, Event.CALL_REFUSED, agent="[bold]x\x1b[2J", tool="t\nforged line", reason="r"
         )

@@ -58,7 +58,7 @@ def era(request: pytest.FixtureRequest) -> str:
 
 
 def narrowed(place: Place, name: str, **narrowing: tuple[str, ...]) -> None:
-    place.tokens[name] = place.installation.database.write_now(
+    place.tokens[name] = place.database.write_now(
         lambda rows: create_agent(
             rows, place.org, name=name, member=place.owner, by="alice", narrowing=Narrowing(**narrowing)
         )

@@ -293,4 +293,4 @@ def decide(place: Place, approval: str) -> None:
     approvals = place.installation.approvals
     record = approvals.find(place.org, approval)
     assert record is not None
-    place.installation.database.write_now(lambda rows: approvals.decide(rows, record, Decision.APPROVE, place.actor()))
+    place.database.write_now(lambda rows: approvals.decide(rows, record, Decision.APPROVE, place.actor()))

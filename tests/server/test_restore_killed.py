@@ -37,8 +37,8 @@ def file(place: Place, owner: CommandLine, tmp_path: Path) -> Path:
     assert ran.code == 0
     (folder / "mine.yaml").unlink()
     for _ in range(3):
-        place.installation.database.write_now(lambda rows: append(rows, place.org, Event.AUDIT_LISTED, by="x"))
-    NotedHeads(place.installation.settings.noted_heads).note(place.installation.database)
+        place.database.write_now(lambda rows: append(rows, place.org, Event.AUDIT_LISTED, by="x"))
+    NotedHeads(place.installation.settings.noted_heads).note(place.database)
     place.installation.close()
     return file
 
