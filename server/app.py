@@ -20,6 +20,7 @@ from server.erasure import retrying
 from server.identity import Directory
 from server.keys import Keys
 from server.settings import Settings
+from server.sqlite import require_here
 from vault import KeysUnavailable, RootKey, RootKeyRef, Sealed, Vault, VaultError, root_key_spec
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def open_installation(settings: Settings, *, as_operator: bool = False) -> Insta
     """
     database = open_database(settings, as_operator=as_operator)
     require_schema(database)
+    require_here(database)
     if not as_operator:
         require_kept_apart(database)
     catalogue = Catalogue.load(shipped_folder(), settings.connectors)

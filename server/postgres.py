@@ -248,10 +248,10 @@ def translated(sql: str) -> bytes:
 # -- one connection
 
 
-class _Connection(psycopg.Connection[Any]):
+class Connection(psycopg.Connection[Any]):
     """It gives up on a database that does not answer: one that is gone without a word does not keep its own time."""
 
-    answer_s: float = WRITE_MS / 1000 + GRACE_S
+    answer_s: float | None = WRITE_MS / 1000 + GRACE_S
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         return super().wait(gen, interval, self.answer_s if timeout is None else timeout)
@@ -260,7 +260,7 @@ class _Connection(psycopg.Connection[Any]):
 class _Line:
     """A connection for as long as it is held. Where it turns out to be lost before it was of use, it is made anew."""
 
-    def __init__(self, connect: Callable[[], _Connection], connection: _Connection | None) -> None:
+    def __init__(self, connect: Callable[[], Connection], connection: Connection | None) -> None:
         self._connect = connect
         self._kept = connection is not None
         self.connection = connection or connect()
@@ -353,9 +353,9 @@ class _Transaction:
 class _Pool:
     """Connections that are kept for the next who needs one. Nobody waits here for another to give one back."""
 
-    def __init__(self, connect: Callable[[], _Connection]) -> None:
+    def __init__(self, connect: Callable[[], Connection]) -> None:
         self._connect = connect
-        self.idle: list[_Connection] = []
+        self.idle: list[Connection] = []
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
@@ -378,7 +378,7 @@ class _Pool:
             _close(self.idle)
 
 
-def _close(connections: list[_Connection]) -> None:
+def _close(connections: list[Connection]) -> None:
     for connection in connections:
         connection.close()
     connections.clear()
@@ -391,6 +391,7 @@ class Server:
     """Where a URL leads: its connections, and the changes that wait for theirs."""
 
     def __init__(self, url: str) -> None:
+        self.connections = Connection
         self._given = parsed(url)
         self.role = str(self._given.get("user", ""))
         self.name = shown(url)
@@ -437,15 +438,15 @@ class Server:
             self._threads.shutdown(wait=True)
             self._threads = None
 
-    def connect(self, **options: Any) -> _Connection:
+    def connect(self, **options: Any) -> Connection:
         """A new connection. Raises DatabaseProblem, which says why there is none, without a password."""
         given: dict[str, Any] = {"autocommit": True, "cursor_factory": psycopg.RawCursor, "client_encoding": "UTF8"}
         try:
-            return _Connection.connect(**{**given, **self._given, **options})
+            return self.connections.connect(**{**given, **self._given, **options})
         except psycopg.Error as error:
             raise DatabaseProblem(f"{self.name} cannot be reached: {self._without_password(error)}") from None
 
-    def _connected(self, statement_ms: int, *, read_only: bool) -> _Connection:
+    def _connected(self, statement_ms: int, *, read_only: bool) -> Connection:
         connection = self.connect(
             options=" ".join(
                 f"-c {name}={value}"
@@ -501,6 +502,8 @@ def parsed(url: str) -> dict[str, Any]:
         given = {name: value for name, value in conninfo_to_dict(url).items() if value is not None}
         if not given.get("dbname") or not given.get("user"):
             raise ValueError
+        if not all(port.isdecimal() for port in str(given.get("port", "5432")).split(",")):
+            raise ValueError
     except (psycopg.Error, ValueError):
         raise SettingsProblem(
             "The database's URL is not understood. Give postgresql://ROLE@HOST:PORT/DATABASE; a password is best kept "
@@ -548,32 +551,102 @@ def has_password(url: str) -> bool:
 # -- the schema
 
 
-def migrate(owner_url: str, role: str) -> None:
+Step = Callable[["Session", Sequence[Any]], None]
+"""What is done with every table while nobody else sees any of it yet."""
+
+
+class Session:
+    """The one transaction in which a schema is made: as the owner, seen by nobody else until it is committed."""
+
+    def __init__(self, connection: psycopg.Connection[Any], name: str) -> None:
+        self._connection = connection
+        self.name = name
+
+    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Any:
+        """As the rows of any other transaction."""
+        return psycopg.RawCursor(self._connection).execute(translated(sql), parameters)
+
+    def read(self, sql: str, params: Sequence[Any] = (), /) -> list[tuple[Any, ...]]:
+        """The rows of one query."""
+        return cast("list[tuple[Any, ...]]", self.execute(sql, params).fetchall())
+
+    def insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Add rows to a table."""
+        names = ", ".join(f'"{column}"' for column in columns)
+        statement = f"INSERT INTO {table} ({names}) VALUES ({', '.join('?' * len(columns))})"
+        psycopg.RawCursor(self._connection).executemany(translated(statement), rows)
+
+
+def _nothing(_session: Session, _tables: Sequence[Any]) -> None:
+    return
+
+
+def migrate(owner_url: str, role: str, *, fill: Step = _nothing, check: Step = _nothing) -> None:
     """Bring the database to this release's schema, as its owner, and put up the wall for the role that serves.
 
-    All in one transaction, which waits for every change of a server: what fails leaves it as it was. Raises
-    DatabaseProblem.
+    All in one transaction, which waits for every change of a server: what fails leaves it as it was. The tables are
+    filled before the wall is up, and checked after. Raises DatabaseProblem.
     """
-    from sqlalchemy import create_engine
-    from sqlmodel import SQLModel
-
     from server.database import run_migrations
     from server.wall import put_up
 
+    with _session(owner_url) as (server, session, sqlalchemy):
+        session.execute(f"SELECT pg_advisory_xact_lock({ALL_ORGS})")
+        _require_fit(session, server, role)
+        run_migrations(connection=sqlalchemy)
+        tables = _tables()
+        fill(session, tables)
+        ((schema,),) = session.read("SELECT current_schema()")
+        known = [(table.name, tuple(table.columns.keys())) for table in tables]
+        put_up(session, [*known, ("alembic_version", ())], role=role, schema=str(schema))
+        check(session, tables)
+
+
+class Target:
+    """A database that an installation is carried to, as its owner."""
+
+    def __init__(self, owner_url: str, role: str) -> None:
+        self._url, self._role = owner_url, role
+        self.name = shown(owner_url)
+
+    def occupied(self) -> bool:
+        """Whether there is something of Keyleash's in it. Raises DatabaseProblem where it cannot be reached."""
+        with contextlib.closing(PostgresDatabase(self._url)) as database:
+            return "alembic_version" in database.tables()
+
+    def made(self, fill: Step, check: Step) -> None:
+        """Make every table in it, fill them and check them, or leave nothing."""
+        migrate(self._url, self._role, fill=fill, check=check)
+
+    def looked_at(self, check: Step) -> None:
+        """Check what is there already."""
+        with _session(self._url) as (_, session, _):
+            check(session, _tables())
+
+
+def _tables() -> Sequence[Any]:
+    """Every table, those that others refer to first."""
+    from sqlmodel import SQLModel
+
+    import server.tables
+    import vault.tables
+
+    assert server.tables, vault.tables  # noqa: S101 - imported for the tables that they declare
+    return SQLModel.metadata.sorted_tables
+
+
+@contextlib.contextmanager
+def _session(owner_url: str) -> Generator[tuple[Server, Session, Any]]:
+    """One transaction as the owner, committed at the end of the block; with SQLAlchemy's view of it."""
+    from sqlalchemy import create_engine
+
     server = Server(owner_url)
-    with server.said():
-        connection = server.connect(
-            options=f"-c lock_timeout={LOCK_MS}", autocommit=False, cursor_factory=psycopg.Cursor
-        )
+    connection = server.connect(options=f"-c lock_timeout={LOCK_MS}", autocommit=False, cursor_factory=psycopg.Cursor)
+    connection.answer_s = None
     engine = create_engine("postgresql+psycopg://", creator=lambda: connection)
     try:
-        with engine.begin() as session:
-            session.exec_driver_sql(f"SELECT pg_advisory_xact_lock({ALL_ORGS})")
-            _require_fit(session.exec_driver_sql, server, role)
-            run_migrations(connection=session)
-            schema = str(session.exec_driver_sql("SELECT current_schema()").scalar())
-            tables = [(table.name, tuple(table.columns.keys())) for table in SQLModel.metadata.sorted_tables]
-            put_up(_Driver(session.exec_driver_sql), [*tables, ("alembic_version", ())], role=role, schema=schema)
+        with engine.begin() as sqlalchemy:
+            yield server, Session(connection, server.name), sqlalchemy
     except Exception as error:
         cause = getattr(error, "orig", None) or error
         raise (server.problem(cause) if isinstance(cause, psycopg.Error) else error) from None
@@ -595,42 +668,25 @@ def make(owner_url: str, role: str) -> None:
 
 def wipe(owner_url: str) -> None:
     """Take back what `make` made, with everything in it."""
-    from sqlmodel import SQLModel
-
-    import server.tables
-    import vault.tables
-
-    assert server.tables, vault.tables  # noqa: S101 - imported for the tables that they declare
     reached = Server(owner_url)
     with reached.said(), contextlib.closing(reached.connect()) as connection, connection.transaction():
         connection.execute("SELECT set_config('client_min_messages', 'warning', true)")
-        for table in (*(table.name for table in reversed(SQLModel.metadata.sorted_tables)), "alembic_version"):
+        for table in (*(table.name for table in reversed(_tables())), "alembic_version"):
             connection.execute(f'DROP TABLE IF EXISTS "{table}" CASCADE'.encode())
         connection.execute("DROP FUNCTION IF EXISTS keyleash_orgs(), audit_entry_stays() CASCADE")
 
 
-class _Driver:
-    """What the wall is put up by: the connection of a migration."""
-
-    def __init__(self, execute: Callable[[str], Any]) -> None:
-        self._execute = execute
-
-    def execute(self, sql: str, /) -> Any:
-        return self._execute(sql)
-
-
-def _require_fit(execute: Callable[[str], Any], server: Server, role: str) -> None:
-    encoding, version, schema = execute(
+def _require_fit(session: Session, server: Server, role: str) -> None:
+    encoding, version, schema = session.execute(
         "SELECT current_setting('server_encoding'), current_setting('server_version_num')::int, current_schema()"
-    ).one()
+    ).fetchone()
     if encoding != "UTF8":
         raise DatabaseProblem(f"{server.name} keeps text as {encoding}. Make it with `ENCODING 'UTF8'`.")
     if version < OLDEST * 10_000:
         raise DatabaseProblem(f"{server.name} is PostgreSQL {version // 10_000}. Keyleash needs {OLDEST} or newer.")
     if schema is None:
         raise DatabaseProblem(f"{server.name} has no schema that its owner may use: look at its search_path.")
-    known = execute(f"SELECT rolsuper, rolbypassrls FROM pg_roles WHERE rolname = {literal(role)}").all()
-    if not known:
+    if not session.read("SELECT 1 FROM pg_roles WHERE rolname = ?", (role,)):
         raise DatabaseProblem(
             f"There is no role {role} in PostgreSQL. Make it first (README, PostgreSQL), or name the one that serves."
         )
@@ -638,11 +694,6 @@ def _require_fit(execute: Callable[[str], Any], server: Server, role: str) -> No
         raise DatabaseProblem(
             f"{role} would be both the owner and the role that serves, whom no policy holds then. Give each its own."
         )
-
-
-def literal(text: str) -> str:
-    """A text for a statement that cannot bind one. Its quotes are doubled; backslashes stand for themselves."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 OLDEST = 15

@@ -309,6 +309,27 @@ INSTEAD = (
 )
 
 
+MOVED = "moved_to"
+"""A table that says that the installation is in another database now."""
+
+
+def moved_to(database: Database) -> str | None:
+    """Where the installation is now, and since when, in words; None where it is still here."""
+    if not isinstance(database, SqliteDatabase) or MOVED not in database.tables():
+        return None
+    return "; ".join(f"{name}, on {at}" for name, at in database.read(f"SELECT name, at FROM {MOVED}"))
+
+
+def require_here(database: Database) -> None:
+    """Refuse a file whose installation was moved to another database. Raises DatabaseProblem."""
+    moved = moved_to(database)
+    if moved is not None:
+        raise DatabaseProblem(
+            f"This installation was moved: {moved}. Set KEYLEASH_DATABASE to that. To go back to {database.name} as it "
+            "was then, without what was recorded since: `keyleash database migrate --undo`."
+        )
+
+
 def migrate(path: Path) -> None:
     """Bring the database at `path` to this release's schema, creating it where there is none."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

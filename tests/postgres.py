@@ -73,6 +73,7 @@ class Server:
         self._run("pg_ctl", "-w", "-m", mode, "stop")
 
     def remove(self) -> None:
+        atexit.unregister(self.remove)
         with contextlib.suppress(subprocess.CalledProcessError):
             self.stop("immediate")
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -162,6 +163,11 @@ def drop_all() -> None:
     while _made:
         _, name = _made.popitem()
         server().drop(name)
+
+
+def run(program: str, *words: str) -> None:
+    """One of PostgreSQL's own programs, as an operator runs it."""
+    subprocess.run([BINARIES / program, *words], check=True, capture_output=True, timeout=60)
 
 
 def _somebody() -> str:

@@ -28,6 +28,8 @@ from tests.installed import SECRET, Place, add_org
 from tests.leaks import leak
 from tests.upstream import Upstream
 
+pytestmark = pytest.mark.sqlite_only("it is about SQLite's file")
+
 
 def backed_up(place: Place, target: Path) -> Made:
     installation = place.installation

@@ -19,6 +19,8 @@ import vault.tables
 from server.database import SCHEMA, DatabaseProblem, require_schema
 from server.sqlite import SqliteDatabase, backup, migrate
 
+pytestmark = pytest.mark.sqlite_only("it is about SQLite's file")
+
 assert server.tables, vault.tables
 
 

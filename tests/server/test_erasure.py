@@ -25,6 +25,8 @@ from tests.processes import holding, killed_before
 from tests.remnants import remnants, sealed_of
 from vault import Vault
 
+pytestmark = pytest.mark.sqlite_only("it is about SQLite's file")
+
 assert server.tables, vault.tables
 
 AT_ONCE = 0.0

@@ -84,6 +84,7 @@ def test_noting_moves_with_the_log_and_writes_nothing_while_it_stands(place: Pla
     assert noted.read() == heads(place.database)
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 def test_an_older_database_is_found_and_moves_nothing_back(place: Place, older: Path) -> None:
     noted = noted_of(place)
     before = noted.path.read_bytes()
@@ -95,6 +96,7 @@ def test_an_older_database_is_found_and_moves_nothing_back(place: Place, older: 
     assert noted.path.read_bytes() == before
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 def test_an_older_database_that_grew_longer_than_the_newer_one_was_is_found(place: Place, older: Path) -> None:
     noted = noted_of(place)
     before = noted.path.read_bytes()
@@ -107,6 +109,7 @@ def test_an_older_database_that_grew_longer_than_the_newer_one_was_is_found(plac
     assert noted.path.read_bytes() == before
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 def test_a_log_that_is_gone_altogether_is_found(place: Place) -> None:
     place.database.write_now(lambda rows: append(rows, "org_gone", Event.ORG_CREATED))
     noted_of(place).note(place.database)
@@ -216,6 +219,7 @@ def test_what_cannot_be_noted_stops_no_server(place: Place, caplog: pytest.LogCa
     assert "could not be noted" in caplog.text
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 def test_nothing_is_served_from_an_older_database(place: Place, older: Path) -> None:
     put_back(place, older)
     served = []
@@ -321,6 +325,7 @@ def _until_it_listens(port: int) -> None:
 # -- the commands
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 def test_no_installation_is_made_where_another_one_is_noted_and_gone(place: Place, owner: CommandLine) -> None:
     noted_of(place).note(place.database)
     place.installation.close()
@@ -333,6 +338,7 @@ def test_no_installation_is_made_where_another_one_is_noted_and_gone(place: Plac
     assert owner("init", "--org", "acme", "--root", "file").code == 0
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 def test_doctor_and_serve_say_how_to_mend_an_older_database(place: Place, owner: CommandLine, older: Path) -> None:
     put_back(place, older)
     ran = owner("doctor", "--json")

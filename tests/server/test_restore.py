@@ -33,6 +33,8 @@ from tests.server.restoring import (
     states,
 )
 
+pytestmark = pytest.mark.sqlite_only("it is about SQLite's file")
+
 # -- onto a new machine
 
 

@@ -21,7 +21,11 @@ PASSPHRASE = "correct horse battery"
 EVERY = int(os.environ.get("KEYLEASH_KILL_EVERY", "0"))
 """Kill at every so many steps rather than at the chosen share of them; 1 takes minutes."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="needs fork")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="needs fork"),
+    pytest.mark.sqlite_only("it is about SQLite's file"),
+]
 
 
 @pytest.fixture

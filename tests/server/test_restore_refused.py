@@ -27,6 +27,8 @@ from tests.server.restoring import (
 )
 from vault import root_key_spec
 
+pytestmark = pytest.mark.sqlite_only("it is about SQLite's file")
+
 # -- what is no backup, or was altered
 
 
@@ -340,7 +342,7 @@ def test_a_database_that_cannot_be_read_just_now_is_not_taken_for_a_damaged_one(
 ) -> None:
     import server.database
 
-    monkeypatch.setattr(server.database, "_BUSY_MS", 10)
+    monkeypatch.setattr(server.sqlite, "_BUSY_MS", 10)
     backup.place.installation.close()
     with contextlib.closing(sqlite3.connect(backup.live, isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode=EXCLUSIVE")

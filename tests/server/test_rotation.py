@@ -24,6 +24,7 @@ from server.errors import ApprovalRequired
 from server.identity import remove_org
 from server.rotation import Moved, RotationProblem, _drop, drop_root, rotate_org, rotate_root
 from server.sealed import DERIVED, SEALED
+from tests import postgres
 from tests.agents import Nobody, decide, execute
 from tests.commandline import CommandLine
 from tests.installed import SECRET, Place, add_org
@@ -173,7 +174,7 @@ def start(*arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "tests.server.rotating", *arguments],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, **postgres.environment(Path(arguments[1])), "PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -193,6 +194,7 @@ def finished(place: Place, what: str) -> str:
     return done.stdout
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 async def test_nothing_that_an_earlier_key_wrapped_is_left_in_the_files(busy: Place) -> None:
     vault_tables = [("vault_org_key", "wrapped"), ("vault_credential", "data_key"), ("vault_derived", "sealed")]
 

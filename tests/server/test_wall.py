@@ -286,6 +286,3 @@ def test_none_of_these_tests_is_a_superuser(walled: Walled) -> None:
         assert database.read("SELECT rolsuper, rolbypassrls FROM pg_roles WHERE rolname = current_user") == [
             (False, False)
         ]
-
-
-
