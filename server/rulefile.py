@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from connectors.source import Spot, read_file, suggestion
 from server.identity import new_id
@@ -75,15 +75,15 @@ def _flow(value: Any) -> str:
 def _dumped(value: Any, *, unicode: bool) -> str:
     import yaml
 
-    text: str = yaml.dump(
-        [value], Dumper=_dumper(), default_flow_style=True, allow_unicode=unicode, width=10**9, sort_keys=False
-    )
-    return text.strip()[1:-1]
+    options: dict[str, Any] = {"Dumper": _dumper(), "allow_unicode": unicode, "width": 10**9, "sort_keys": False}
+    if isinstance(value, str):  # by itself it needs fewer quotes than in a list
+        return cast("str", yaml.dump({"k": value}, default_flow_style=False, **options)).strip().removeprefix("k: ")
+    return cast("str", yaml.dump([value], default_flow_style=True, **options)).strip()[1:-1]
 
 
 @lru_cache(maxsize=1)
 def _dumper() -> Any:
-    """One that writes numbers in the one form that is read again: plain digits."""
+    """One that writes numbers in the form that is read again, plain digits, and no text on more than one line."""
     import yaml
 
     class Dumper(yaml.SafeDumper):
@@ -93,7 +93,12 @@ def _dumper() -> Any:
         text = format(Decimal(repr(number)), "f")
         return dumper.represent_scalar("tag:yaml.org,2002:float", text if "." in text else f"{text}.0")  # pyright: ignore[reportUnknownMemberType]
 
+    def one_line(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+        style = None if text.isprintable() else '"'
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)  # pyright: ignore[reportUnknownMemberType]
+
     Dumper.add_representer(float, digits)
+    Dumper.add_representer(str, one_line)
     return Dumper
 
 
