@@ -138,7 +138,8 @@ def _rule(spot: Spot, ids: Mapping[str, str], known: set[str]) -> tuple[Rule, bo
 
 def _who(spot: Spot, ids: Mapping[str, str], known: set[str]) -> str:
     """`member:ada` by id; one who was removed since may stay where a rule names them already."""
-    text = spot.text("who")
+    spot.text("who")
+    text = str(spot.value)  # as it is, blanks and all
     kind, _, name = text.partition(":")
     if kind not in ("member", "agent"):
         return text
