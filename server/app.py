@@ -19,6 +19,7 @@ from server.database import Database, DatabaseProblem, open_database, require_sc
 from server.erasure import retrying
 from server.identity import Directory
 from server.keys import Keys
+from server.recorded import sweeping
 from server.settings import Settings
 from server.sqlite import require_here
 from vault import KeysUnavailable, RootKey, RootKeyRef, Sealed, Vault, VaultError, root_key_spec
@@ -159,7 +160,8 @@ async def running(installation: Installation) -> AsyncGenerator[Parts]:
     """The parts with the door out open; what was removed is erased from the files meanwhile, where it could not be."""
     from connectors.egress import Egress  # the HTTP library: commands that send nothing do without
 
-    async with Egress() as egress, retrying(installation.database):
+    keep_days = installation.settings.keep_days
+    async with Egress() as egress, retrying(installation.database), sweeping(installation.database, keep_days):
         yield installation.parts(egress)
 
 

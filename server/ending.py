@@ -42,7 +42,7 @@ def _end(rows: Rows, org: str, whose: str, values: Sequence[Any], *, by: str) ->
 
 OF_AN_ORG = (
     *("vault_field", "vault_credential", "vault_derived", "vault_org_key"),
-    *("call_grant", "approval", "rule", "connection", "agent", "member"),
+    *("call_grant", "approval", "recorded_call", "rule_version", "rule", "connection", "agent", "member"),
 )
 """Every table whose rows end with their org, those that refer to others first; its log and its erasures stay."""
 

@@ -20,8 +20,9 @@ class CallRefused(Exception):
 class NoSuchTool(CallRefused):
     """The caller has no tool of that name; hidden ones look the same."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"Unknown tool: {name}", reason="unknown tool")
+    def __init__(self, name: str, *, because: str = "unknown tool") -> None:
+        """`because` is for the record, which may tell hidden from missing; the message never does."""
+        super().__init__(f"Unknown tool: {name}", reason=because)
 
 
 class NotShown(CallRefused):

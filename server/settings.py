@@ -22,6 +22,8 @@ class Settings:
     """How long an org's key is used after a key service unwrapped it, before the service is asked again."""
     list_limit: int = 60
     """How many tools a caller is listed at most; with more it gets three that find, describe and call them."""
+    keep_days: int = 30
+    """How long a call that was decided is kept for `policy replay`."""
     reference_seconds: float = 10.0
     """How long it may take to read one secret that stays elsewhere."""
     op_token_file: Path | None = None
@@ -102,6 +104,7 @@ def read_settings() -> Settings:
         log_level=level,
         key_seconds=key_seconds,
         list_limit=_list_limit(),
+        keep_days=_keep_days(),
         reference_seconds=reference_seconds,
         op_token_file=_path("KEYLEASH_OP_TOKEN_FILE"),
         kv_address=os.environ.get("KEYLEASH_KV_ADDR", ""),
@@ -118,6 +121,16 @@ def _list_limit() -> int:
         raise SettingsProblem(
             f"KEYLEASH_LIST_LIMIT is {given!r}: give a whole number of tools from 0 to 10000. Who has more is listed "
             "three that find them."
+        )
+    return int(given)
+
+
+def _keep_days() -> int:
+    given = os.environ.get("KEYLEASH_KEEP_DAYS", "30")
+    if not given.isdecimal() or len(given) > 3 or not 1 <= int(given) <= 365:
+        raise SettingsProblem(
+            f"KEYLEASH_KEEP_DAYS is {given!r}: give a whole number of days from 1 to 365. For so long the calls that "
+            "were decided are kept, sealed, for `keyleash policy replay`."
         )
     return int(given)
 

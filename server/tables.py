@@ -112,6 +112,42 @@ class Rule(SQLModel, table=True):
     created_at: int = Field(sa_column=_ms())
 
 
+class RuleVersion(SQLModel, table=True):
+    """An org's whole set of rules and its preset, as it was from one change to the next."""
+
+    __tablename__: ClassVar[Any] = "rule_version"
+    org: str = Field(primary_key=True)
+    version: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    body: str
+    hash: str
+    change: str
+    made_by: str
+    made_at: int = Field(sa_column=_ms())
+
+
+class RecordedCall(SQLModel, table=True):
+    """A call that was decided, kept for replay: who called as rules saw them, and its arguments, sealed.
+
+    The id begins with the time. Without `sealed_arguments` they were too long to keep.
+    """
+
+    __tablename__: ClassVar[Any] = "recorded_call"
+    org: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    at: int = Field(sa_column=_ms())
+    agent: str
+    agent_name: str
+    member: str | None
+    roles: str
+    groups: str
+    connection: str
+    tool: str
+    effect: str
+    ruling: str
+    rules: str
+    sealed_arguments: bytes | None = Field(default=None, sa_column=Column(LargeBinary, nullable=True))
+
+
 class Approval(SQLModel, table=True):
     """One held call: the record that decides. Call, prompt and outcome are sealed under the org key."""
 

@@ -44,6 +44,7 @@ from server.identity import Actor, new_id
 from server.policy import Ruling
 from server.prompt import IN_CLIENT as IN_CLIENT_LENGTH
 from server.prompt import Prompt, quote, summary
+from server.recorded import decided, keep
 from vault import Vault
 
 
@@ -150,6 +151,17 @@ class Approvals(Register):
             "SELECT id FROM approval WHERE org = ? AND agent = ? AND call_hash = ? "
             "AND state IN ('pending', 'approved')",
             (org, agent, call_hash),
+        )
+        for (approval,) in found:
+            record = self.find(org, str(approval))
+            if record is not None:
+                await self.retire(record, "a rule denies it now")
+
+    async def overrule_all(self, org: str, agent: str, tool: str) -> None:
+        """The agent cannot call this tool any more: whatever was approved or waits for it ends."""
+        found = self._database.of(org).read(
+            "SELECT id FROM approval WHERE org = ? AND agent = ? AND tool = ? AND state IN ('pending', 'approved')",
+            (org, agent, tool),
         )
         for (approval,) in found:
             record = self.find(org, str(approval))
@@ -269,6 +281,7 @@ class Approvals(Register):
             verdict=verdict.ruling.value,
             rules=list(verdict.rules),
         )
+        keep(rows, self._vault, caller, decided(call, verdict))
         return record
 
     # -- asking and waiting

@@ -102,6 +102,8 @@ class Event(StrEnum):
     RULE_ADDED = "rule.added"
     RULE_REMOVED = "rule.removed"
     PRESET_CHANGED = "preset.changed"
+    RULES_APPLIED = "rules.applied"  # the whole set was replaced by a file's, or by that of an earlier version
+    RULES_REPLAYED = "rules.replayed"  # a draft was tried on the calls that are kept; nothing was called
 
     VAULT_OPENED = "vault.opened"
     VAULT_SEALED = "vault.sealed"
