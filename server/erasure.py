@@ -25,8 +25,8 @@ RETRY_S = 30.0
 """How often a server looks whether something is to be tried again."""
 _GLANCE_S = 0.2
 
-What = Literal["connection", "secret", "org", "key"]
-"""A secret is one that a connection, which stays and is named, had before."""
+What = Literal["connection", "secret", "channel", "address", "org", "key"]
+"""A secret is one that a connection, which stays and is named, had before; an address, with its secret, a channel."""
 
 
 @dataclass(frozen=True)

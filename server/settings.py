@@ -1,6 +1,7 @@
 """What the operator sets, from the environment; every name begins with KEYLEASH_."""
 
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ class Settings:
     kv_address: str = ""
     kv_token_file: Path | None = None
     kv_ca_file: Path | None = None
+    public_url: str = ""
+    """Under which address people reach this server's pages, without a slash at its end; empty where they do not."""
 
     @property
     def database(self) -> Path:
@@ -81,7 +84,23 @@ def read_settings() -> Settings:
         kv_address=os.environ.get("KEYLEASH_KV_ADDR", ""),
         kv_token_file=_path("KEYLEASH_KV_TOKEN_FILE"),
         kv_ca_file=_path("KEYLEASH_KV_CA_FILE"),
+        public_url=_public_url(),
     )
+
+
+_PUBLIC_URL = re.compile(
+    r"https://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*/?|http://(127\.0\.0\.1|localhost)(:[0-9]{1,5})?/?"
+)
+
+
+def _public_url() -> str:
+    given = os.environ.get("KEYLEASH_PUBLIC_URL", "").strip()
+    if given and not _PUBLIC_URL.fullmatch(given):
+        raise SettingsProblem(
+            f"KEYLEASH_PUBLIC_URL is {given!r}: give the address under which people reach this server, such as "
+            "https://keyleash.example.com"
+        )
+    return given.rstrip("/")
 
 
 def _list_limit() -> int:
