@@ -46,7 +46,7 @@ PATIENCE_S = 2.0
 
 @dataclass(frozen=True)
 class Failed:
-    """Why a notice was not taken. `gone`: nothing more is wanted; `again_in_s`: when the receiver wants to hear again."""
+    """Why a notice was not taken. `gone`: nothing more is wanted there; `again_in_s`: for so long, nothing is."""
 
     why: str
     gone: bool = False

@@ -171,18 +171,19 @@ def rotate(rows: Rows, vault: Vault, hook: Hook, planned: Plan | None, url: Secr
     Returns the secret, which is not shown again. `erasure.attempt` afterwards sees to it that nothing of the earlier
     ones is left in the files. Raises ChannelProblem where somebody else has changed it meanwhile, and CannotOpen.
     """
+    now = hook_in(rows, hook.org, hook.id)
+    if now is None or now.secret_version != hook.secret_version:
+        raise ChannelProblem(f"{hook.name} was changed or removed meanwhile. Look at it, then try again.")
     signing = _new_signing_secret()
     kept = url or Secret({"secret": _opener(rows, vault, hook)().reveal("url")})
     address, private = (planned.address, planned.private) if planned else (hook.address, hook.private)
     changed = replace(hook, address=address, private=private)
     version = _seal(rows, vault, changed, kept, signing)
-    moved = rows.execute(
+    rows.execute(
         "UPDATE channel SET address = ?, private = ?, secret_version = ?, disabled_at = NULL, disabled_why = NULL, "
-        "resume_at = 0 WHERE org = ? AND id = ? AND secret_version = ?",
-        (address, json.dumps(private), version, hook.org, hook.id, hook.secret_version),
+        "resume_at = 0 WHERE org = ? AND id = ?",
+        (address, json.dumps(private), version, hook.org, hook.id),
     )
-    if moved.rowcount != 1:
-        raise ChannelProblem(f"{hook.name} was changed or removed meanwhile. Look at it, then try again.")
     vault.remove_before(rows, org=hook.org, connection=hook.id, version=version)
     request(rows, hook.org, hook.id, "address", hook.name)
     _on_record(rows, Event.CHANNEL_ROTATED, changed, pointed_elsewhere=planned is not None, by=by)

@@ -55,7 +55,10 @@ def people_of(rows: Rows, org: str) -> list[Member]:
     found = rows.execute(
         "SELECT id, org, name, os_user, roles, groups FROM member WHERE org = ? ORDER BY name", (org,)
     ).fetchall()
-    return [Member(*row[:4], tuple(json.loads(row[4])), tuple(json.loads(row[5]))) for row in found]
+    return [
+        Member(member, org_id, name, os_user, tuple(json.loads(roles)), tuple(json.loads(groups)))
+        for member, org_id, name, os_user, roles, groups in found
+    ]
 
 
 def in_words(approvers: tuple[str, ...]) -> str:
