@@ -24,13 +24,13 @@ PAGE = f"""<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="robots" content="noindex">
-<title>A call waits for a person - Keyleash</title>
+<title>Deciding about an agent's call - Keyleash</title>
 <style>{_STYLE}</style>
 </head>
 <body>
 <main>
-<h1>A call of an agent waits for a person</h1>
-<p>You cannot decide it here. Whoever may decide does so at a terminal of the machine on which Keyleash runs, signed in
+<h1>Deciding about an agent's call</h1>
+<p>You cannot decide here. Whoever may decide does so at a terminal of the machine on which Keyleash runs, signed in
 as themselves:</p>
 <pre><code>keyleash approvals show ID</code></pre>
 <p>shows exactly what would be sent, and whose agreement it needs. In place of <code>ID</code> write the last part of
