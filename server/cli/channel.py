@@ -205,9 +205,9 @@ def remove_channel(
 
 
 def _require_able(desk: Desk, allow_private: list[str] | None) -> None:
-    require_open(desk.installation)
     if allow_private:
         desk.require_operator("opening private addresses to a channel (`--allow-private`)")
+    require_open(desk.installation)
 
 
 def _target(url: str | None, *, stdin: bool, private: "list[str] | tuple[()]") -> "tuple[Plan, Secret]":

@@ -1,9 +1,11 @@
 """Channels: whoever has to know is told, of what happened and nothing else; a decision comes in where one may."""
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -11,6 +13,7 @@ import pytest
 from standardwebhooks.webhooks import Webhook as Verifier
 from standardwebhooks.webhooks import WebhookVerificationError
 
+from connectors import departure
 from connectors.notice import prepare_notice
 from server.app import running
 from server.approval import Decision, sweep
@@ -45,6 +48,7 @@ from vault import CannotOpen, Vault
 
 pytestmark = pytest.mark.anyio
 
+README = Path(__file__).parents[2] / "README.md"
 CANARY = PATH.rpartition("/")[2]
 
 
@@ -206,6 +210,9 @@ async def test_a_notice_is_signed_as_the_specification_says_and_verified_by_its_
         "link": link,
         "content": text,
     }
+    shown = json.loads(re.findall(r"```json\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)[0])
+    assert list(shown) == [*list(body)[:-2], "link", "text", "content"]
+    assert shown["approval"].keys() == body["approval"].keys()
     assert "for 2 people to approve it (approver, admin or owner, somebody else than who asks)" in text
     assert text.endswith(link)
     for altered in (request.body.replace(b"acme", b"evil"), request.body + b" "):
@@ -506,6 +513,12 @@ async def test_url_and_secret_stand_nowhere_in_clear(place: Place, receiver: Rec
         assert all(text not in one for one in shown)
         assert all(text.encode() not in one for one in files)
     assert made.address == f"{receiver.url}/…"
+
+
+async def test_the_url_is_kept_in_no_cache_of_checked_ones() -> None:
+    kept = departure._checked.cache_info().currsize
+    departure.checked_url(prepare_notice(f"https://hooks.example.com{PATH}", b"{}"))
+    assert departure._checked.cache_info().currsize == kept
 
 
 async def test_a_rotated_org_key_opens_it_and_a_swapped_row_does_not(place: Place, receiver: Receiver) -> None:

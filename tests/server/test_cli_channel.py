@@ -120,6 +120,7 @@ def test_private_addresses_are_the_operators_to_open(owner: CommandLine, place: 
     (owner.home / "keys" / "root.key").unlink()
     ran = owner("channel", "add", "webhook", "chat", "--url", f"{receiver.url}/x", *LOOPBACK)
     assert ran.code == 1
+    assert "Only the operator may do this" in ran.err
     assert hook_names(place) == []
 
 
