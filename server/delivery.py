@@ -216,7 +216,7 @@ async def send(egress: "Egress", hook: Hook, taken: Callable[[], Secret], note: 
     except UpstreamError as error:
         return Failed(f"the receiver answered HTTP {error.status}, a redirect, which is not followed")
     except ConnectorError as error:
-        return Failed(str(error))
+        return Failed(str(error).rstrip("."))
     if 200 <= reply.status < 300:
         return None
     if reply.status == 410:

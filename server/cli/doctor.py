@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from server.cli.acting import AsJson
-from server.cli.output import console_on, plain, show_json
+from server.cli.output import console_on, counted, plain, show_json
 
 if TYPE_CHECKING:
     from connectors.catalogue import Offer
@@ -437,7 +437,26 @@ def channels(patient: Patient) -> Iterator[Finding]:
             total += 1
             for problem in _of_channel(installation, hook):
                 yield Finding("channels", "warn", f"{org.name}: the channel {hook.name} {problem}")
-    yield Finding("channels", "ok", f"{total} channels were looked at.")
+    if total:
+        yield from _of_link(patient.settings)
+    yield Finding("channels", "ok", f"{counted(total, 'channel')} looked at.")
+
+
+def _of_link(settings: "Settings") -> Iterator[Finding]:
+    """Whether the link leads to a page that is served; as far as this terminal is set up as the server is."""
+    from urllib.parse import urlsplit
+
+    if not settings.public_url:
+        yield Finding("channels", "ok", "KEYLEASH_PUBLIC_URL is not set here: where it is not, no link is told.")
+        return
+    host = urlsplit(settings.public_url).hostname or ""
+    if host not in ("127.0.0.1", "localhost", *settings.allowed_hosts):
+        yield Finding(
+            "channels",
+            "warn",
+            f"The link that is told leads to {host}, and a server answers to that name only where "
+            f"KEYLEASH_ALLOWED_HOSTS has it: KEYLEASH_ALLOWED_HOSTS={host}",
+        )
 
 
 def _of_channel(installation: "Installation", hook: "Hook") -> Iterator[str]:

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from server.identity import system_user
-from tests.commandline import CommandLine, everything
+from tests.commandline import CommandLine, everything, with_environment
 from tests.installed import Place
+from tests.remnants import remnants, sealed_of
 from tests.server.test_cli_approvals import become
 from tests.telling import PATH, Receiver, hook, hooked
 from tests.upstream import Answer
@@ -190,5 +191,33 @@ def test_doctor_says_what_is_wrong_with_a_channel(owner: CommandLine, place: Pla
     assert "failing was not told 3 times" in text
     assert "altered cannot be told anything" in text
     assert "fine" not in text
-    assert found[-1] == "4 channels were looked at."
+    assert found[-1] == "4 channels looked at."
     assert system_user() not in text
+
+
+def test_doctor_says_when_the_link_leads_to_a_name_that_is_not_served(owner: CommandLine, place: Place) -> None:
+    def said(**more: str) -> str:
+        line = with_environment(owner, more)
+        return "\n".join(one["message"] for one in line("doctor", "--json").json if one["check"] == "channels")
+
+    assert said() == "0 channels looked at."
+    hooked(place, "https://hooks.example.com/x", private=())
+    public = {"KEYLEASH_PUBLIC_URL": "https://keyleash.example.com"}
+    assert "not set here" in said()
+    assert "KEYLEASH_ALLOWED_HOSTS=keyleash.example.com" in said(**public)
+    assert said(**public, KEYLEASH_ALLOWED_HOSTS="keyleash.example.com") == "1 channel looked at."
+
+
+def test_what_a_rotated_or_removed_channel_had_leaves_the_files(
+    owner: CommandLine, place: Place, receiver: Receiver
+) -> None:
+    made, _ = hooked(place, receiver.hook)
+    first = sealed_of(place.installation.database, place.org, made.id)
+    assert owner("channel", "rotate", "chat").code == 0
+    second = sealed_of(place.installation.database, place.org, made.id)
+    place.installation.close()
+    assert remnants(place.home, second)  # what is in use is found, and so would be what is not
+    assert remnants(place.home, first) == []
+    assert owner("channel", "remove", "chat", "--yes").code == 0
+    assert remnants(place.home, second) == []
+    assert [entry["erased"] for entry in place.events("erasure.completed")] == ["address", "channel"]
