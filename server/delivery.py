@@ -34,6 +34,8 @@ LOOK_S = 1.0
 """How often a server looks whether something is to be delivered."""
 AT_ONCE = 2
 """Requests to one webhook under way at once, for each server."""
+HESITATE_MS = 5_000
+"""How long a server that knows no public address leaves something to one that does, whose notice carries a link."""
 LEASE_MS = 60_000
 """Longer than a delivery can take."""
 DAY_MS = 24 * 60 * 60 * 1000
@@ -62,6 +64,7 @@ class Delivery:
     keys: Keys
     egress: "Egress"
     public_url: str = ""
+    hesitate_ms: int = 0
     clock: Callable[[], int] = now_ms
     under_way: dict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
     tasks: set["asyncio.Task[None]"] = field(default_factory=set[Any])
@@ -93,7 +96,7 @@ class Delivery:
             for org, channel in self.database.read(
                 "SELECT DISTINCT n.org, n.channel FROM notice n JOIN channel c ON c.org = n.org AND c.id = n.channel "
                 f"WHERE {_DUE}",
-                (now, now, now, now - DAY_MS),
+                (now, now - self.hesitate_ms, now, now, now - DAY_MS),
             )
         ]
 
@@ -101,7 +104,7 @@ class Delivery:
         rows = self.database.of(org).read(
             "SELECT n.id FROM notice n JOIN channel c ON c.org = n.org AND c.id = n.channel "
             f"WHERE n.org = ? AND n.channel = ? AND {_DUE} ORDER BY n.due_at, n.id LIMIT ?",
-            (org, channel, now, now, now, now - DAY_MS, most),
+            (org, channel, now, now - self.hesitate_ms, now, now, now - DAY_MS, most),
         )
         return [str(row[0]) for row in rows]
 
@@ -184,7 +187,10 @@ class Delivery:
         )
 
 
-_DUE = "n.leased_until <= ? AND ((n.due_at <= ? AND c.resume_at <= ? AND c.disabled_at IS NULL) OR n.created_at <= ?)"
+_DUE = (
+    "n.leased_until <= ? AND n.created_at <= ? AND "
+    "((n.due_at <= ? AND c.resume_at <= ? AND c.disabled_at IS NULL) OR n.created_at <= ?)"
+)
 
 
 @dataclass(frozen=True)
@@ -258,7 +264,8 @@ async def delivering(
     from connectors.egress import Egress, resolve_apart
 
     async with Egress(resolve=resolve_apart) as egress:
-        delivery = Delivery(database, vault, Keys(database, vault), egress, public_url)
+        keys, hesitate_ms = Keys(database, vault), 0 if public_url else HESITATE_MS
+        delivery = Delivery(database, vault, keys, egress, public_url, hesitate_ms)
         stop = asyncio.Event()
         looking = asyncio.create_task(_keep_looking(delivery, stop, every_s))
         try:

@@ -103,12 +103,12 @@ class Clock:
 
 @asynccontextmanager
 async def a_server(
-    place: Place, clock: Clock, *, public_url: str = "", resolve: Resolve | None = None
+    place: Place, clock: Clock, *, public_url: str = "", hesitate_ms: int = 0, resolve: Resolve | None = None
 ) -> AsyncIterator[Delivery]:
     """What one server delivers with; it looks when the test says so."""
     database, vault = place.installation.database, place.installation.vault
     async with Egress(resolve=resolve) as egress:
-        yield Delivery(database, vault, Keys(database, vault), egress, public_url, clock)
+        yield Delivery(database, vault, Keys(database, vault), egress, public_url, hesitate_ms, clock)
 
 
 async def delivered(delivery: Delivery) -> None:

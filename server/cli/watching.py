@@ -29,6 +29,8 @@ SETTLE_S = 0.7
 
 REST_S = 0.05
 """How long the rest of a key that sends several characters may take."""
+LISTED = 15
+"""How many of the calls that wait are listed at most, beside the one that is shown."""
 LEAVE = ("q", "", "\x03", "\x04")
 
 WITHOUT = "Use `keyleash approvals list`, `show` and `approve` instead."
@@ -61,10 +63,12 @@ class Screen:
             return None
         return typed.decode("ascii", "replace")
 
-    def line(self, text: str, style: str = "") -> None:
+    def line(self, text: str, style: str = "", *, cut: bool = False) -> None:
+        """Print it; `cut` at the end of one line."""
         from rich.text import Text
 
-        self.console.print(Text(plain(text, lines=True), style=style))
+        shown = Text(plain(text, lines=not cut), style=style)
+        self.console.print(shown, no_wrap=cut, overflow="ellipsis" if cut else None)
 
 
 def watch_approvals(desk: Desk) -> None:
@@ -188,10 +192,14 @@ def _list(desk: Desk, screen: Screen, waiting: "list[Approval]", shown: "Approva
         return
     screen.line(f"{len(waiting)} calls wait:", "bold")
     for number, one in enumerate(waiting, 1):
+        if number > LISTED and one.id != shown.id:
+            continue
         what, who, until = in_short(desk, one)
         key = f"{number}" if number < 10 else " "
         mark = ">" if one.id == shown.id else " "
-        screen.line(f"{mark} {key}  {until}  {who}: {what}", "bold" if one.id == shown.id else "")
+        screen.line(f"{mark} {key}  {until}  {who}: {what}", "bold" if one.id == shown.id else "", cut=True)
+    if len(waiting) > LISTED:
+        screen.line(f"  and more, oldest first, {len(waiting)} in all", "dim")
 
 
 def _show(screen: Screen, record: "Approval", text: str, terms: str | None, *, several: bool) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,13 @@ from standardwebhooks.webhooks import WebhookVerificationError
 
 from connectors import departure
 from connectors.notice import prepare_notice
-from server.app import running
+from server.app import Installation, running
 from server.approval import Decision, sweep
 from server.approval.channels import CHANNELS, tell, through
 from server.approval.eligible import Wanted
 from server.approval.outbox import Happening
 from server.clock import now_ms
-from server.delivery import AT_ONCE, DAY_MS, LEASE_MS, delivering, wait_ms
+from server.delivery import AT_ONCE, DAY_MS, HESITATE_MS, LEASE_MS, delivering, wait_ms
 from server.policy import Ruling
 from server.rotation import rotate_org
 from server.webhooks import MOST, ChannelProblem, hooks_of, message, plan, remove, rotate, take_target
@@ -469,11 +470,33 @@ async def test_a_webhook_that_hangs_delays_no_call_and_no_other_webhook(
             await server.settled()
 
 
+def public(place: Place) -> Installation:
+    """The same installation, whose operator has said where people reach it."""
+    settings = replace(place.installation.settings, public_url="https://keyleash.example.com")
+    return replace(place.installation, settings=settings)
+
+
 async def test_a_running_server_delivers_by_itself(place: Place, receiver: Receiver) -> None:
     hooked(place, receiver.hook)
-    await held(place)
-    async with running(place.installation):
+    approval = await held(place)
+    async with running(public(place)):
         await until(lambda: not outbox(place))
+    (body,) = receiver.told()
+    assert body["link"] == f"https://keyleash.example.com/approvals/{approval}"
+
+
+async def test_a_server_that_knows_no_public_address_leaves_it_to_one_that_does_for_a_while(
+    place: Place, receiver: Receiver
+) -> None:
+    """Servers that clients start know of none; a link is not left to chance."""
+    hooked(place, receiver.hook)
+    await held(place)
+    clock = Clock()
+    async with a_server(place, clock, hesitate_ms=HESITATE_MS) as server:
+        await delivered(server)
+        assert receiver.requests == []
+        clock.pass_s(HESITATE_MS / 1000 + 1)
+        await delivered(server)
     assert len(receiver.requests) == 1
 
 
@@ -486,7 +509,7 @@ async def test_a_server_ends_without_waiting_for_the_dead(
     hooked(place, receiver.hook)
     await held(place)
     with anyio.fail_after(5):
-        async with running(place.installation):
+        async with running(public(place)):
             await until(lambda: receiver.requests)
     hanging.set()
     assert len(outbox(place)) == 1  # whoever is next sends it again, with the same id
