@@ -157,11 +157,17 @@ def own_root_place(home: Path, provider: str, location: str) -> RootKeyRef:
 
 @asynccontextmanager
 async def running(installation: Installation) -> AsyncGenerator[Parts]:
-    """The parts with the door out open; what was removed is erased from the files meanwhile, where it could not be."""
+    """The parts with the door out open. Meanwhile channels are told, and what was removed is erased from the files."""
     from connectors.egress import Egress  # the HTTP library: commands that send nothing do without
+    from server.delivery import delivering
 
-    keep_days = installation.settings.keep_days
-    async with Egress() as egress, retrying(installation.database), sweeping(installation.database, keep_days):
+    database, vault, settings = installation.database, installation.vault, installation.settings
+    async with (
+        Egress() as egress,
+        retrying(database),
+        sweeping(database, settings.keep_days),
+        delivering(database, vault, public_url=settings.public_url),
+    ):
         yield installation.parts(egress)
 
 

@@ -1,6 +1,7 @@
 """What the operator sets, from the environment; every name begins with KEYLEASH_."""
 
 import os
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,9 @@ class Settings:
         from server.postgres import parsed
 
         return str(parsed(self.database_url or "")["user"])
+
+    public_url: str = ""
+    """Under which address people reach this server's pages, without a slash at its end; empty where they do not."""
 
     @property
     def database(self) -> Path:
@@ -112,7 +116,23 @@ def read_settings() -> Settings:
         kv_ca_file=_path("KEYLEASH_KV_CA_FILE"),
         database_url=os.environ.get("KEYLEASH_DATABASE") or None,
         database_owner=os.environ.get("KEYLEASH_DATABASE_OWNER") or None,
+        public_url=_public_url(),
     )
+
+
+_PUBLIC_URL = re.compile(
+    r"https://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*/?|http://(127\.0\.0\.1|localhost)(:[0-9]{1,5})?/?"
+)
+
+
+def _public_url() -> str:
+    given = os.environ.get("KEYLEASH_PUBLIC_URL", "").strip()
+    if given and not _PUBLIC_URL.fullmatch(given):
+        raise SettingsProblem(
+            f"KEYLEASH_PUBLIC_URL is {given!r}: give the address under which people reach this server, such as "
+            "https://keyleash.example.com"
+        )
+    return given.rstrip("/")
 
 
 def _list_limit() -> int:

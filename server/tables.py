@@ -219,6 +219,52 @@ class Grant(SQLModel, table=True):
     revoked_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
 
 
+class Channel(SQLModel, table=True):
+    """A place that is told of held calls: a webhook. Its URL and signing secret are sealed like a credential.
+
+    `address` is what may be shown of the URL. `private` is bound to the seal; `resume_at` is when the receiver wants
+    to hear the next thing at the earliest.
+    """
+
+    __tablename__: ClassVar[Any] = "channel"
+    __table_args__ = (UniqueConstraint("org", "name"),)
+    org: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    name: str
+    kind: str
+    address: str
+    private: str
+    events: str
+    rulings: str
+    secret_version: int
+    created_by: str
+    created_at: int = Field(sa_column=_ms())
+    disabled_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
+    disabled_why: str | None
+    resume_at: int = Field(sa_column=_ms())
+    delivered_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
+    failed_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
+    failure: str | None
+    given_up: int
+    given_up_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
+
+
+class Notice(SQLModel, table=True):
+    """Something that a channel has still to be told: facts, and no secret among them. `lease` is whose turn it is."""
+
+    __tablename__: ClassVar[Any] = "notice"
+    __table_args__ = (Index("notice_channel", "org", "channel", "due_at"),)
+    org: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    channel: str
+    facts: str
+    created_at: int = Field(sa_column=_ms())
+    due_at: int = Field(sa_column=_ms())
+    tries: int
+    lease: str | None
+    leased_until: int = Field(sa_column=_ms())
+
+
 class AuditEntry(SQLModel, table=True):
     """The append-only record, chained per org. Triggers of the migration refuse UPDATE and DELETE."""
 

@@ -39,6 +39,7 @@ MAY: dict[str, tuple[str, ...]] = {
     "manage everyone's agents": ADMINS,
     "change rules": ADMINS,
     "replay calls": ADMINS,
+    "manage channels": ADMINS,
     "freeze agents": ADMINS,
     "read the audit log": ("owner", "admin", "auditor"),
 }
