@@ -174,16 +174,17 @@ class Delivery:
             return
         if failed is None:
             rows.execute("DELETE FROM notice WHERE org = ? AND id = ? AND lease = ?", mine)
-            rows.execute(
-                "UPDATE channel SET delivered_at = ?, resume_at = 0 WHERE org = ? AND id = ?",
-                (now, org, leased.hook.id),
-            )
+            rows.execute("UPDATE channel SET delivered_at = ? WHERE org = ? AND id = ?", (now, org, leased.hook.id))
             return
         asked = 0 if failed.again_in_s is None else round(min(failed.again_in_s, WAITS_S[-1]) * 1000)
         rows.execute(
-            "UPDATE channel SET failed_at = ?, failure = ?, resume_at = ? WHERE org = ? AND id = ?",
-            (now, failed.why, now + asked if asked else 0, org, leased.hook.id),
+            "UPDATE channel SET failed_at = ?, failure = ? WHERE org = ? AND id = ?",
+            (now, failed.why, org, leased.hook.id),
         )
+        if asked:
+            rows.execute(
+                "UPDATE channel SET resume_at = ? WHERE org = ? AND id = ?", (now + asked, org, leased.hook.id)
+            )
         due = now + max(asked, wait_ms(leased.tries))
         if failed.gone:
             _disable(rows, leased.hook, failed.why, now)

@@ -294,6 +294,23 @@ async def test_a_receiver_that_asks_for_time_is_left_alone_for_so_long(place: Pl
     assert outbox(place) == []
 
 
+async def test_what_fails_beside_it_does_not_cut_that_time_short(place: Place, receiver: Receiver) -> None:
+    receiver.answers = [Answer(status=503, headers={"Retry-After": "900"}), Answer(status=500)]
+    hooked(place, receiver.hook)
+    await held(place)
+    await held(place, {"charge": "ch_2"})
+    clock = Clock()
+    async with a_server(place, clock) as server:
+        await delivered(server)
+        assert len(receiver.requests) == 2
+        clock.pass_s(60)
+        await delivered(server)
+        assert len(receiver.requests) == 2
+        clock.pass_s(900)
+        await delivered(server)
+    assert outbox(place) == []
+
+
 async def test_a_day_later_it_is_given_up_and_that_is_shown(place: Place, receiver: Receiver) -> None:
     receiver.answers = [Answer(status=500) for _ in range(99)]
     hooked(place, receiver.hook)
