@@ -15,14 +15,16 @@ from server.approval import Approvals
 from server.call import Parts
 from server.connections import Workspaces
 from server.credential import resolver_of
-from server.database import Database, require_schema
+from server.database import Database, DatabaseProblem, open_database, require_schema
 from server.erasure import retrying
 from server.identity import Directory
 from server.keys import Keys
 from server.oauth import revoking
 from server.oauth.apps import Apps
 from server.oauth.renewal import Renewals
+from server.recorded import sweeping
 from server.settings import Settings
+from server.sqlite import require_here
 from vault import KeysUnavailable, RootKey, RootKeyRef, Sealed, Vault, VaultError, root_key_spec
 
 if TYPE_CHECKING:
@@ -72,13 +74,16 @@ class Installation:
         self.database.close()
 
 
-def open_installation(settings: Settings) -> Installation:
-    """Open what `keyleash init` made. Raises DatabaseProblem.
+def open_installation(settings: Settings, *, as_operator: bool = False) -> Installation:
+    """Open what `keyleash init` made; on PostgreSQL as the role that serves, or as the owner. Raises DatabaseProblem.
 
     Without the right root key the vault stays sealed: nothing can be opened, and it says why.
     """
-    database = Database(settings.database)
+    database = open_database(settings, as_operator=as_operator)
     require_schema(database)
+    require_here(database)
+    if not as_operator:
+        require_kept_apart(database)
     catalogue = Catalogue.load(shipped_folder(), settings.connectors)
     for problem in catalogue.problems_in(settings.connectors):
         log.error("a connector file is left out: %s", problem)
@@ -92,6 +97,16 @@ def open_installation(settings: Settings) -> Installation:
         workspaces=Workspaces(database, catalogue),
         approvals=Approvals(database, vault, hold_seconds=settings.hold_seconds),
     )
+
+
+def require_kept_apart(database: Database) -> None:
+    """Refuse a database that is to keep orgs apart and does not. Raises DatabaseProblem."""
+    found = database.faults()
+    if found:
+        raise DatabaseProblem(
+            f"{database.name} would not keep orgs apart: {'; '.join(found)}. Give KEYLEASH_DATABASE a role that owns "
+            "nothing, as the README says, and run `keyleash upgrade`, which puts the policies back."
+        )
 
 
 def open_vault(database: Database, settings: Settings) -> Vault:
@@ -146,14 +161,20 @@ def own_root_place(home: Path, provider: str, location: str) -> RootKeyRef:
 
 @asynccontextmanager
 async def running(installation: Installation) -> AsyncGenerator[Parts]:
-    """The parts with the door out open; what was removed is erased and revoked meanwhile, where it could not be."""
+    """The parts with the door out open. Meanwhile channels are told, and what was removed is erased and revoked."""
     from connectors.egress import Egress  # the HTTP library: commands that send nothing do without
+    from server.delivery import delivering
 
-    async with Egress() as egress, retrying(installation.database):
+    database, vault, settings = installation.database, installation.vault, installation.settings
+    async with (
+        Egress() as egress,
+        retrying(database),
+        sweeping(database, settings.keep_days),
+        delivering(database, vault, public_url=settings.public_url),
+    ):
         parts = installation.parts(egress)
-        catalogue = installation.catalogue.connectors
-        apps = Apps(installation.settings.oauth_apps)
-        async with revoking.retrying(parts.database, parts.vault, egress, catalogue, parts.keys, apps=apps):
+        apps, connectors = Apps(settings.oauth_apps), installation.catalogue.connectors
+        async with revoking.retrying(database, vault, egress, connectors, parts.keys, apps=apps):
             try:
                 yield parts
             finally:

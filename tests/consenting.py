@@ -58,26 +58,26 @@ def signed_in(
         begin(rows, made, consent)
         return made
 
-    return place.installation.database.write_now(change)
+    return place.database.write_now(change)
 
 
 def run_out(place: Place, provider: Provider | None = None, *, by_ms: int = 1000) -> None:
     """Every token has ended: its time is over, and, with a provider, it takes none that it gave before."""
     if provider:
         provider.expire()
-    place.installation.database.write_now(
+    place.database.write_now(
         lambda rows: rows.execute("UPDATE oauth_token SET expires_at = obtained_at - ?, due_at = expires_at", (by_ms,))
     )
-    place.installation.database.write_now(lambda rows: rows.execute("UPDATE oauth_token SET due_at = expires_at"))
+    place.database.write_now(lambda rows: rows.execute("UPDATE oauth_token SET due_at = expires_at"))
 
 
 def due(place: Place) -> None:
     """Every token is to be renewed, and works for a while yet."""
-    place.installation.database.write_now(lambda rows: rows.execute("UPDATE oauth_token SET due_at = obtained_at"))
+    place.database.write_now(lambda rows: rows.execute("UPDATE oauth_token SET due_at = obtained_at"))
 
 
 def ledger(place: Place, name: str = "ledger") -> Connection:
-    return connection_named(place.installation.database, place.org, name)
+    return connection_named(place.database, place.org, name)
 
 
 def noted(place: Place, connection: Connection) -> None:
@@ -97,7 +97,7 @@ def noted(place: Place, connection: Connection) -> None:
             (connection.org, FAR),
         )
 
-    place.installation.database.write_now(change)
+    place.database.write_now(change)
 
 
 FAR = 1 << 50

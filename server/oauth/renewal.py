@@ -101,7 +101,9 @@ class Renewals:
         while True:
             now = now_ms()
             held = standing(self._database, connection)
-            if held is None or (not held.due(now) and not held.needs_consent):
+            if held is None or held.credential_version != connection.credential_version:
+                return  # it was replaced meanwhile, and the call will see that
+            if not held.due(now) and not held.needs_consent:
                 return
             if held.needs_consent:
                 raise ConsentNeeded(connection.name)

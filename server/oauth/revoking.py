@@ -99,7 +99,12 @@ def remove_and_keep(rows: Rows, vault: Vault, connection: Connection, *, by: str
 
 def pending(database: Database) -> list[Pending]:
     """Everything that is still to be revoked, longest waiting first. Raises DatabaseProblem."""
-    return [_pending_of(row) for row in database.read(f"{_PENDING} ORDER BY requested_at, org, id")]
+    found = [
+        _pending_of(row)
+        for org in database.orgs()
+        for row in database.of(org).read(f"{_PENDING} WHERE org = ?", (org,))
+    ]
+    return sorted(found, key=lambda one: (one.requested_at, one.org, one.id))
 
 
 async def attempt(

@@ -75,6 +75,7 @@ class Standing:
     failures: int
     retry_at: int | None
     needs_consent: bool
+    credential_version: int
 
     def due(self, now: int) -> bool:
         return self.due_at is not None and self.due_at <= now
@@ -181,12 +182,12 @@ NEW_MS = 60_000
 
 _STANDING = (
     "SELECT t.app, t.asked, t.scopes, t.renewable, t.rotates, t.generation, t.obtained_at, t.expires_at, t.due_at, "
-    "t.lease, t.lease_until, t.failures, t.retry_at, c.needs_consent_at IS NOT NULL "
+    "t.lease, t.lease_until, t.failures, t.retry_at, c.needs_consent_at IS NOT NULL, c.credential_version "
     "FROM oauth_token t JOIN connection c ON c.org = t.org AND c.id = t.connection WHERE t.org = ? AND t.connection = ?"
 )
 
 
 def _standing(row: Sequence[Any]) -> Standing:
-    app, asked, scopes, renewable, rotates, *rest, needs_consent = row
+    app, asked, scopes, renewable, rotates, *rest, needs_consent, version = row
     lists = tuple(json.loads(asked)), tuple(json.loads(scopes))
-    return Standing(app, *lists, bool(renewable), bool(rotates), *rest, bool(needs_consent))  # pyright: ignore[reportCallIssue] - the columns are the fields, in order
+    return Standing(app, *lists, bool(renewable), bool(rotates), *rest, bool(needs_consent), version)  # pyright: ignore[reportCallIssue] - the columns are the fields, in order

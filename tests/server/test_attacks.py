@@ -343,7 +343,7 @@ async def test_another_orgs_tool_is_an_unknown_tool(place: Place, upstream: Upst
 
 async def test_another_agents_state_and_approval_are_of_no_use(place: Place, upstream: Upstream) -> None:
     """Of the same member, of another org, and with the narrowest leash: the state is one agent's."""
-    database = place.installation.database
+    database = place.database
     place.agent("mallory")
     place.tokens["narrow"] = database.write_now(
         lambda rows: create_agent(
@@ -370,6 +370,10 @@ async def test_another_agents_state_and_approval_are_of_no_use(place: Place, ups
                     request_state=first.request_state,
                     allow_input_required=True,
                 )
+            if name == "narrow":  # to it there is no such tool
+                with pytest.raises(MCPError, match="Unknown tool"):
+                    await client.session.call_tool("stripe_create_refund", REFUND)
+                continue
             again = await client.session.call_tool("stripe_create_refund", REFUND, allow_input_required=True)
             assert isinstance(again, t.InputRequiredResult) or again.is_error
     assert upstream.requests == []

@@ -123,7 +123,7 @@ async def consented(place: Place, provider: Provider) -> Connection:
         begin(rows, made, consent)  # type: ignore[arg-type]
         return made
 
-    return place.installation.database.write_now(change)
+    return place.database.write_now(change)
 
 
 async def test_it_asks_renews_and_ends_and_its_secret_is_stored_nowhere(
@@ -137,10 +137,10 @@ async def test_it_asks_renews_and_ends_and_its_secret_is_stored_nowhere(
         run_out(place, provider)
         assert (await call(parts, place.caller(), "ledger_list_entries", {}, Nobody())).ok
         connection = ledger(place)
-        installation.database.write_now(
+        place.database.write_now(
             lambda rows: remove_and_keep(rows, installation.vault, connection, by="alice", wait=False)
         )
-        (one,) = pending(installation.database)
+        (one,) = pending(place.database)
         connectors = installation.catalogue.connectors
         apps = Apps(file)
         assert await attempt(parts.database, parts.vault, parts.egress, connectors, one, apps=apps) is None

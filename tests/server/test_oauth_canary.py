@@ -131,16 +131,14 @@ async def test_a_revocation_shows_nothing(
     with_ledger(place)
     signed_in(place, provider)
     installation, connection = place.installation, ledger(place)
-    installation.database.write_now(
-        lambda rows: remove_and_keep(rows, installation.vault, connection, by="alice", wait=False)
-    )
+    place.database.write_now(lambda rows: remove_and_keep(rows, installation.vault, connection, by="alice", wait=False))
     echoing(provider, trouble)
-    (one,) = pending(installation.database)
+    (one,) = pending(place.database)
     async with running(installation) as parts:
         reason = await attempt(
             parts.database, parts.vault, parts.egress, installation.catalogue.connectors, one, apps=Apps()
         )
     assert len(provider.raw) >= 1
-    left = repr(pending(installation.database))
+    left = repr(pending(place.database))
     for secret in provider.secrets():
         assert_nowhere(secret, place, reason=f"{reason}", logs=ears.text + " ", left=left)

@@ -430,9 +430,7 @@ def test_a_consent_that_fails_stores_nothing(
 
 def stored(place: Place) -> list[tuple[int, ...]]:
     """Credentials (the one of stripe is there already) and tokens."""
-    return place.installation.database.read(
-        "SELECT (SELECT COUNT(*) FROM vault_credential), (SELECT COUNT(*) FROM oauth_token)"
-    )
+    return place.database.read("SELECT (SELECT COUNT(*) FROM vault_credential), (SELECT COUNT(*) FROM oauth_token)")
 
 
 def test_a_code_from_another_consent_is_of_no_use_here(

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -55,9 +56,7 @@ def bearers(provider: Provider) -> list[str]:
 def tokens(place: Place) -> dict[str, str]:
     """What is sealed for the ledger now."""
     installation = place.installation
-    with installation.database.snapshot(
-        lambda rows: open_credential(rows, installation.vault, ledger(place))
-    ) as sealed:
+    with place.database.snapshot(lambda rows: open_credential(rows, installation.vault, ledger(place))) as sealed:
         return {name: sealed.reveal(name) for name in sealed.fields}
 
 
@@ -71,6 +70,7 @@ async def test_a_token_that_works_is_used_and_nobody_is_asked(place: Place, prov
     assert bearers(provider) == [provider.tokens[0]["access_token"]]
 
 
+@pytest.mark.both_databases
 async def test_a_token_that_has_ended_is_renewed_stored_and_then_used(place: Place, provider: Provider) -> None:
     run_out(place, provider)
     before = ledger(place)
@@ -135,6 +135,7 @@ async def test_an_app_that_acts_for_itself_asks_for_its_next_token_itself(place:
 APP = {"client_id": "app_of_acme", "client_secret": CLIENT_SECRET}
 
 
+@pytest.mark.sqlite_only("erasure from files is its promise")
 async def test_what_was_sealed_before_a_renewal_is_gone_from_the_files(place: Place, provider: Provider) -> None:
     installation = place.installation
     sealed = sealed_of(installation.database, place.org, ledger(place).id)
@@ -144,11 +145,12 @@ async def test_what_was_sealed_before_a_renewal_is_gone_from_the_files(place: Pl
         assert (await read(parts, place)).ok
     installation.close()
     place.installation = open_installation(installation.settings)
-    assert erase(place.installation.database) == []
+    assert erase(place.database) == []
     assert remnants(place.home, sealed) == []
     assert [entry["connection"] for entry in place.events("erasure.completed")] == ["ledger"]
 
 
+@pytest.mark.both_databases
 async def test_a_token_that_its_upstream_refuses_before_its_end_is_renewed_at_the_next_call(
     place: Place, provider: Provider
 ) -> None:
@@ -192,6 +194,7 @@ async def processes(place: Place, count: int) -> AsyncIterator[list[Parts]]:
         done.set()
 
 
+@pytest.mark.both_databases
 async def test_many_calls_of_several_processes_make_one_renewal(place: Place, provider: Provider) -> None:
     run_out(place, provider)
     outcomes: list[Outcome] = []
@@ -240,7 +243,7 @@ async def test_a_wait_for_another_is_bounded(place: Place, provider: Provider, m
     execute(place, "UPDATE oauth_token SET lease = 'another', lease_until = obtained_at + 10000000")
     monkeypatch.setattr(renewal, "WAIT_S", 0.2)
     async with running(place.installation) as parts:
-        with pytest.raises(NotRenewed):
+        with anyio.fail_after(10), pytest.raises(NotRenewed):
             await read(parts, place)
     assert provider.requests == []
     assert provider.calls == []
@@ -258,8 +261,8 @@ async def test_a_lease_whose_holder_never_came_back_is_taken_over_and_that_is_on
 
 
 async def test_the_lease_outlasts_asking_and_storing() -> None:
-    from server.database import _BUSY_MS
     from server.oauth.tokens import LIMITS
+    from server.sqlite import _BUSY_MS
 
     assert LIMITS.total_s * 1000 + renewal.TRIES_TO_STORE * _BUSY_MS < LEASE_MS
 
@@ -295,6 +298,7 @@ async def test_a_client_that_goes_away_does_not_lose_the_new_pair(place: Place, 
 # -- not renewed
 
 
+@pytest.mark.both_databases
 async def test_a_consent_that_was_taken_back_leaves_the_tools_and_says_what_to_do(
     place: Place, provider: Provider
 ) -> None:
@@ -330,6 +334,7 @@ async def test_nobody_is_asked_to_approve_a_call_that_cannot_be_carried_out(plac
     assert provider.raw == []
 
 
+@pytest.mark.both_databases
 async def test_an_invalid_grant_is_believed_only_if_nobody_else_has_renewed(place: Place, provider: Provider) -> None:
     run_out(place, provider)
     connection = ledger(place)
@@ -367,7 +372,7 @@ async def test_an_invalid_grant_is_believed_only_if_nobody_else_has_renewed(plac
                 "due_at = due_at + 9000000, lease = NULL"
             )
 
-        installation.database.write_now(change)
+        place.database.write_now(change)
         return Answer({"error": "invalid_grant"}, 400)
 
     provider.answering = overtaken
@@ -454,7 +459,7 @@ async def test_a_renewal_that_was_overtaken_by_another_credential_stores_nothing
                 connection, installation.catalogue.connectors["ledger"], kind="pasted", base_url=None, private=None
             )
             fresh = provider.issue()["access_token"]
-            installation.database.write_now(
+            place.database.write_now(
                 lambda rows: rotate(
                     rows,
                     installation.vault,
@@ -512,9 +517,23 @@ async def test_another_orgs_tokens_are_never_touched(place: Place, provider: Pro
     )
     async with running(place.installation) as parts:
         assert (await read(parts, place)).ok
-    assert place.installation.database.read(
-        "SELECT generation, obtained_at FROM oauth_token WHERE org = 'org_other'"
-    ) == [(1, 7)]
+    assert place.database.read("SELECT generation, obtained_at FROM oauth_token WHERE org = 'org_other'") == [(1, 7)]
+
+
+async def test_tokens_that_were_replaced_are_not_renewed_for_who_still_has_the_old(
+    place: Place, provider: Provider
+) -> None:
+    run_out(place, provider)
+    stale = replace(ledger(place), credential_version=7)
+    held = standing(place.database, stale)
+    assert held is not None
+    async with running(place.installation) as parts:
+        await parts.renewals.current(stale, place.installation.catalogue.connectors["ledger"], {})
+        assert await parts.renewals._take(stale, held) is None
+        execute(place, "UPDATE connection SET needs_consent_at = 1 WHERE name = 'ledger'")
+        assert await parts.renewals._take(ledger(place), held) is None
+    assert provider.requests == []
+    assert place.events("connection.renewed") == []
 
 
 # -- people hear

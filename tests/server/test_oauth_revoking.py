@@ -46,11 +46,9 @@ def down(path: str, answer: Answer) -> Answer:
 def kept(place: Place) -> Pending:
     """The ledger removed, and its tokens still to be ended; due at once."""
     installation, connection = place.installation, ledger(place)
-    installation.database.write_now(
-        lambda rows: remove_and_keep(rows, installation.vault, connection, by="alice", wait=False)
-    )
+    place.database.write_now(lambda rows: remove_and_keep(rows, installation.vault, connection, by="alice", wait=False))
     execute(place, "UPDATE oauth_revocation SET next_at = 0")
-    (one,) = pending(installation.database)
+    (one,) = pending(place.database)
     return one
 
 
@@ -63,8 +61,9 @@ async def tried(place: Place, one: Pending) -> str | None:
 # -- at the command line
 
 
+@pytest.mark.sqlite_only("erasure from files is its promise")
 def test_removing_ends_the_tokens_and_leaves_nothing(place: Place, owner: CommandLine, provider: Provider) -> None:
-    sealed = sealed_of(place.installation.database, place.org, ledger(place).id)
+    sealed = sealed_of(place.database, place.org, ledger(place).id)
     place.installation.close()
     ran = owner("connection", "remove", "ledger", "--yes", "--json")
     assert ran.code == 0, ran.err
@@ -75,8 +74,8 @@ def test_removing_ends_the_tokens_and_leaves_nothing(place: Place, owner: Comman
     (ended,) = place.events("connection.revoked")
     assert gone["credential_kept"] is True
     assert (ended["connection"], ended["outcome"], ended["by"]) == ("ledger", "succeeded", "alice")
-    assert place.installation.database.read("SELECT * FROM oauth_token") == []
-    assert pending(place.installation.database) == []
+    assert place.database.read("SELECT * FROM oauth_token") == []
+    assert pending(place.database) == []
     for secret in provider.secrets():
         assert secret not in everything(ran)
         assert files_holding(place.home, secret.encode()) == []
@@ -113,14 +112,14 @@ def test_a_provider_that_refuses_for_good_is_not_asked_again_and_that_is_said(
     assert "end this app's access in the account's own settings" in ran.err
     (entry,) = place.events("connection.revoked")
     assert (entry["outcome"], entry["reason"]) == ("given up", "unsupported_token_type")
-    assert place.installation.database.read("SELECT COUNT(*) FROM vault_credential") == [(1,)]
+    assert place.database.read("SELECT COUNT(*) FROM vault_credential") == [(1,)]
 
 
 def test_without_revoking_nobody_is_asked(place: Place, owner: CommandLine, provider: Provider) -> None:
     ran = owner("connection", "remove", "ledger", "--yes", "--no-revoke", "--json")
     assert (ran.code, ran.json["erased"]) == (0, True)
     assert provider.raw == []
-    assert pending(place.installation.database) == []
+    assert pending(place.database) == []
 
 
 def test_a_sealed_vault_removes_and_keeps_the_ending_for_later(
@@ -132,41 +131,43 @@ def test_a_sealed_vault_removes_and_keeps_the_ending_for_later(
     (place.home / "away").rename(key)
     assert (ran.code, ran.json["revoked"], ran.json["retried"]) == (0, False, True)
     assert provider.raw == []
-    assert len(pending(place.installation.database)) == 1
+    assert len(pending(place.database)) == 1
 
 
 # -- tried again
 
 
+@pytest.mark.both_databases
 async def test_a_running_server_tries_again_until_it_is_done(place: Place, provider: Provider) -> None:
     provider.answering = down
     one = kept(place)
     assert await tried(place, one) == "HTTP 503"
-    (waiting,) = pending(place.installation.database)
+    (waiting,) = pending(place.database)
     assert (waiting.attempts, waiting.reason, waiting.next_at > one.next_at) == (1, "HTTP 503", True)
     provider.answering = lambda _path, answer: answer
     execute(place, "UPDATE oauth_revocation SET next_at = 0")
     async with running(place.installation):
-        while pending(place.installation.database):  # noqa: ASYNC110 - what it does is what is waited for
+        while pending(place.database):  # noqa: ASYNC110 - what it does is what is waited for
             await anyio.sleep(0.01)
     assert provider.revoked == [provider.tokens[0]["refresh_token"]] * 2
     (entry,) = place.events("connection.revoked")
     assert (entry["outcome"], entry["attempts"]) == ("succeeded", 2)
-    assert place.installation.database.read("SELECT COUNT(*) FROM vault_credential") == [(1,)]
+    assert place.database.read("SELECT COUNT(*) FROM vault_credential") == [(1,)]
 
 
 async def test_what_fails_long_enough_is_given_up_with_an_entry(place: Place, provider: Provider) -> None:
     provider.answering = down
     kept(place)
     for _ in WAITS_MS:
-        (one,) = pending(place.installation.database)
+        (one,) = pending(place.database)
         await tried(place, one)
-    assert pending(place.installation.database) == []
+    assert pending(place.database) == []
     (entry,) = place.events("connection.revoked")
     assert (entry["outcome"], entry["attempts"]) == ("given up", len(WAITS_MS))
-    assert place.installation.database.read("SELECT COUNT(*) FROM vault_credential") == [(1,)]
+    assert place.database.read("SELECT COUNT(*) FROM vault_credential") == [(1,)]
 
 
+@pytest.mark.both_databases
 async def test_of_several_servers_one_asks(place: Place, provider: Provider) -> None:
     one = kept(place)
     assert await tried(place, one) is None
@@ -189,7 +190,7 @@ async def test_while_the_vault_is_sealed_nobody_is_asked(place: Place, provider:
             for _ in range(20):
                 await anyio.lowlevel.checkpoint()
     assert provider.raw == []
-    assert len(pending(installation.database)) == 1
+    assert len(pending(place.database)) == 1
 
 
 @pytest.mark.parametrize(
@@ -207,7 +208,7 @@ async def test_a_row_that_was_changed_sends_nothing_anywhere(
 ) -> None:
     kept(place)
     execute(place, f"UPDATE {table} SET {column} = ?", value)
-    (one,) = pending(place.installation.database)
+    (one,) = pending(place.database)
     assert await tried(place, one) is not None
     assert provider.raw == []
 
@@ -218,7 +219,7 @@ async def test_a_revocation_address_that_the_file_now_names_gets_nothing(place: 
     file.write_text(file.read_text().replace("{url: /oauth/revoke}", "{url: /oauth/token}"))
     place.installation.close()
     place.installation = open_installation(place.installation.settings)
-    (one,) = pending(place.installation.database)
+    (one,) = pending(place.database)
     assert await tried(place, one) == "its connector's file no longer says how"
     assert provider.raw == []
     (entry,) = place.events("connection.revoked")
@@ -228,12 +229,13 @@ async def test_a_revocation_address_that_the_file_now_names_gets_nothing(place: 
 # -- beside what else goes on
 
 
+@pytest.mark.both_databases
 def test_a_renewal_under_way_is_waited_for(place: Place, provider: Provider) -> None:
     installation, connection = place.installation, ledger(place)
     execute(place, "UPDATE oauth_token SET lease = 'another', lease_until = obtained_at + 10000000")
 
     def gone(*, wait: bool) -> Pending:
-        return installation.database.write_now(
+        return place.database.write_now(
             lambda rows: remove_and_keep(rows, installation.vault, connection, by="alice", wait=wait)
         )
 
@@ -258,5 +260,5 @@ def test_the_tokens_that_wait_go_with_their_org(place: Place, owner: CommandLine
     kept(place)
     ran = owner("org", "remove", "acme", "--yes")
     assert ran.code == 0, ran.err
-    assert pending(place.installation.database) == []
-    assert place.installation.database.read("SELECT COUNT(*) FROM vault_credential") == [(0,)]
+    assert pending(place.database) == []
+    assert place.database.read("SELECT COUNT(*) FROM vault_credential") == [(0,)]
