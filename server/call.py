@@ -377,7 +377,9 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attemp
     except Lost:
         if clearance.approval is None:  # the grant's last use was taken, or it ended
             raise Moved from None
-        return Outcome(**await parts.approvals.outcome_of(clearance.approval))
+        outcome = await parts.approvals.outcome_of(clearance.approval)
+        await _replayed(parts, bound, clearance)
+        return Outcome(**outcome)
 
 
 def _require_unmoved(rows: Rows, caller: Caller) -> None:

@@ -54,7 +54,9 @@ class ServerProcess:
     place: Place
     person: Path
     environ: dict[str, str] = field(default_factory=dict)
-    port: int = field(default_factory=lambda: free_port())
+    port: int = field(
+        default_factory=lambda: free_port()  # noqa: PLW0108 - it stands below
+    )
     process: "subprocess.Popen[bytes] | None" = None
 
     @property
@@ -68,7 +70,7 @@ class ServerProcess:
         if kill_at is not None:
             program = ARMED
             environment[VARIABLE] = " ".join([*POINTS[kill_at], str(passing)])
-        self.process = subprocess.Popen(
+        self.process = subprocess.Popen(  # noqa: ASYNC220 - it takes no time worth a thread
             [sys.executable, "-c", program, "serve", "--http", f"127.0.0.1:{self.port}"],
             env=environment,
             stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""Many approved calls on two replicas, which are killed meanwhile; and what each agent was told. See `test_kills.py`."""
+"""Many approved calls on two replicas that are killed meanwhile, and what each agent was told. See `test_kills.py`."""
 
 import asyncio
 import json
@@ -101,7 +101,7 @@ class Run:
     async def _arrival(self) -> None:
         """The moment at which a request has arrived at the upstream."""
         before = self.log.stat().st_size
-        while self.log.stat().st_size == before:
+        while self.log.stat().st_size == before:  # noqa: ASYNC110 - a file has no event
             await asyncio.sleep(0.001)
 
     # -- the agents
@@ -115,7 +115,7 @@ class Run:
             await self._insist(http, told, points=number % 2 == 0)
 
     async def _insist(self, http: httpx2.AsyncClient, told: Told, *, points: bool) -> None:
-        """Repeat the call, often on both replicas at once, until an answer is final; `points`: with what it was given."""
+        """Repeat the call, often on both replicas at once, until an answer is final; `points`: with its state."""
         while told.outcome is None and told.status is None:
             chosen = self.rng.sample(self.servers, self.rng.choice((1, 2)))
             replies = await asyncio.gather(*(ask(http, server.url, self.place, told, points) for server in chosen))
@@ -165,7 +165,6 @@ async def deciding(place: Place, person: Path) -> AsyncIterator[None]:
 @asynccontextmanager
 async def durable_upstream(log: Path) -> AsyncIterator[str]:
     """An upstream that keeps what it was sent; yields its URL."""
-    log.touch(mode=0o600)
     with _process([sys.executable, "-m", "tests.durable", str(log)], _BARE) as process:
         assert process.stdout is not None
         port = int(await asyncio.to_thread(process.stdout.readline))

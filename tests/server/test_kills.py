@@ -29,6 +29,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 async def test_no_approved_call_is_sent_twice_and_every_lost_one_is_unknown(tmp_path: Path) -> None:
     log, person = tmp_path / "upstream.jsonl", tmp_path / "person"
     person.mkdir()
+    log.touch(mode=0o600)
     seed = random.randrange(2**32)
     async with durable_upstream(log) as url:
         place = make(tmp_path / "home")
