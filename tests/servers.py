@@ -64,7 +64,7 @@ class ServerProcess:
         return f"http://127.0.0.1:{self.port}{AGENT_PATH}"
 
     async def start(self, kill_at: str | None = None, *, passing: int = 1) -> None:
-        """Start it, and return when it listens; with `kill_at` it dies there, at the `passing`-th time."""
+        """Start it, and return when it listens or was killed; with `kill_at` it dies there, the `passing`-th time."""
         environment = environment_of(self.place, self.person) | self.environ
         program = MAIN
         if kill_at is not None:
@@ -81,8 +81,8 @@ class ServerProcess:
         async with asyncio.timeout(PATIENCE_S):
             while not await self._listens():
                 if self.process.poll() is not None:
-                    if kill_at is not None and self.process.returncode == -signal.SIGKILL:
-                        return  # others have called it before we saw it listen
+                    if self.process.returncode == -signal.SIGKILL:
+                        return  # others have called it, or killed it, before we saw it listen
                     assert self.process.stderr is not None
                     raise AssertionError(f"it ended with {self.process.returncode}: {self.process.stderr.read()!r}")
                 await asyncio.sleep(0.02)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -56,6 +57,7 @@ class Run:
         plans = [PLANS[at % len(PLANS)] for at in range(self.kills)]
         self.rng.shuffle(plans)
         self._plans = plans
+        self._killed_otherwise: set[int] = set()
 
     async def run(self) -> None:
         waiting = list(range(self.operations))
@@ -80,23 +82,25 @@ class Run:
         """Start the replica whenever it is dead, each time with another way to die, while there are any."""
         while True:
             plan = self._plans.pop() if self._plans else None
+            self._killed_otherwise.discard(server.port)
             if plan in POINTS:
                 await server.start(plan, passing=self.rng.randint(1, 6))
             else:
                 await server.start()
-            if plan is None:
-                await server.ended()
-                continue
             if plan == ANY_TIME:
                 await asyncio.sleep(self.rng.uniform(0.05, 0.6))
                 server.kill()
             elif plan == IN_FLIGHT:
                 await self._arrival()
                 for each in self.servers:  # whichever of them has sent it
-                    each.kill()
-            assert await server.ended() == -9
+                    if each.kill() and each is not server:
+                        self._killed_otherwise.add(each.port)
+            assert await server.ended() == -signal.SIGKILL
             server.stop()
-            self.killed[plan] += 1
+            if server.port not in self._killed_otherwise:
+                self.killed[str(plan)] += 1
+            elif plan is not None:
+                self._plans.append(plan)
 
     async def _arrival(self) -> None:
         """The moment at which a request has arrived at the upstream."""

@@ -100,7 +100,7 @@ async def held_back(place: Place, approval: str) -> AsyncIterator[None]:
         holds.set()
         let_go.wait(5)
 
-    holding = asyncio.create_task(asyncio.to_thread(place.installation.database.write_now, change))
+    holding = asyncio.create_task(asyncio.to_thread(place.installation.database.of(place.org).write_now, change))
     await asyncio.to_thread(holds.wait)
     try:
         yield
