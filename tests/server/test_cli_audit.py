@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import typer
 
+from server.audit import Event, append
 from server.cli.moments import duration, moment
 from server.clock import now_ms
-from server.audit import Event, append
 from tests.commandline import CommandLine
 from tests.installed import Place
 
