@@ -491,6 +491,12 @@ _SILENT = _failure(
 _NO_PROMPT = Prompt("", whole=False)
 
 
+async def refused(parts: Parts, caller: Caller, name: str, refusal: CallRefused) -> None:
+    """Write down a call that was refused before it came to `call`, unless that is on record already."""
+    if not refusal.on_record:
+        await _refuse(parts, caller, name, refusal)
+
+
 async def _refuse(parts: Parts, caller: Caller, name: str, refusal: CallRefused, bound: _Bound | None = None) -> None:
     """Write down that a call did not run. A refusal that cannot be written stays a refusal."""
     refusal.on_record = True

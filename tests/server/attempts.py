@@ -6,6 +6,7 @@ under `@attempt`; `test_attempts.py` runs each at every client that it names, an
 
 import asyncio
 import json
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -46,6 +47,13 @@ def attempt(name: str, *, clients: tuple[str, ...] = CLIENTS, on_record: bool = 
     return add
 
 
+def one_of(variants: Any) -> list[tuple[Any, tuple[str, ...]]]:
+    """Each of many variants of one attempt: by hand, and in the long form at both real clients, else some at one."""
+    some = [("raw", "modern"), RAW, ("raw", "handshake"), RAW]
+    return [(each, CLIENTS if LONG else some[at % 4]) for at, each in enumerate(variants)]
+
+
+LONG = "KEYLEASH_PROOFS" in os.environ
 REFUND_TOOL, POST_TOOL, ARCHIVE_TOOL = "stripe_create_refund", "slack_post_message", "slack_archive_channel"
 REFUND = {"charge": "ch_1", "amount": 1200}
 MESSAGE = {"channel": "C1", "text": "hello"}
@@ -66,7 +74,7 @@ async def _(hand: Hand) -> None:
     await hand.call("call_tool", {"name": REFUND_TOOL, "arguments": REFUND})
 
 
-@attempt("calls it through the tool that calls tools, through itself")
+@attempt("calls it through the tool that calls tools, through itself", on_record=False)
 async def _(hand: Hand) -> None:
     await hand.call("call_tool", {"name": "call_tool", "arguments": {"name": REFUND_TOOL, "arguments": REFUND}})
 
@@ -113,8 +121,8 @@ async def _(hand: Hand) -> None:
 
 @attempt("is a standalone agent that says it can ask a person")
 async def _(hand: Hand) -> None:
-    hand.place.rule(who="standalone", tools=["stripe.create_refund"], then="confirm")
     alone = hand.agent(standalone=True)
+    hand.place.rule(who=f"agent:{hand.id_of(alone)}", tools=["stripe.create_refund"], then="confirm")
     hand.ready()
     reply = await hand.answered(REFUND_TOOL, REFUND, APPROVE, as_=alone)
     assert not reply.asks
@@ -173,8 +181,8 @@ def _answers(content: Any) -> Trying:
     return run
 
 
-for _name, _content in NO_APPROVALS.items():
-    attempt(f"accepts with {_name}")(_answers(_content))
+for (_name, _content), _clients in one_of(NO_APPROVALS.items()):
+    attempt(f"accepts with {_name}", clients=_clients)(_answers(_content))
 
 
 @attempt("declines, and then approves the same call")
@@ -195,7 +203,7 @@ async def _(hand: Hand) -> None:
     await hand.answered(REFUND_TOOL, REFUND, APPROVE, "decline")
 
 
-@attempt("answers with an action that there is not", clients=RAW)
+@attempt("answers with an action that there is not", clients=RAW, on_record=False)
 async def _(hand: Hand) -> None:
     _, state = await hand.pending(REFUND_TOOL, REFUND)
     hand.ready()
@@ -204,7 +212,7 @@ async def _(hand: Hand) -> None:
         hand.tried(await hand.raw().call(REFUND_TOOL, REFUND, state=state, answers=answers))
 
 
-@attempt("answers in other shapes than a client's", clients=RAW)
+@attempt("answers in other shapes than a client's", clients=RAW, on_record=False)
 async def _(hand: Hand) -> None:
     _, state = await hand.pending(REFUND_TOOL, REFUND)
     accept = {"action": "accept", "content": APPROVE}
@@ -310,7 +318,7 @@ async def _(hand: Hand) -> None:
         question = (await anext(messages))["id"]
         for other in (second, stranger):
             await other.answer(question, APPROVE)
-            for theirs in (session.id, session.id.upper(), f" {session.id}"):
+            for theirs in (session.id, session.id.upper(), f"{session.id}x"):
                 reply = await other.answer(question, APPROVE, **{"Mcp-Session-Id": theirs})
                 assert reply.status >= 400, reply
             await other.answer(question, APPROVE, **{"Mcp-Session-Id": ""})
@@ -537,8 +545,8 @@ def _changed(change: dict[str, Any]) -> Trying:
     return run
 
 
-for _name, _change in OTHERS.items():
-    attempt(f"has a refund approved, and sends {_name}")(_changed(_change))
+for (_name, _change), _clients in one_of(OTHERS.items()):
+    attempt(f"has a refund approved, and sends {_name}", clients=_clients)(_changed(_change))
 
 
 @attempt("has composed letters approved, and sends decomposed ones", clients=CLIENTS)
@@ -610,8 +618,8 @@ def _stretched(tool: str, arguments: dict[str, Any]) -> Trying:
     return run
 
 
-for _name, (_tool, _given) in STRETCHES.items():
-    attempt(f"has a channel granted for an hour, and takes {_name}")(_stretched(_tool, _given))
+for (_name, (_tool, _given)), _clients in one_of(STRETCHES.items()):
+    attempt(f"has a channel granted for an hour, and takes {_name}", clients=_clients)(_stretched(_tool, _given))
 
 
 @attempt("uses another agent's grant")
@@ -660,7 +668,7 @@ async def _(hand: Hand) -> None:
 @attempt("uses a grant against a rule that has become stricter")
 async def _(hand: Hand) -> None:
     await hand.granted(POST_TOOL, MESSAGE)
-    hand.place.rule(who=f"agent:{hand.name}", tools=["slack.post_message"], then="approve")
+    hand.place.rule(who=f"agent:{hand.id_of(hand.name)}", tools=["slack.post_message"], then="approve")
     hand.ready()
     await hand.call(POST_TOOL, MESSAGE)
 
@@ -708,7 +716,7 @@ METHODS = [
     ),
     *("elicitation/create", "sampling/createMessage", "roots/list", "resources/list", "resources/read", "prompts/get"),
     *("prompts/list", "completion/complete", "logging/setLevel", "tasks/result", "tasks/list", "tasks/cancel"),
-    *("Tools/Call", "tools/call ", "tools/Call", "tools//call", "rpc.discover", "__proto__", "initialize"),
+    *("Tools/Call", "tools/call/", "tools/Call", "tools//call", "rpc.discover", "__proto__", "initialize"),
 ]
 
 
@@ -773,7 +781,7 @@ async def _(hand: Hand) -> None:
         *("stripe__create_refund", "stripe_create_refund\u200b", "str\u0456pe_create_refund", "stripe/create_refund"),
         *("create_refund", "_create_refund", "stripe_", "stripe", "", "*", "stripe_*", "../stripe_create_refund"),
     ]
-    for name in names:
+    for name in names if hand.client == "raw" or LONG else names[:3]:
         await hand.call("call_tool", {"name": name, "arguments": REFUND})
         if hand.client == "raw" and not (name.isascii() and name.strip() == name):
             continue  # such a name cannot stand in a header

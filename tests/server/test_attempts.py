@@ -33,6 +33,7 @@ def test_there_are_enough_attempts() -> None:
     assert len(ATTEMPTS) >= 60
 
 
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # a client that sends what it may not
 @pytest.mark.parametrize(("attempt", "client"), CASES, ids=[f"{each.name}-{client}" for each, client in CASES])
 async def test_an_agent_tries_in_vain(stage: Scene, http: httpx2.AsyncClient, attempt: Attempt, client: str) -> None:
     hand = Hand(stage, client, http)
