@@ -154,6 +154,7 @@ class Hand:
         """It was refused, or a person is to be asked first."""
         self.count += 1
         assert reply.refused or reply.asks, reply.text
+        assert "Internal error" not in reply.text, "it stumbled, where it should have refused"
         return reply
 
     async def call(
