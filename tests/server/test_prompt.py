@@ -203,7 +203,7 @@ def arrives_as_shown(desk: Desk, offered: Offered, arguments: dict[str, Any], te
         if place.place == "body" and not form:
             assert exactly(got.pop(name)) == exactly(value)
         elif place.place == "body":
-            assert got.pop(name, []) == pairs(place.wire_name, value)
+            assert sorted(got.pop(name, [])) == sorted(pairs(place.wire_name, value))  # shown in order of their names
         else:
             assert got.pop(name, []) == ([flat(each) for each in value] if isinstance(value, list) else flat(value))
     assert not any(got.values()), "something arrived that nobody was shown"
