@@ -399,7 +399,7 @@ async def _(hand: Hand) -> None:
     _, state = await hand.approved(REFUND_TOOL, REFUND)
     agent = hand.place.installation.directory.agent(hand.place.org, hand.name)
     old = hand.raw()
-    hand.place.tokens[hand.name] = hand.place.installation.database.of(hand.place.org).write_now(
+    hand.place.tokens[hand.name] = hand.place.database.of(hand.place.org).write_now(
         lambda rows: rotate_agent(rows, hand.place.org, agent, by="alice")
     )
     hand.ready()

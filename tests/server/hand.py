@@ -97,7 +97,7 @@ class Hand:
     def agent(self, place: Place | None = None, *, standalone: bool = False, effects: tuple[str, ...] = ()) -> str:
         """One more agent with its token; returns its name."""
         place, name = place or self.place, f"agent{next(self.scene.numbers)}"
-        place.tokens[name] = place.installation.database.of(place.org).write_now(
+        place.tokens[name] = place.database.of(place.org).write_now(
             lambda rows: create_agent(
                 rows,
                 place.org,
@@ -139,7 +139,7 @@ class Hand:
         return approval
 
     def execute(self, sql: str, *values: Any) -> None:
-        self.place.installation.database.of(self.place.org).write_now(lambda rows: rows.execute(sql, values))
+        self.place.database.of(self.place.org).write_now(lambda rows: rows.execute(sql, values))
 
     def ready(self) -> None:
         """All before this was honest."""
@@ -215,16 +215,16 @@ class Hand:
             assert self._on_record(), "it is not on record"
 
     def _on_record(self) -> bool:
-        database = self.place.installation.database
+        database = self.place.database
         since = [
             entry.body
             for org, seq in self.mark.entries.items()
-            for entry in select(database, org, newest_first=True, limit=head(database, org).seq - seq)  # type: ignore[union-attr]
+            for entry in select(database.of(org), org, newest_first=True, limit=head(database.of(org), org).seq - seq)  # type: ignore[union-attr]
         ]
         return any(body["event"] in ON_RECORD and body.get("agent") in self.names for body in since)
 
     def _now(self) -> Mark:
-        database, orgs = self.place.installation.database, [each.org for each in self._orgs()]
+        database, orgs = self.place.database, [each.org for each in self._orgs()]
         kept = {
             f"{table} {org}": sorted(
                 map(repr, database.of(org).read(f"SELECT {columns} FROM {table} WHERE {_key(table)} = ?", (org,)))
@@ -237,7 +237,7 @@ class Hand:
             for org in orgs
             for row in database.of(org).read("SELECT id, state, decisions FROM approval WHERE org = ?", (org,))
         }
-        entries = {org: head(database, org).seq for org in orgs}  # type: ignore[union-attr]
+        entries = {org: head(database.of(org), org).seq for org in orgs}  # type: ignore[union-attr]
         return Mark(len(self.upstream.requests), kept, approvals, entries)
 
     def _orgs(self) -> tuple[Place, Place]:

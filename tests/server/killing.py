@@ -41,7 +41,7 @@ class Told:
 
 @dataclass
 class Run:
-    """`operations` refunds, of which each is asked for, approved by someone else, and repeated until it is answered."""
+    """At least `operations` refunds; each is asked for, approved by someone else, and repeated until it is answered."""
 
     place: Place
     person: Path
@@ -60,7 +60,6 @@ class Run:
         self._killed_otherwise: set[int] = set()
 
     async def run(self) -> None:
-        waiting = list(range(self.operations))
         try:
             async with (
                 httpx2.AsyncClient(trust_env=False, timeout=LINGERS_S, limits=_LIMITS) as http,
@@ -69,7 +68,7 @@ class Run:
                 keepers = [replicas.create_task(self._keep_up(server)) for server in self.servers]
                 async with asyncio.TaskGroup() as agents:
                     for _ in range(WORKERS):
-                        agents.create_task(self._work(http, waiting))
+                        agents.create_task(self._work(http))
                 for keeper in keepers:
                     keeper.cancel()
         finally:
@@ -110,10 +109,10 @@ class Run:
 
     # -- the agents
 
-    async def _work(self, http: httpx2.AsyncClient, waiting: list[int]) -> None:
+    async def _work(self, http: httpx2.AsyncClient) -> None:
+        """One operation after another, until there were enough of them, and of kills among them."""
         names = list(self.place.tokens)
-        while waiting:
-            number = waiting.pop()
+        while (number := len(self.told)) < self.operations or self.killed.total() < self.kills:
             told = Told({"charge": f"ch_{number}", "amount": number + 1}, names[number % len(names)])
             self.told.append(told)
             await self._insist(http, told, points=number % 2 == 0)

@@ -205,7 +205,7 @@ def test_no_name_can_be_a_lie(place: Place, kind: str) -> None:
                     NAMED[kind](place, rows, text)
                     raise AssertionError(name)
 
-    place.installation.database.of(place.org).write_now(change)
+    place.database.of(place.org).write_now(change)
 
 
 def test_no_connection_can_be_named_by_a_lie(place: Place) -> None:

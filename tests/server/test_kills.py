@@ -46,11 +46,11 @@ async def test_no_approved_call_is_sent_twice_and_every_lost_one_is_unknown(tmp_
         assert_nothing_ran_twice(place, run, sent)
         # Time passes for the database: of what was lost, it says so now.
         later = now_ms() + LOST_MS + 1
-        place.installation.database.of(place.org).write_now(lambda rows: sweep(rows, place.org, later))
+        place.database.of(place.org).write_now(lambda rows: sweep(rows, place.org, later))
         assert_what_was_lost_is_unknown(place, run, sent, {each.id for each in lost})
         await assert_lost_calls_are_told_and_not_sent(place, person, run)
     assert logged(log) == sent
-    assert verify_database(place.installation.database, place.org).status is Status.INTACT
+    assert verify_database(place.database.of(place.org), place.org).status is Status.INTACT
     place.installation.close()
 
 

@@ -29,7 +29,7 @@ REPLAYS = 1_000 if "KEYLEASH_PROOFS" in os.environ else 300
 BUSY = "are under way already"
 """An agent may have so many calls under way in one process; it is told so, and comes again."""
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.both_databases]
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ async def test_a_thousand_replays_of_what_was_approved_elsewhere_are_one_request
     await replayed(place, upstream, replicas, {"charge": "ch_1", "amount": 1200}, answer=None)
     # And a thousand that each bring the person's answer to what is still pending.
     await replayed(place, upstream, replicas, {"charge": "ch_2", "amount": 1200}, answer=approving())
-    assert verify_database(place.installation.database, place.org).status is Status.INTACT
+    assert verify_database(place.database.of(place.org), place.org).status is Status.INTACT
 
 
 async def replayed(
@@ -100,7 +100,7 @@ async def held_back(place: Place, approval: str) -> AsyncIterator[None]:
         holds.set()
         let_go.wait(5)
 
-    holding = asyncio.create_task(asyncio.to_thread(place.installation.database.of(place.org).write_now, change))
+    holding = asyncio.create_task(asyncio.to_thread(place.database.of(place.org).write_now, change))
     await asyncio.to_thread(holds.wait)
     try:
         yield

@@ -86,7 +86,7 @@ async def held(place: Place, upstream: Upstream, *, decided: bool = True) -> Asy
 
 
 def write(place: Place, change: Callable[[Any], Any]) -> Any:
-    return place.installation.database.of(place.org).write_now(change)
+    return place.database.of(place.org).write_now(change)
 
 
 # -- between callers
@@ -229,7 +229,7 @@ async def test_a_connection_that_was_pointed_elsewhere_ends_it(place: Place, ups
 
 async def ended_by_a_credential(place: Place, upstream: Upstream, base_url: str | None) -> None:
     async with held(place, upstream) as call:
-        connection = connection_named(place.installation.database, place.org, "stripe")
+        connection = connection_named(place.database.of(place.org), place.org, "stripe")
         connector = place.installation.catalogue.connectors["stripe"]
         private = ("127.0.0.1/32",)
         planned = replan(connection, connector, kind=None, base_url=base_url, private=private)
@@ -242,7 +242,7 @@ async def ended_by_a_credential(place: Place, upstream: Upstream, base_url: str 
 
 async def test_a_removed_connection_ends_it_even_if_another_takes_its_name(place: Place, upstream: Upstream) -> None:
     async with held(place, upstream) as call:
-        connection = connection_named(place.installation.database, place.org, "stripe")
+        connection = connection_named(place.database.of(place.org), place.org, "stripe")
         write(place, lambda rows: remove(rows, place.installation.vault, connection, by="alice"))
         await call.require_refused("Unknown tool")
         place.connect(upstream.url)
@@ -284,7 +284,7 @@ async def test_a_freeze_holds_it_up(place: Place, upstream: Upstream) -> None:
 def minted(place: Place, state: str, change: Callable[[dict[str, Any]], object]) -> str:
     """The state with other claims, under our own seal: what a server whose clock goes otherwise would have given."""
     vault = place.installation.vault
-    key = place.installation.database.query(lambda rows: vault.derive(rows, "", "request-state"))
+    key = place.database.query(lambda rows: vault.derive(rows, "", "request-state"))
     codec = RequestStateSecurity(keys=[key], ttl=STATE_TTL_S).codec
     claims = json.loads(codec.unseal(state))
     claims["s"] = json.loads(claims["s"])
