@@ -393,7 +393,9 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attemp
     except Lost:
         if clearance.approval is None:  # the grant's last use was taken, or it ended
             raise Moved from None
-        return Outcome(**await parts.approvals.outcome_of(clearance.approval))
+        outcome = await parts.approvals.outcome_of(clearance.approval)
+        await _replayed(parts, bound, clearance)
+        return Outcome(**outcome)
 
 
 def _require_unmoved(rows: Rows, caller: Caller) -> None:
@@ -503,6 +505,12 @@ _SILENT = _failure(
 
 
 _NO_PROMPT = Prompt("", whole=False)
+
+
+async def refused(parts: Parts, caller: Caller, name: str, refusal: CallRefused) -> None:
+    """Write down a call that was refused before it came to `call`, unless that is on record already."""
+    if not refusal.on_record:
+        await _refuse(parts, caller, name, refusal)
 
 
 async def _refuse(
