@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from server.cli import approvals, audit, backup, client, connect, doctor, people, policy, setup, vault
+from server.cli import agents, approvals, audit, backup, client, connect, doctor, people, policy, setup, vault
 from server.cli.acting import OrgName
 from server.cli.arguments import REFUSED, holds_a_key
 from server.cli.output import complain
@@ -91,7 +91,7 @@ for name, group in {
     "connector": connect.connector_app,
     "org": people.org_app,
     "member": people.member_app,
-    "agent": people.agent_app,
+    "agent": agents.app,
     "policy": policy.app,
     "approvals": approvals.app,
     "grant": approvals.grant_app,
