@@ -135,7 +135,7 @@ def sender(scope: Scope, proxies: Sequence[Network]) -> str | None:
     if peer is None or not within(peer, proxies):
         return None if peer is None else str(peer)
     given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
-    chain = [address_of(each.strip()) for each in ",".join(given).split(",", LONGEST_CHAIN)]
+    chain = [address_of(each.strip()) for each in ",".join(given).split(",", LONGEST_CHAIN - 1)]
     known = [address for address in chain if address is not None]
     if len(known) < len(chain):
         return None
