@@ -428,9 +428,9 @@ def change_member(rows: Rows, org: str, member: str, change: Change, *, by: str,
     before = member_now(rows, org, member)
     if before is None:
         raise IdentityProblem("That member was removed meanwhile. Nothing was changed.")
-    after = _changed(before, change)
-    if not by_owner and "owner" in (*before.roles, *after.roles):
+    if not by_owner and "owner" in (*before.roles, *change.roles):
         raise IdentityProblem("Only an owner may make an owner, or change one. Ask someone who has that role.")
+    after = _changed(before, change)
     if after == before:
         raise IdentityProblem(f"That is how {before.name} is already. Nothing was changed.")
     if "owner" in before.roles and "owner" not in after.roles:
