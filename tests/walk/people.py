@@ -182,9 +182,12 @@ def changes_rules(people: People, org: Org) -> list[str]:
                     "value": f"ch_cny{org.mark.letters}char{people.pick('abcdefgh')}",
                 }
             ],
-            then=people.pick(["allow", "confirm", "approve", "deny"]),
+            **people.pick([{"then": each} for each in ("allow", "confirm", "approve", "deny")] + [_BY_TWO]),
         )
     return [str(rules_of(database, org.id))]
+
+
+_BY_TWO = {"then": "approve", "count": 2}
 
 
 def freezes(people: People, org: Org) -> list[str]:
@@ -320,6 +323,20 @@ def connects(people: People, org: Org) -> list[str]:
     return [people.run(org, "connect", "stripe", "--name", name, "--secret-stdin", "--no-verify", *where, stdin=secret)]
 
 
+def keeps_house(people: People, org: Org) -> list[str]:
+    """What an org has as a whole: its preset, its key, and the data key of an account."""
+    match people.world.chance.randrange(3):
+        case 0:
+            return [people.run(org, "policy", "preset", people.pick(["default", "solo", "strict"]))]
+        case 1:
+            name = people.pick(people.world.connections(org))
+            return [people.run(org, "connection", "rotate", name, "--keep-secret")]
+        case _:
+            ran = people.line("vault", "rotate-org", org.name, "--yes")
+            assert ran.code == 0, ran
+            return [ran.out, ran.err]
+
+
 def joins(people: People, org: Org) -> list[str]:
     """One more member, or one less."""
     members = people.world.members(org)
@@ -327,6 +344,9 @@ def joins(people: People, org: Org) -> list[str]:
         leaving = next(name for name in members if name != org.place.owner.name)
         return [people.run(org, "member", "remove", leaving, "--yes")]
     name, group = f"m-{org.mark.canary()}", f"g-{org.mark.canary()}"
+    if len(members) > 1 and people.world.chance.random() < 0.4:
+        word = people.pick(["--role", "--take-role"])
+        return [people.run(org, "member", "change", members[-1], word, "owner", "--group", group)]
     return [people.run(org, "member", "create", name, "--group", group, "--role", "approver", "--json")]
 
 
@@ -342,7 +362,7 @@ ROOMS: dict[Act, int] = {
 }
 """What is done in the rooms behind the command line, and how often."""
 
-COMMANDS: dict[Act, int] = {shows: 3, names_anothers: 3, names_its_own: 2, connects: 1, joins: 1}
+COMMANDS: dict[Act, int] = {shows: 3, names_anothers: 3, names_its_own: 2, connects: 1, joins: 1, keeps_house: 1}
 """What is done at the command line, and how often; each takes as long as twenty of the others."""
 
 
