@@ -193,7 +193,13 @@ def _is_ours(code: CodeType) -> bool | None:
     if file.is_relative_to(ROOT / "tests"):
         return None if file.name == "tenancy.py" else False
     known = file.is_relative_to(ROOT / "server") or file.is_relative_to(ROOT / "vault")
-    return True if known and file != ROOT / "server" / "database.py" else None
+    handed_on = file.parent == ROOT / "server" and file.name in _LAYER and code.co_name not in _ITS_OWN
+    return True if known and not handed_on else None
+
+
+_LAYER = ("database.py", "sqlite.py", "postgres.py")
+_ITS_OWN = ("orgs", "tables", "erase", "_write_anew", "moved_to")
+"""What the database asks by itself; everything else it only hands on."""
 
 
 @cache

@@ -10,7 +10,7 @@ from tests.installed import Place, files_holding
 
 
 def test_a_stranger_is_told_how_to_be_known(place: Place, owner: CommandLine) -> None:
-    place.installation.database.write_now(lambda rows: rows.execute("UPDATE member SET os_user = 'nobody-here'"))
+    place.database.write_now(lambda rows: rows.execute("UPDATE member SET os_user = 'nobody-here'"))
     ran = owner("connection", "list")
     assert (ran.code, ran.out) == (1, "")
     assert system_user() in ran.err
@@ -50,11 +50,11 @@ def test_another_org_has_its_own_owner_key_and_log(owner: CommandLine, place: Pl
 
 
 def test_an_org_that_cannot_be_made_leaves_nothing(owner: CommandLine, place: Place) -> None:
-    before = place.installation.database.read("SELECT COUNT(*) FROM vault_org_key")
+    before = place.database.read("SELECT COUNT(*) FROM vault_org_key")
     for wrong in (("acme",), ("Bad Name",), ("fine", "--preset", "lax")):
         assert owner("org", "create", *wrong).code == 1
     assert [org["name"] for org in owner("org", "list", "--json").json] == ["acme"]
-    assert place.installation.database.read("SELECT COUNT(*) FROM vault_org_key") == before
+    assert place.database.read("SELECT COUNT(*) FROM vault_org_key") == before
 
 
 def test_without_the_root_key_no_org_is_made(owner: CommandLine) -> None:

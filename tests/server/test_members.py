@@ -25,7 +25,7 @@ REFUND = {"charge": "ch_1"}
 
 def change(place: Place, name: str, *, by_owner: bool = True, **what: object) -> None:
     member = place.installation.directory.member(place.org, name)
-    place.installation.database.write_now(
+    place.database.write_now(
         lambda rows: change_member(rows, place.org, member.id, Change(**what), by="alice", by_owner=by_owner)  # type: ignore[arg-type]
     )
 
@@ -85,7 +85,7 @@ def test_the_last_owner_keeps_the_role_and_an_earlier_look_does_not_help(place: 
     with pytest.raises(IdentityProblem, match="only owner"):
         change(place, "alice", roles=("admin",), taken_roles=("owner",))
     with pytest.raises(IdentityProblem, match="only owner"):
-        place.installation.database.write_now(lambda rows: remove_member(rows, place.org, place.owner, by="x"))
+        place.database.write_now(lambda rows: remove_member(rows, place.org, place.owner, by="x"))
     assert place.installation.directory.member(place.org, "alice").roles == ("owner",)
     assert other.installation.directory.member(other.org, "alice").roles == ("owner",)
 
@@ -114,7 +114,7 @@ def test_only_an_owner_makes_an_owner_or_changes_anything_of_one(
 def test_an_id_of_another_org_is_no_member_here(place: Place) -> None:
     other = add_org(place.installation, "globex")
     with pytest.raises(IdentityProblem, match="removed meanwhile"):
-        place.installation.database.write_now(
+        place.database.write_now(
             lambda rows: change_member(
                 rows, place.org, other.owner.id, Change(groups=("x",)), by="alice", by_owner=True
             )
@@ -133,7 +133,7 @@ async def test_a_members_agents_have_their_new_roles_and_groups_at_the_next_call
     place.member("bob")
     change(place, "bob", groups=("finance",))
     bob = place.installation.directory.member(place.org, "bob")
-    place.installation.database.write_now(lambda rows: create_agent(rows, place.org, name="bobs", member=bob, by="bob"))
+    place.database.write_now(lambda rows: create_agent(rows, place.org, name="bobs", member=bob, by="bob"))
     named = "group:finance" if "taken_groups" in what else "role:member"
     place.rule(who=named, tools=["stripe.create_refund"], then="allow")
     async with running(place.installation) as parts:
@@ -161,7 +161,7 @@ async def test_who_decides_has_the_roles_of_now_and_not_those_of_when_they_sat_d
     change(place, "bob", roles=("approver",), os_user="robert")
     with pytest.raises(ApprovalProblem, match="another system user"):
         decide(place, held, Decision.APPROVE, seated)
-    place.installation.database.write_now(lambda rows: remove_member(rows, place.org, bob, by="alice"))
+    place.database.write_now(lambda rows: remove_member(rows, place.org, bob, by="alice"))
     with pytest.raises(ApprovalProblem, match="no member"):
         decide(place, held, Decision.APPROVE, seated)
     assert record(place, held).state is State.PENDING

@@ -39,7 +39,7 @@ INITIALIZE = {
 
 def narrow(place: Place, name: str = "reconciler", **parts: Any) -> None:
     agent = place.installation.directory.agent(place.org, name)
-    place.installation.database.write_now(
+    place.database.write_now(
         lambda rows: narrow_agent(
             rows, place.org, agent, narrowing=Narrowing(**parts), expires_at=agent.expires_at, by="alice"
         )
@@ -198,7 +198,7 @@ async def test_without_proxies_a_client_cannot_say_where_it_comes_from(place: Pl
 
 async def test_a_frozen_orgs_token_from_outside_is_still_only_a_wrong_one(place: Place) -> None:
     narrow(place, addresses=("10.0.0.0/8",))
-    place.installation.database.write_now(lambda rows: set_frozen(rows, place.org, frozen=True, by="alice"))
+    place.database.write_now(lambda rows: set_frozen(rows, place.org, frozen=True, by="alice"))
     with pytest.raises(Outside):
         place.installation.directory.by_token(place.tokens["reconciler"], address="203.0.113.5")
 
@@ -263,7 +263,7 @@ ENDS: dict[str, Callable[[Place], None]] = {
 
 def _with_agent(place: Place, act: Callable[..., Any]) -> None:
     agent = place.installation.directory.agent(place.org, "reconciler")
-    place.installation.database.write_now(lambda rows: act(rows, place.org, agent, by="alice"))
+    place.database.write_now(lambda rows: act(rows, place.org, agent, by="alice"))
 
 
 def _expire(place: Place) -> None:
@@ -466,9 +466,7 @@ async def test_a_use_is_written_with_the_calls_own_rows_and_once_a_minute(place:
 
 async def test_only_the_agent_that_called_was_used(place: Place, parts: Parts) -> None:
     place.agent("other")
-    token = place.installation.database.write_now(
-        lambda rows: create_agent(rows, place.org, name="third", member=None, by="alice")
-    )
+    token = place.database.write_now(lambda rows: create_agent(rows, place.org, name="third", member=None, by="alice"))
     assert token
     await call(parts, place.caller(), "stripe_list_charges", {}, Nobody())
     found = {agent.name: agent.last_use for agent in place.installation.directory.agents(place.org)}
@@ -477,4 +475,4 @@ async def test_only_the_agent_that_called_was_used(place: Place, parts: Parts) -
 
 
 def uses(place: Place) -> list[Any]:
-    return [row[0] for row in place.installation.database.read("SELECT used_at FROM agent WHERE name = 'reconciler'")]
+    return [row[0] for row in place.database.read("SELECT used_at FROM agent WHERE name = 'reconciler'")]

@@ -26,6 +26,8 @@ from tests.commandline import CommandLine, Ran
 from tests.installed import SECRET, make
 from tests.upstream import Answer, Upstream
 
+pytestmark = pytest.mark.sqlite_only("it puts the whole installation back as it was, by its files")
+
 Words = tuple[str, ...]
 ALL = frozenset(ROLES)
 ADMINS = frozenset({"owner", "admin"})
@@ -75,6 +77,8 @@ STATED: dict[str, list[Case | Operators | Unowned]] = {
     "org list": [Unowned("names of orgs, for whoever can read the database", "org list --json")],
     "vault status": [Unowned("where the root key is, for whoever can read the database", "vault status --json")],
     "client show": [Unowned("it prints what to write, and writes nothing", "client show cursor")],
+    "database status": [Unowned("which database it is, for whoever can read the settings", "database status --json")],
+    "database migrate": [Operators("database migrate --to postgresql://nobody@127.0.0.1:9/none --yes", says="9")],
     "org create": [Operators("org create globex")],
     "org remove": [Operators("org remove acme --yes")],
     "vault rotate-root": [Operators("vault rotate-root --yes")],

@@ -1,6 +1,7 @@
-"""`python -m tests.walk --operations 100000 --orgs 50`: many orgs, one installation, and none sees another's canary."""
+"""`python -m tests.walk --operations 100000 --orgs 50 [--database postgres]`: no org sees another's canary."""
 
 import argparse
+import os
 import sys
 
 from tests.walk.walking import walk
@@ -12,7 +13,9 @@ def main() -> int:
     parser.add_argument("--operations", type=int, default=100_000)
     parser.add_argument("--orgs", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--database", choices=["sqlite", "postgres"], default="sqlite", help="postgres: the tests' own")
     given = parser.parse_args()
+    os.environ["KEYLEASH_TEST_DATABASE"] = given.database
 
     def tell(done: int) -> None:
         if done % 1000 == 0:
@@ -24,8 +27,8 @@ def main() -> int:
         print(f"{count:>8}  {name}")
     print("on record:", ", ".join(f"{count} {event}" for event, count in walked.recorded.most_common()))
     print(
-        f"{walked.operations} operations over {walked.orgs} orgs in {walked.seconds:.0f} s (seed {given.seed}): "
-        f"{walked.heard} texts looked at, {walked.sent} calls sent, no canary of another org."
+        f"{walked.operations} operations over {walked.orgs} orgs on {given.database} in {walked.seconds:.0f} s "
+        f"(seed {given.seed}): {walked.heard} texts looked at, {walked.sent} calls sent, no canary of another org."
     )
     return 0
 

@@ -68,7 +68,14 @@ def looks(people: People, org: Org) -> list[str]:
         case 3:
             return [str(installation.approvals.grants(org.id))]
         case _:
-            return [str([entry.text for entry in select(installation.database, org.id, newest_first=True, limit=30)])]
+            return [
+                str(
+                    [
+                        entry.text
+                        for entry in select(installation.database.of(org.id), org.id, newest_first=True, limit=30)
+                    ]
+                )
+            ]
 
 
 def decides(people: People, org: Org) -> list[str]:
@@ -94,7 +101,8 @@ def decides_anothers(people: People, org: Org) -> list[str]:
     assert record is not None
     before = record.state
     actor = Actor(org.place.owner, "os user")
-    said = _said(lambda: database.write_now(lambda rows: approvals.decide(rows, record, Decision.APPROVE, actor)))
+    rows_of = database.of(org.id).write_now
+    said = _said(lambda: rows_of(lambda rows: approvals.decide(rows, record, Decision.APPROVE, actor)))
     after = approvals.find(other.id, theirs)
     assert after is not None
     assert after.state == before, f"{org.name} decided {theirs} of {other.name}: {said}"
@@ -104,7 +112,11 @@ def decides_anothers(people: People, org: Org) -> list[str]:
 def exports(people: People, org: Org) -> list[str]:
     form = people.pick(list(FORMATS))
     database = people.world.installation.database
-    return ["".join(export_lines(database, org.id, format=form, event=people.pick(["call.refused", "agent.changed"])))]
+    return [
+        "".join(
+            export_lines(database.of(org.id), org.id, format=form, event=people.pick(["call.refused", "agent.changed"]))
+        )
+    ]
 
 
 def reaches_for_anothers(people: People, org: Org) -> list[str]:

@@ -95,7 +95,7 @@ def walk(
                         raise
                 tell(number + 1)
         walked.sent = len(upstream.requests)
-        rows = world.installation.database.read("SELECT event, COUNT(*) FROM audit_entry GROUP BY event")
+        rows = world.operators.read("SELECT event, COUNT(*) FROM audit_entry GROUP BY event")
         walked.recorded = Counter(dict(rows))
         world.installation.close()
     walked.seconds = time.monotonic() - began

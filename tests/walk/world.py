@@ -10,9 +10,10 @@ from typing import Any
 
 from server.app import Installation
 from server.connections import connections_of
+from server.database import Database
 from server.identity import create_agent, create_member, create_org, new_id, system_user
 from server.rules import rules_of
-from tests.installed import Place, make
+from tests.installed import Place, make, operators
 from tests.upstream import Answer, Received, Upstream
 from tests.walk.canary import CANARY, ID, Mark
 
@@ -39,6 +40,7 @@ class World:
     """The installation, its orgs, and the one upstream that all their accounts are at."""
 
     installation: Installation
+    operators: Database
     upstream: Upstream
     chance: random.Random
     orgs: list[Org] = field(default_factory=list)
@@ -66,7 +68,7 @@ class World:
         table = _TABLES.get(identifier[:3])
         if table is None:
             return None
-        rows = self.installation.database.read(f"SELECT org FROM {table} WHERE id = ?", (identifier,))
+        rows = self.operators.read(f"SELECT org FROM {table} WHERE id = ?", (identifier,))
         return str(rows[0][0]) if rows else None
 
     def other(self, org: Org) -> Org:
@@ -108,7 +110,7 @@ def build(home: Path, upstream: Upstream, *, orgs: int, seed: int, making: Makin
     """A world of so many orgs, the same for the same seed but for its ids."""
     chance = random.Random(seed)
     first = making(home)
-    world = World(first.installation, upstream, chance)
+    world = World(first.installation, operators(first.installation), upstream, chance)
     upstream.answer = _answer
     for _ in range(orgs):
         world.orgs.append(found_org(world))
@@ -134,7 +136,7 @@ def _answer(request: Received) -> Answer:
 
 
 def _org(world: World, mark: Mark) -> Org:
-    database, vault = world.installation.database, world.installation.vault
+    database, vault = world.operators, world.installation.vault
     identifier, name = new_id("org"), f"o-{mark.canary()}"
     database.write_now(
         lambda rows: (
@@ -174,7 +176,7 @@ def _org(world: World, mark: Mark) -> Org:
 def add_agent(org: Org) -> str:
     """One more agent, for the owner."""
     name = f"a-{org.mark.canary()}"
-    org.tokens[name] = org.place.installation.database.write_now(
+    org.tokens[name] = org.place.database.write_now(
         lambda rows: create_agent(rows, org.id, name=name, member=org.place.owner, by=org.place.owner.name)
     )
     return name
