@@ -30,6 +30,7 @@ def change(place: Place, name: str, *, by_owner: bool = True, **what: object) ->
     )
 
 
+@pytest.mark.both_databases
 def test_roles_groups_and_the_system_user_are_given_and_taken_on_record(owner: CommandLine, place: Place) -> None:
     place.member("bob", ("member", "auditor"))
     changed = owner(
@@ -78,6 +79,7 @@ def test_a_change_that_makes_no_sense_is_refused(
     assert (place.installation.directory.members(place.org), place.events()) == before
 
 
+@pytest.mark.both_databases
 def test_the_last_owner_keeps_the_role_and_an_earlier_look_does_not_help(place: Place) -> None:
     place.member("carol", ("owner",))
     other = add_org(place.installation, "globex")
@@ -148,6 +150,7 @@ async def test_a_members_agents_have_their_new_roles_and_groups_at_the_next_call
 
 
 @pytest.mark.anyio
+@pytest.mark.both_databases
 async def test_who_decides_has_the_roles_of_now_and_not_those_of_when_they_sat_down(
     place: Place, upstream: Upstream
 ) -> None:
@@ -169,6 +172,7 @@ async def test_who_decides_has_the_roles_of_now_and_not_those_of_when_they_sat_d
 
 
 @pytest.mark.anyio
+@pytest.mark.both_databases
 async def test_nobody_of_another_org_decides_here(place: Place, upstream: Upstream) -> None:
     other = add_org(place.installation, "globex")
     held = await hold(place)

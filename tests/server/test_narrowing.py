@@ -162,6 +162,7 @@ def test_only_the_operators_proxies_are_believed_and_only_about_whom_they_saw(
 # -- from where a token is good
 
 
+@pytest.mark.both_databases
 async def test_a_token_from_outside_its_addresses_gets_what_a_wrong_one_gets_and_the_log_says_why(
     place: Place, upstream: Upstream
 ) -> None:
@@ -451,6 +452,7 @@ async def test_a_refusal_and_a_token_that_was_turned_away_are_uses_too(place: Pl
     assert uses(place)[0] is not None
 
 
+@pytest.mark.both_databases
 async def test_a_use_is_written_with_the_calls_own_rows_and_once_a_minute(place: Place, parts: Parts) -> None:
     await call(parts, place.caller(), "stripe_list_charges", {}, Nobody())
     (first,) = uses(place)
@@ -464,6 +466,7 @@ async def test_a_use_is_written_with_the_calls_own_rows_and_once_a_minute(place:
     assert uses(place)[0] < first + 3_600_000
 
 
+@pytest.mark.both_databases
 async def test_only_the_agent_that_called_was_used(place: Place, parts: Parts) -> None:
     place.agent("other")
     token = place.database.write_now(lambda rows: create_agent(rows, place.org, name="third", member=None, by="alice"))

@@ -324,6 +324,7 @@ def test_the_only_names_that_all_orgs_share_are_their_own() -> None:
     assert unique == {("org", "name")}
 
 
+@pytest.mark.both_databases
 def test_what_is_taken_in_one_org_is_free_in_another_and_nothing_says_so(place: Place, owner: CommandLine) -> None:
     """Names, system users, token hashes, and every id."""
     assert owner("org", "create", "globex").code == 0
