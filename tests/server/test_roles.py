@@ -24,6 +24,7 @@ from server.policy import ROLES
 from tests.agents import Nobody, decide
 from tests.commandline import CommandLine, Ran
 from tests.installed import SECRET, make
+from tests.telling import hooked
 from tests.upstream import Answer, Upstream
 
 pytestmark = pytest.mark.sqlite_only("it puts the whole installation back as it was, by its files")
@@ -130,6 +131,16 @@ STATED: dict[str, list[Case | Operators | Unowned]] = {
     "policy add": [Case("policy add --who everyone --tools stripe.* --then deny", ADMINS)],
     "policy remove": [Case("policy remove {rule} --yes", ADMINS)],
     "policy preset": [Case("policy preset", ALL), Case("policy preset strict", ADMINS)],
+    "policy export": [Case("policy export", ALL)],
+    "policy versions": [Case("policy versions", ALL)],
+    "policy apply": [Case("policy apply {rules} --yes", ADMINS), Case("policy apply {rules} --dry-run", ADMINS)],
+    "policy replay": [Case("policy replay {rules} --since 1d", ADMINS)],
+    "channel list": [Case("channel list", ALL)],
+    "channel show": [Case("channel show team", ALL)],
+    "channel add": [Case("channel add webhook pager --url-stdin", ADMINS, stdin=b"https://hooks.example.com/in")],
+    "channel test": [Case("channel test team", ADMINS, says="has not taken it")],
+    "channel rotate": [Case("channel rotate team", ADMINS)],
+    "channel remove": [Case("channel remove team --yes", ADMINS)],
     "approvals list": [Case("approvals list", ALL)],
     "approvals show": [Case("approvals show {approval}", DECIDERS | {"auditor"})],
     "approvals approve": [Case("approvals approve {approval} --yes", DECIDERS)],
@@ -227,7 +238,10 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
         place.agent("own")
         place.owner = owner
         rule = place.rule(who="everyone", tools=["stripe.list_charges"], then="allow")
+        hooked(place, upstream.url, "team")
         approval, grant = asyncio.run(_held_and_granted(place))
+        rules = folder / "rules.yaml"
+        rules.write_text("preset: strict\nrules: []\n", encoding="utf-8")
         place.installation.close()
         with contextlib.closing(sqlite3.connect(place.installation.settings.database)) as database:
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -240,6 +254,7 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
             "approval": approval,
             "grant": grant,
             "folder": str(folder),
+            "rules": str(rules),
             "connector": str(Path(__file__).parents[2] / "configs" / "connectors" / "stripe.yaml"),
         }
         yield Standing(CommandLine(home, person), kept, names)
