@@ -73,6 +73,13 @@ class NoLongerValid(CallRefused):
         self.approval = approval
 
 
+class NotOurState(CallRefused):
+    """What should point to an earlier question was not given to this caller, for this call, or not of late."""
+
+    def __init__(self) -> None:
+        super().__init__("Invalid or expired requestState", reason="the request state is not one for this call")
+
+
 class OutcomeUnknown(CallRefused):
     """An approved call was sent and what came of it is not known. It is never sent again by itself."""
 

@@ -15,6 +15,7 @@ from server.approval.outbox import Happening
 from server.approval.record import (
     APPROVAL_MS,
     ASK_S,
+    CLOCKS_APART_MS,
     COLUMNS,
     LONGEST_PROMPT,
     PAUSE_AFTER,
@@ -127,6 +128,8 @@ class Approvals(Register):
             why = "the tool's definition has changed since"
         elif approval.expires_at <= now:
             why = "it has expired"
+        elif approval.changed_at > now + CLOCKS_APART_MS:
+            why = "it was decided later than now"
         if why is not None:
             raise NoLongerValid(approval.id, why)
         if not move(rows, approval, State.APPROVED, State.EXECUTING, now):

@@ -29,6 +29,9 @@ PAUSE_MS = 10 * 60 * 1000
 LONGEST_PROMPT = 200_000
 LOST_MS = 3 * 60 * 1000
 """A call still `executing` after this long was lost: longer than a call can take."""
+CLOCKS_APART_MS = 60 * 1000
+"""How far the clocks of two replicas may be apart. What was decided later than that was decided before the clock was
+set back: its time would be longer than was agreed to."""
 ASK_S = 50.0
 """How long a client may take over its question, and a call wait for another that runs the same approval. Several
 hosts give up on a call at about 60 seconds, dialog or not."""
