@@ -24,7 +24,7 @@ from server.erasure import request
 from server.keys import Keys
 from server.oauth.apps import AppProblem, Apps
 from server.oauth.tokens import LIMITS, OWN, host_of
-from vault import CannotOpen, CannotResolve, Secret, Vault, VaultError
+from vault import CannotOpen, CannotResolve, Sealed, Secret, Vault, VaultError
 
 if TYPE_CHECKING:
     from connectors.egress import Egress
@@ -118,9 +118,11 @@ async def attempt(
 ) -> str | None:
     """Ask the provider once, and write down what came of it; returns why it is not done, None where it is.
 
-    Of several that try at once, one asks. Raises VaultError where the credential cannot be opened just now, and
-    DatabaseProblem.
+    Of several that try at once, one asks. Raises VaultError where the credential cannot be opened just now (Sealed
+    before anything is counted as a try), and DatabaseProblem.
     """
+    if vault.sealed is not None:
+        raise Sealed(vault.sealed)
     if not await database.of(one.org).write(lambda rows: _claimed(rows, one)):
         return "another process is at it"
     reason, final = await _asked(database, vault, egress, connectors, one, apps)

@@ -4,16 +4,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 import pytest
 
 from server.app import open_installation, running
 from server.call import call
 from server.connections import ConnectionProblem
 from server.errors import CallRefused
-from server.keys import Keys
 from server.oauth.apps import Apps
-from server.oauth.revoking import WAITS_MS, BeingRenewed, Pending, attempt, pending, remove_and_keep, retrying
+from server.oauth.revoking import WAITS_MS, BeingRenewed, Pending, attempt, pending, remove_and_keep
 from tests.agents import Nobody, execute
 from tests.commandline import CommandLine, everything
 from tests.consenting import ledger, signed_in, with_ledger
@@ -21,6 +19,7 @@ from tests.installed import Place, files_holding
 from tests.provider import Provider
 from tests.remnants import remnants, sealed_of
 from tests.upstream import Answer
+from vault import Sealed
 
 pytestmark = pytest.mark.anyio
 
@@ -177,20 +176,14 @@ async def test_of_several_servers_one_asks(place: Place, provider: Provider) -> 
 
 
 async def test_while_the_vault_is_sealed_nobody_is_asked(place: Place, provider: Provider) -> None:
-    kept(place)
+    one = kept(place)
     (place.home / "keys" / "root.key").rename(place.home / "away")
     place.installation.close()
     place.installation = open_installation(place.installation.settings)
-    installation = place.installation
-    assert installation.vault.sealed is not None
-    async with running(installation) as parts:
-        keys, egress = Keys(installation.database, installation.vault), parts.egress
-        catalogue = installation.catalogue.connectors
-        async with retrying(installation.database, installation.vault, egress, catalogue, keys, apps=Apps(), every_s=0):
-            for _ in range(20):
-                await anyio.lowlevel.checkpoint()
+    with pytest.raises(Sealed):
+        await tried(place, one)
     assert provider.raw == []
-    assert len(pending(place.database)) == 1
+    assert pending(place.database) == [one], "that was no try"
 
 
 @pytest.mark.parametrize(
