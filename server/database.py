@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
-SCHEMA = "0002"
+SCHEMA = "0005"
 """The migration this code was written for; a test holds it to the newest one in `migrations/versions`."""
 
 _BUSY_MS = 10_000

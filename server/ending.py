@@ -42,6 +42,7 @@ def _end(rows: Rows, org: str, whose: str, values: Sequence[Any], *, by: str) ->
 
 OF_AN_ORG = (
     *("vault_field", "vault_credential", "vault_derived", "vault_org_key"),
+    *("work_tool", "work", "lost_call", "log_mark"),
     *("call_grant", "approval", "rule", "connection", "agent", "member"),
 )
 """Every table whose rows end with their org, those that refer to others first; its log and its erasures stay."""
