@@ -273,7 +273,7 @@ async def _replayed(parts: Parts, bound: _Bound, clearance: Clearance) -> None:
         )
 
     try:
-        await parts.database.write(change)
+        await parts.database.of(bound.caller.org).write(change)
     except (DatabaseProblem, AuditError):
         raise Unrecorded(sent=False) from None
 
@@ -332,7 +332,7 @@ async def _carry_out(parts: Parts, bound: _Bound, clearance: Clearance) -> Outco
             parts.approvals.finish(rows, clearance.approval, state, asdict(outcome))
 
     try:
-        await parts.database.write(change)
+        await parts.database.of(bound.caller.org).write(change)
     except (DatabaseProblem, AuditError, VaultError):
         log.error("the outcome of attempt %s could not be recorded; its result is withheld", attempt.number)
         raise Unrecorded(sent=True) from None
@@ -365,7 +365,7 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attemp
         return _Attempt(entry.seq, taken)
 
     try:
-        return await parts.database.write(change)
+        return await parts.database.of(bound.caller.org).write(change)
     except (DatabaseProblem, AuditError) as error:
         log.error("an attempt could not be recorded, nothing was sent: %s", error)
         raise Unrecorded(sent=False) from None
@@ -509,7 +509,7 @@ async def _refuse(parts: Parts, caller: Caller, name: str, refusal: CallRefused,
         )
 
     try:
-        await parts.database.write(change)
+        await parts.database.of(caller.org).write(change)
     except (DatabaseProblem, AuditError) as error:
         log.error("a refusal could not be recorded: %s", error)
 

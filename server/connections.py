@@ -106,7 +106,7 @@ class Workspaces:
             rules = rows.execute("SELECT id, body FROM rule WHERE org = ? ORDER BY created_at, id", (org,))
             return head, connections.fetchall(), rules.fetchall()
 
-        head, connection_rows, rule_rows = self._database.snapshot(read)
+        head, connection_rows, rule_rows = self._database.of(org).snapshot(read)
         revision, preset = head or _REMOVED
         connections = {row[2]: _connection(row) for row in connection_rows}
         usable: dict[str, str] = {}
@@ -480,7 +480,7 @@ def connections_of(database: Database, org: str) -> list[Connection]:
     """The connections of an org, by name."""
     return [
         _connection(row)
-        for row in database.read(f"SELECT {_COLUMNS} FROM connection WHERE org = ? ORDER BY name", (org,))
+        for row in database.of(org).read(f"SELECT {_COLUMNS} FROM connection WHERE org = ? ORDER BY name", (org,))
     ]
 
 

@@ -48,6 +48,14 @@ class Database:
         self._opened: list[sqlite3.Connection] = []
         weakref.finalize(self, _close, self._opened)
 
+    def of(self, org: str) -> "Database":
+        """The same database, for the rows of one org and no other's: where a second wall keeps orgs apart, it is told.
+
+        SQLite has none. What is asked without it is the operator's, and may concern every org.
+        """
+        del org
+        return self
+
     def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one query at once, outside any transaction. Raises DatabaseProblem."""
         try:

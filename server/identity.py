@@ -166,7 +166,7 @@ class Directory:
         return self._caller("a.id = ?", org, agent)
 
     def _caller(self, where: str, org: str, value: str, transport: str = "") -> Caller | None:
-        rows = self._database.read(_CALLER + where, (org, value))
+        rows = self._database.of(org).read(_CALLER + where, (org, value))
         if not rows:
             return None
         (org_id, org_name, preset, revision, frozen, agent, agent_name, expires, narrowing, mark, acts_for, *member) = (
@@ -243,7 +243,7 @@ class Directory:
 
     def members(self, org: str) -> list[Member]:
         """The people of an org, by name."""
-        rows = self._database.read(
+        rows = self._database.of(org).read(
             "SELECT id, org, name, os_user, roles, groups FROM member WHERE org = ? ORDER BY name", (org,)
         )
         return [
@@ -275,7 +275,7 @@ class Directory:
 
     def agents(self, org: str) -> list[Agent]:
         """The agents of an org, by name."""
-        rows = self._database.read(
+        rows = self._database.of(org).read(
             "SELECT a.id, a.org, a.name, a.member, m.name, a.narrowing, a.expires_at, a.created_at FROM agent a "
             "LEFT JOIN member m ON m.org = a.org AND m.id = a.member WHERE a.org = ? ORDER BY a.name",
             (org,),

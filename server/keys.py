@@ -21,7 +21,7 @@ ASKED_AT_ONCE = 4
 def have_at_hand(database: Database, vault: Vault, org: str) -> None:
     """As `Keys.at_hand`, for a command, before its transaction. Raises VaultError."""
     if vault.sealed is None:
-        vault.fetch(database.query(lambda rows: vault.wanted(rows, org)))
+        vault.fetch(database.of(org).query(lambda rows: vault.wanted(rows, org)))
 
 
 class Keys:
@@ -54,4 +54,4 @@ class Keys:
             self._failed.pop(org, None)
 
     def _wanted(self, org: str) -> list[Wanted]:
-        return self._database.query(lambda rows: self._vault.wanted(rows, org))
+        return self._database.of(org).query(lambda rows: self._vault.wanted(rows, org))

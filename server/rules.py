@@ -45,5 +45,5 @@ def set_preset(rows: Rows, org: str, preset: str, *, by: str) -> None:
 
 def rules_of(database: Database, org: str) -> list[Rule]:
     """The org's own rules, oldest first."""
-    rows = database.read("SELECT id, body FROM rule WHERE org = ? ORDER BY created_at, id", (org,))
+    rows = database.of(org).read("SELECT id, body FROM rule WHERE org = ? ORDER BY created_at, id", (org,))
     return [parse_rule({"id": rule, **json.loads(body)}) for rule, body in rows]

@@ -141,12 +141,12 @@ class Approvals(Register):
             if any(move(rows, approval, state, State.CANCELLED, now) for state in (State.APPROVED, State.PENDING)):
                 append(rows, approval.org, Event.APPROVAL_STALE, approval=approval.id, reason=why)
 
-        await self._database.write(change)
+        await self._database.of(approval.org).write(change)
 
     async def overrule(self, org: str, agent: str, call: Call) -> None:
         """A rule now denies this call: what was approved or waits for it ends, and does not come back with the rule."""
         call_hash = self.call_hash(org, call)
-        found = self._database.read(
+        found = self._database.of(org).read(
             "SELECT id FROM approval WHERE org = ? AND agent = ? AND call_hash = ? "
             "AND state IN ('pending', 'approved')",
             (org, agent, call_hash),
@@ -182,7 +182,7 @@ class Approvals(Register):
         return self.aged(record)
 
     def _approved(self, asked: Asked, call_hash: str) -> Approval | None:
-        rows = self._database.read(
+        rows = self._database.of(asked.caller.org).read(
             f"SELECT {COLUMNS} FROM approval WHERE org = ? AND agent = ? AND call_hash = ? AND state = 'approved' "
             "AND expires_at > ? ORDER BY created_at LIMIT 1",
             (asked.caller.org, asked.caller.agent, call_hash, now_ms()),
@@ -218,7 +218,7 @@ class Approvals(Register):
                 raise Refused("the call is too long for any person to judge")
             return self._insert(rows, asked, call_hash, now), False
 
-        return await self._database.write(change)
+        return await self._database.of(caller.org).write(change)
 
     def _insert(self, rows: Rows, asked: Asked, call_hash: str, now: int) -> Approval:
         caller, call, verdict = asked.caller, asked.call, asked.verdict
@@ -351,7 +351,7 @@ class Approvals(Register):
             made = {"by": caller.member_name, "channel": "client", "known_by": "the client's word"}
             self._decisions.settle(rows, record, decision, made, signed_in=False, now=now)
 
-        await self._database.write(change)
+        await self._database.of(record.org).write(change)
 
     def question(self, record: Approval, prompt: Prompt) -> Question:
         """What the person at the client is asked."""

@@ -31,7 +31,7 @@ class Grants:
         keeps = asked.call.tool.grant
         if not keeps:
             return None
-        rows = self._database.read(
+        rows = self._database.of(asked.caller.org).read(
             "SELECT id, approval FROM call_grant WHERE org = ? AND agent = ? AND tool = ? AND connection = ? "
             "AND credential_version = ? AND definition = ? AND bounds_hash = ? AND uses_left > 0 "
             "AND revoked_at IS NULL AND expires_at > ? ORDER BY expires_at",
@@ -125,7 +125,7 @@ class Grants:
 
     def running(self, org: str) -> list[dict[str, Any]]:
         """Every grant that has not ended, with its bounds in clear: for people of this org only."""
-        return self._database.snapshot(lambda rows: self._running(rows, org))
+        return self._database.of(org).snapshot(lambda rows: self._running(rows, org))
 
     def _running(self, rows: Rows, org: str) -> list[dict[str, Any]]:
         found = rows.execute(

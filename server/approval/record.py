@@ -163,7 +163,7 @@ def sweep(rows: Rows, org: str, now: int) -> None:
 
 def last_done(database: Database, org: str, agent: str, call_hash: str) -> int | None:
     """When this agent last carried out exactly this call, or set about it, in milliseconds since the epoch."""
-    rows = database.read(
+    rows = database.of(org).read(
         "SELECT MAX(changed_at) FROM approval WHERE org = ? AND agent = ? AND call_hash = ? "
         "AND state IN ('succeeded', 'unknown', 'executing')",
         (org, agent, call_hash),

@@ -23,13 +23,13 @@ class Register:
 
     def find(self, org: str, approval: str) -> Approval | None:
         """One record of this org, or None: another org's id is not found."""
-        rows = self._database.read(f"SELECT {COLUMNS} FROM approval WHERE org = ? AND id = ?", (org, approval))
+        rows = self._database.of(org).read(f"SELECT {COLUMNS} FROM approval WHERE org = ? AND id = ?", (org, approval))
         return approval_of(rows[0]) if rows else None
 
     def list(self, org: str, *, state: State | None = None, limit: int = 200) -> list[Approval]:
         """The newest records of an org; pending ones that have expired are shown as such."""
         where = "AND state = ?" if state else ""
-        rows = self._database.read(
+        rows = self._database.of(org).read(
             f"SELECT {COLUMNS} FROM approval WHERE org = ? {where} ORDER BY created_at DESC, id LIMIT ?",
             (org, *((state.value,) if state else ()), limit),
         )
@@ -38,15 +38,19 @@ class Register:
 
     def prompt(self, record: Approval) -> str:
         """The whole prompt, as it was rendered when the call was held."""
-        return self._database.snapshot(lambda rows: self._open(rows, record, "sealed_prompt", "approval-prompt") or "")
+        return self._database.of(record.org).snapshot(
+            lambda rows: self._open(rows, record, "sealed_prompt", "approval-prompt") or ""
+        )
 
     def details(self, record: Approval) -> dict[str, Any]:
         """The stored call: `arguments`, `keeps` (what a grant would keep fixed) and `summary`."""
-        return self._database.snapshot(lambda rows: self.details_in(rows, record))
+        return self._database.of(record.org).snapshot(lambda rows: self.details_in(rows, record))
 
     def outcome(self, record: Approval) -> dict[str, Any] | None:
         """What came of it, as the client was told; None while there is nothing to tell."""
-        text = self._database.snapshot(lambda rows: self._open(rows, record, "sealed_outcome", "approval-outcome"))
+        text = self._database.of(record.org).snapshot(
+            lambda rows: self._open(rows, record, "sealed_outcome", "approval-outcome")
+        )
         return None if text is None else json.loads(text)
 
     # -- as time has left them
@@ -72,9 +76,9 @@ class Register:
 
     def keyed(self, org: str, purpose: str, text: str) -> str:
         try:
-            key = self._database.query(lambda rows: self._vault.derive(rows, org, purpose))
+            key = self._database.of(org).query(lambda rows: self._vault.derive(rows, org, purpose))
         except VaultError:
-            if self._database.read("SELECT 1 FROM org WHERE id = ?", (org,)):
+            if self._database.of(org).read("SELECT 1 FROM org WHERE id = ?", (org,)):
                 raise
             raise Refused("the organisation was removed just now") from None
         return hmac.new(key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()

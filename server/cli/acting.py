@@ -12,6 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from server.app import Installation
+    from server.database import Database
     from server.identity import Actor, Agent, Org
 
 OrgName = Annotated[
@@ -52,6 +53,11 @@ class Desk:
     actor: "Actor"
 
     @property
+    def database(self) -> "Database":
+        """The rows of this org."""
+        return self.installation.database.of(self.org.id)
+
+    @property
     def by(self) -> str:
         """The person as the record names them: by `--as`, it says that it was the operator's word, and whose."""
         from server.identity import system_user
@@ -86,7 +92,7 @@ class Desk:
         """
         from server.keys import have_at_hand
 
-        have_at_hand(self.installation.database, self.installation.vault, self.org.id)
+        have_at_hand(self.database, self.installation.vault, self.org.id)
 
     def require_operator(self, what: str) -> None:
         """Refuse whoever cannot read the root key: for now, that is how the operator is known."""

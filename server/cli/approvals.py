@@ -130,9 +130,7 @@ def revoke_grant(grant: Id, org: OrgName = None, as_member: AsMember = None) -> 
     with at_desk(org, as_member, "look around") as desk:
         if not any(one["id"] == grant for one in _grants(desk)):
             desk.require("revoke any grant")
-        desk.installation.database.write_now(
-            lambda rows: desk.installation.approvals.revoke(rows, desk.org.id, grant, by=desk.by)
-        )
+        desk.database.write_now(lambda rows: desk.installation.approvals.revoke(rows, desk.org.id, grant, by=desk.by))
     show_text(f"Ended {grant}.")
 
 
@@ -159,7 +157,7 @@ def hour_terms(desk: Desk, record: "Approval") -> str | None:
 def settle(desk: Desk, record: "Approval", decision: "Decision", *, unattended: bool) -> "State":
     """Take the person's decision. Raises ApprovalProblem; returns the state that it led to."""
     desk.have_keys_at_hand()
-    return desk.installation.database.write_now(
+    return desk.database.write_now(
         lambda rows: desk.installation.approvals.decide(rows, record, decision, desk.actor, unattended=unattended)
     )
 
@@ -263,9 +261,7 @@ def _as_json(desk: Desk, record: "Approval") -> dict[str, Any]:
 
 def _connection(desk: Desk, record: "Approval") -> str:
     """The connection's name; its id where it has been removed since."""
-    found = desk.installation.database.read(
-        "SELECT name FROM connection WHERE org = ? AND id = ?", (record.org, record.connection)
-    )
+    found = desk.database.read("SELECT name FROM connection WHERE org = ? AND id = ?", (record.org, record.connection))
     return str(found[0][0]) if found else record.connection
 
 

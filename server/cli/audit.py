@@ -56,12 +56,12 @@ def _log_of(org: str | None, as_member: str | None) -> Generator[_Log]:
         removed = None if org is None else installation.directory.removed_org(org)
         if removed is None:
             desk = seated(installation, org, as_member, "read the audit log")
-            yield _Log(installation.database, desk.org.id, desk.by, desk.actor.known_by)
+            yield _Log(desk.database, desk.org.id, desk.by, desk.actor.known_by)
             return
         if as_member is not None:
             raise typer.BadParameter(f"{removed.name} was removed and has no members: leave out --as.")
         require_operator(installation, "reading the log of an org that was removed")
-        yield _Log(installation.database, removed.id, operators_name(), "operator")
+        yield _Log(installation.database.of(removed.id), removed.id, operators_name(), "operator")
 
 
 @app.command("list")

@@ -61,7 +61,7 @@ def add_client(
             written.append(add(known, wanted, path))
 
         try:
-            desk.installation.database.write_now(change)
+            desk.database.write_now(change)
         except BaseException:
             if written and written[0].action == "added":
                 remove(known, path, agent=name, keyleash_home=wanted.home, org=wanted.org)

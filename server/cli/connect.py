@@ -90,7 +90,7 @@ def connect(
         _require_able(desk, allow_private, secret_from)
         planned = plan(
             desk.installation.catalogue,
-            connections_of(desk.installation.database, desk.org.id),
+            connections_of(desk.database, desk.org.id),
             connector=connector,
             name=name,
             kind=kind,
@@ -107,7 +107,7 @@ def connect(
             verify=not no_verify,
         )
         desk.have_keys_at_hand()
-        made = desk.installation.database.write_now(
+        made = desk.database.write_now(
             lambda rows: store(
                 rows,
                 desk.installation.vault,
@@ -134,7 +134,7 @@ def list_connections(org: OrgName = None, as_member: AsMember = None, json: AsJs
     from server.connections import connections_of
 
     with at_desk(org, as_member, "look around") as desk:
-        found = connections_of(desk.installation.database, desk.org.id)
+        found = connections_of(desk.database, desk.org.id)
         if json:
             show_json([_as_json(connection) for connection in found])
             return
@@ -165,7 +165,7 @@ def show_connection(
     from server.connections import connection_named
 
     with at_desk(org, as_member, "look around") as desk:
-        found = connection_named(desk.installation.database, desk.org.id, name)
+        found = connection_named(desk.database, desk.org.id, name)
         shown = {**_as_json(found), "reference": _reference(desk, found)}
         if json:
             show_json(shown)
@@ -182,9 +182,7 @@ def _reference(desk: Desk, connection: "Connection") -> str | None:
     if connection.source == STORED or not desk.may("connect accounts"):
         return None
     try:
-        with desk.installation.database.snapshot(
-            lambda rows: open_credential(rows, desk.installation.vault, connection)
-        ) as sealed:
+        with desk.database.snapshot(lambda rows: open_credential(rows, desk.installation.vault, connection)) as sealed:
             return show_reference(sealed) if is_reference(connection, sealed) else None
     except VaultError as problem:
         warn(f"what is sealed for {connection.name} cannot be shown: {problem}")
@@ -200,11 +198,9 @@ def test_connection(
 
     with at_desk(org, as_member, "connect accounts") as desk:
         require_open(desk.installation)
-        connection = connection_named(desk.installation.database, desk.org.id, name)
+        connection = connection_named(desk.database, desk.org.id, name)
         account, problem = _tried(desk, connection)
-        desk.installation.database.write_now(
-            lambda rows: tested(rows, connection, account=account, problem=problem, by=desk.by)
-        )
+        desk.database.write_now(lambda rows: tested(rows, connection, account=account, problem=problem, by=desk.by))
     if json:
         show_json({"name": connection.name, "ok": problem is None, "account": account, "message": problem})
     elif problem is None:
@@ -223,9 +219,7 @@ def _tried(desk: Desk, connection: "Connection") -> tuple[str | None, str | None
 
     connector = desk.installation.catalogue.connector(connection.connector)
     kind = credential_kind(connection, connector)
-    sealed = desk.installation.database.snapshot(
-        lambda rows: open_credential(rows, desk.installation.vault, connection)
-    )
+    sealed = desk.database.snapshot(lambda rows: open_credential(rows, desk.installation.vault, connection))
     try:
         with sealed, credential(resolver_of(desk.installation.settings), connection, kind, sealed) as secret:
             return _verify(connection, connector, secret), None
@@ -274,7 +268,7 @@ def rotate_connection(
         return
     with at_desk(org, as_member, "connect accounts") as desk:
         _require_able(desk, allow_private, secret_from)
-        connection = connection_named(desk.installation.database, desk.org.id, name)
+        connection = connection_named(desk.database, desk.org.id, name)
         connector = desk.installation.catalogue.connector(connection.connector)
         planned = replan(connection, connector, kind=kind, base_url=base_url, private=allow_private)
         planned, sealed, account = _obtain(
@@ -287,7 +281,7 @@ def rotate_connection(
             verify=not no_verify,
         )
         desk.have_keys_at_hand()
-        made = desk.installation.database.write_now(
+        made = desk.database.write_now(
             lambda rows: rotate(
                 rows,
                 desk.installation.vault,
@@ -317,11 +311,9 @@ def _reencrypt(name: str, org: str | None, as_member: str | None, *, json: bool)
 
     with at_desk(org, as_member, "connect accounts") as desk:
         require_open(desk.installation)
-        connection = connection_named(desk.installation.database, desk.org.id, name)
+        connection = connection_named(desk.database, desk.org.id, name)
         desk.have_keys_at_hand()
-        desk.installation.database.write_now(
-            lambda rows: reencrypt(rows, desk.installation.vault, connection, by=desk.by)
-        )
+        desk.database.write_now(lambda rows: reencrypt(rows, desk.installation.vault, connection, by=desk.by))
         gone = erased(desk.installation, connection.org, connection.id)
         if json:
             show_json({**_as_json(connection), "erased": gone})
@@ -346,9 +338,9 @@ def remove_connection(
     from server.connections import connection_named, remove
 
     with at_desk(org, as_member, "connect accounts") as desk:
-        connection = connection_named(desk.installation.database, desk.org.id, name)
+        connection = connection_named(desk.database, desk.org.id, name)
         require_yes(f"Remove {connection.name} ({connection.connector}) and its secret?", yes=yes)
-        desk.installation.database.write_now(lambda rows: remove(rows, desk.installation.vault, connection, by=desk.by))
+        desk.database.write_now(lambda rows: remove(rows, desk.installation.vault, connection, by=desk.by))
         gone = erased(desk.installation, connection.org, connection.id)
         if json:
             show_json({"name": connection.name, "id": connection.id, "erased": gone})

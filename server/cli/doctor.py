@@ -295,7 +295,9 @@ def _opened(installation: "Installation", org: str, connection: "Connection") ->
         )
         return Finding("credentials", "fail", moved)
     try:
-        sealed = installation.database.snapshot(lambda rows: open_credential(rows, installation.vault, connection))
+        sealed = installation.database.of(connection.org).snapshot(
+            lambda rows: open_credential(rows, installation.vault, connection)
+        )
         if is_reference(connection, sealed):
             return Elsewhere(org, connection, kind, sealed)
     except CannotOpen:

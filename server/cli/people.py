@@ -155,7 +155,7 @@ def _set_frozen(org: str | None, as_member: str | None, *, frozen: bool) -> None
     from server.identity import set_frozen
 
     with at_desk(org, as_member, "freeze agents") as desk:
-        desk.installation.database.write_now(lambda rows: set_frozen(rows, desk.org.id, frozen=frozen, by=desk.by))
+        desk.database.write_now(lambda rows: set_frozen(rows, desk.org.id, frozen=frozen, by=desk.by))
 
 
 # -- members
@@ -183,7 +183,7 @@ def create_member(
     with at_desk(org, as_member, "manage members") as desk:
         if "owner" in roles:
             desk.require("make or remove an owner")
-        desk.installation.database.write_now(
+        desk.database.write_now(
             lambda rows: create_member(
                 rows, desk.org.id, name=name, roles=roles, os_user=os_user, by=desk.by, groups=group or ()
             )
@@ -222,7 +222,7 @@ def remove_member(name: Name, yes: Yes = False, org: OrgName = None, as_member: 
         if "owner" in member.roles:
             desk.require("make or remove an owner")
         require_yes(f"Take {member.name} out of {desk.org.name}? Their agents stop.", yes=yes)
-        desk.installation.database.write_now(lambda rows: remove_member(rows, desk.org.id, member, by=desk.by))
+        desk.database.write_now(lambda rows: remove_member(rows, desk.org.id, member, by=desk.by))
         show_text(f"Removed {member.name}.")
 
 
@@ -263,7 +263,7 @@ def create_agent(
     expires_at = None if expires is None else now_ms() + duration(expires)
     with at_desk(org, as_member, "look around") as desk:
         member = _acts_for(desk, for_member, standalone=standalone)
-        token = desk.installation.database.write_now(
+        token = desk.database.write_now(
             lambda rows: create_agent(
                 rows,
                 desk.org.id,
@@ -327,7 +327,7 @@ def rotate_agent(
         agent = desk.installation.directory.agent(desk.org.id, name)
         desk.require_for(agent)
         require_yes(f"Give {agent.name} a new token? The one it has stops at once.", yes=yes)
-        token = desk.installation.database.write_now(lambda rows: rotate_agent(rows, desk.org.id, agent, by=desk.by))
+        token = desk.database.write_now(lambda rows: rotate_agent(rows, desk.org.id, agent, by=desk.by))
     made = {"name": agent.name, "token": token, "org": desk.org.name}
     if json:
         show_json(made)
@@ -344,7 +344,7 @@ def remove_agent(name: Name, yes: Yes = False, org: OrgName = None, as_member: A
         agent = desk.installation.directory.agent(desk.org.id, name)
         desk.require_for(agent)
         require_yes(f"Remove the agent {agent.name}?", yes=yes)
-        desk.installation.database.write_now(lambda rows: remove_agent(rows, desk.org.id, agent, by=desk.by))
+        desk.database.write_now(lambda rows: remove_agent(rows, desk.org.id, agent, by=desk.by))
         show_text(f"Removed {agent.name}.")
 
 

@@ -30,7 +30,7 @@ def list_rules(org: OrgName = None, as_member: AsMember = None, json: AsJson = F
     from server.rules import rules_of
 
     with at_desk(org, as_member, "look around") as desk:
-        own, preset = rules_of(desk.installation.database, desk.org.id), load_preset(desk.org.preset)
+        own, preset = rules_of(desk.database, desk.org.id), load_preset(desk.org.preset)
         names = _names(desk)
     if json:
         shown = {
@@ -91,7 +91,7 @@ def add_rule(
         body |= {"count": count, "approvers": approvers, "second_person": second_person}
     with at_desk(org, as_member, "change rules") as desk:
         body["who"] = _by_id(desk, who)
-        rule = desk.installation.database.write_now(lambda rows: add(rows, desk.org.id, body, by=desk.by))
+        rule = desk.database.write_now(lambda rows: add(rows, desk.org.id, body, by=desk.by))
         for note in _blind_spots(desk, rule):
             warn(note)
         shown = _as_json(rule, _names(desk))
@@ -112,11 +112,11 @@ def remove_rule(
     from server.rules import RuleProblem, remove, rules_of
 
     with at_desk(org, as_member, "change rules") as desk:
-        found = next((own for own in rules_of(desk.installation.database, desk.org.id) if own.id == rule), None)
+        found = next((own for own in rules_of(desk.database, desk.org.id) if own.id == rule), None)
         if found is None:
             raise RuleProblem(f"There is no rule {rule!r}. `keyleash policy list` shows them.")
         require_yes(f"Remove {found.id}: {_in_words(_as_json(found, _names(desk)))}?", yes=yes)
-        desk.installation.database.write_now(lambda rows: remove(rows, desk.org.id, rule, by=desk.by))
+        desk.database.write_now(lambda rows: remove(rows, desk.org.id, rule, by=desk.by))
         show_text(f"Removed {rule}.")
 
 
@@ -134,7 +134,7 @@ def preset(
 
     with at_desk(org, as_member, "look around" if name is None else "change rules") as desk:
         if name is not None:
-            desk.installation.database.write_now(lambda rows: set_preset(rows, desk.org.id, name, by=desk.by))
+            desk.database.write_now(lambda rows: set_preset(rows, desk.org.id, name, by=desk.by))
     if json:
         show_json({"preset": name or desk.org.preset})
     else:
@@ -268,7 +268,7 @@ def _blind_spots(desk: Desk, rule: "Rule") -> list[str]:
 
     from server.connections import connections_of
 
-    connections = connections_of(desk.installation.database, desk.org.id)
+    connections = connections_of(desk.database, desk.org.id)
     offer = desk.installation.catalogue.offer({c.name: c.connector for c in connections})
     meant = [
         offered.tool
