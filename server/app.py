@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from connectors.catalogue import Catalogue, shipped_folder
-from server.approval import Approvals
+from server.approval import Approvals, tending
 from server.call import Parts
 from server.connections import Workspaces
 from server.credential import resolver_of
@@ -142,10 +142,16 @@ def own_root_place(home: Path, provider: str, location: str) -> RootKeyRef:
 
 @asynccontextmanager
 async def running(installation: Installation) -> AsyncGenerator[Parts]:
-    """The parts with the door out open; what was removed is erased from the files meanwhile, where it could not be."""
+    """The parts with the door out open. Meanwhile, what was removed is erased from the files where it could not be, and
+    what time brings to held calls is written down."""
     from connectors.egress import Egress  # the HTTP library: commands that send nothing do without
 
-    async with Egress() as egress, retrying(installation.database):
+    approvals, keep_days = installation.approvals, installation.settings.keep_days
+    async with (
+        Egress() as egress,
+        retrying(installation.database),
+        tending(installation.database, approvals, keep_days=keep_days),
+    ):
         yield installation.parts(egress)
 
 

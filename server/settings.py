@@ -24,6 +24,8 @@ class Settings:
     """How many tools a caller is listed at most; with more it gets three that find, describe and call them."""
     reference_seconds: float = 10.0
     """How long it may take to read one secret that stays elsewhere."""
+    keep_days: int = 30
+    """For so long what is sealed of calls that are over is kept: arguments, prompts and outcomes."""
     op_token_file: Path | None = None
     kv_address: str = ""
     kv_token_file: Path | None = None
@@ -77,6 +79,7 @@ def read_settings() -> Settings:
         key_seconds=key_seconds,
         list_limit=_list_limit(),
         reference_seconds=reference_seconds,
+        keep_days=_keep_days(),
         op_token_file=_path("KEYLEASH_OP_TOKEN_FILE"),
         kv_address=os.environ.get("KEYLEASH_KV_ADDR", ""),
         kv_token_file=_path("KEYLEASH_KV_TOKEN_FILE"),
@@ -90,6 +93,16 @@ def _list_limit() -> int:
         raise SettingsProblem(
             f"KEYLEASH_LIST_LIMIT is {given!r}: give a whole number of tools from 0 to 10000. Who has more is listed "
             "three that find them."
+        )
+    return int(given)
+
+
+def _keep_days() -> int:
+    given = os.environ.get("KEYLEASH_KEEP_DAYS", "30")
+    if not given.isascii() or not given.isdecimal() or len(given) > 3 or not 1 <= int(given) <= 365:
+        raise SettingsProblem(
+            f"KEYLEASH_KEEP_DAYS is {given!r}: give a whole number of days from 1 to 365. After so long, what was "
+            "sealed of calls that are over is emptied."
         )
     return int(given)
 

@@ -122,6 +122,7 @@ class Approval(SQLModel, table=True):
     __table_args__ = (
         Index("approval_call", "org", "agent", "call_hash"),
         Index("approval_state", "org", "state"),
+        Index("approval_opened", "org", "created_at"),
         Index(
             "approval_one_pending",
             "org",

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from server.cli import approvals, audit, backup, client, connect, doctor, people, policy, setup, vault
+from server.cli import approvals, audit, backup, client, connect, doctor, grants, people, policy, setup, vault
 from server.cli.acting import OrgName
 from server.cli.arguments import REFUSED, holds_a_key
 from server.cli.output import complain
@@ -94,7 +94,7 @@ for name, group in {
     "agent": people.agent_app,
     "policy": policy.app,
     "approvals": approvals.app,
-    "grant": approvals.grant_app,
+    "grant": grants.app,
     "audit": audit.app,
     "vault": vault.app,
     "client": client.app,

@@ -22,7 +22,8 @@ from server.approval import (
     State,
     sweep,
 )
-from server.approval.record import LOST_MS, PENDING_PER_AGENT
+from server.approval.fatigue import OF_AN_AGENT
+from server.approval.record import LOST_MS
 from server.call import Outcome, Parts, call
 from server.clock import now_ms
 from server.connections import connection_named, replan, rotate
@@ -380,7 +381,7 @@ async def test_a_call_on_its_way_is_not_taken_for_lost(place: Place, calling: Ca
 
 
 async def test_an_agent_can_make_so_many_calls_wait_and_no_more(place: Place, calling: Calling) -> None:
-    first = [await held(calling, arguments={"charge": f"ch_{each}"}) for each in range(PENDING_PER_AGENT)]
+    first = [await held(calling, arguments={"charge": f"ch_{each}"}) for each in range(OF_AN_AGENT.waiting)]
     with pytest.raises(Refused):
         await calling("stripe_create_refund", {"charge": "one_more"})
     assert await held(calling, arguments={"charge": "ch_0"}) == first[0], "the same call joins its own record"
@@ -392,7 +393,7 @@ async def test_an_agent_can_make_so_many_calls_wait_and_no_more(place: Place, ca
         await calling("stripe_create_refund", {"charge": "yet_another"})
     execute(place, "UPDATE approval SET expires_at = 1 WHERE id = ?", first[1])
     await held(calling, arguments={"charge": "yet_another"})
-    reason = f"{PENDING_PER_AGENT} calls of this agent already wait for a person"
+    reason = f"{OF_AN_AGENT.waiting} calls of this agent already wait for a person"
     assert [event["reason"] for event in place.events("call.refused")] == [reason] * 2
 
 

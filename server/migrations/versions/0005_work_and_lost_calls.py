@@ -18,6 +18,7 @@ def upgrade() -> None:
         approval.add_column(sa.Column("work", sa.String(), nullable=True))
     with op.batch_alter_table("call_grant") as grant:
         grant.alter_column("sealed_bounds", existing_type=sa.LargeBinary(), nullable=True)
+    op.create_index("approval_opened", "approval", ["org", "created_at"])
     op.create_table(
         "work",
         sa.Column("org", sa.String(), nullable=False),
