@@ -78,9 +78,7 @@ def render(
     if done_before:
         lines.append(f"Careful: this agent has already done exactly this, at {done_before}")
     if lost_before:
-        lines.append(
-            f"Careful: exactly this was set about at {lost_before}, and nobody knows whether it was done: look"
-        )
+        lines.append(f"Careful: exactly this was set about at {lost_before}; whether it was done, nobody knows")
     text = "\n".join(lines)
     return Prompt(text, whole=len(text) <= IN_CLIENT)
 

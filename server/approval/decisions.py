@@ -41,6 +41,7 @@ class Decisions:
             state = current.state.value if current else "gone"
             raise ApprovalProblem(f"Approval {approval.id} is {state if state != 'pending' else 'expired'} already.")
         require_eligible(rows, current, decision, actor)
+        self._require_grantable(rows, current, decision, signed_in=actor.signed_in)
         made = {
             "by": actor.member.name,
             "by_id": actor.member.id,
@@ -54,6 +55,11 @@ class Decisions:
             self._count(rows, current, decision, made, signed_in=actor.signed_in)
         after = one(rows, approval.org, approval.id)
         return after.state if after else State.CANCELLED
+
+    def _require_grantable(self, rows: Rows, record: Approval, decision: Decision, *, signed_in: bool) -> None:
+        for_an_hour = decision is Decision.APPROVE_HOUR
+        if for_an_hour and not self._grants.may_be_given(rows, record, signed_in=signed_in):
+            raise ApprovalProblem("This call can be approved by itself only, not for an hour.")
 
     def _count(
         self, rows: Rows, record: Approval, decision: Decision, made: dict[str, Any], *, signed_in: bool
@@ -81,8 +87,7 @@ class Decisions:
     ) -> None:
         """Pending to approved or denied, if it still is pending and in time; otherwise nothing happens."""
         grants = decision is Decision.APPROVE_HOUR
-        if grants and not self._grants.may_be_given(rows, record, signed_in=signed_in):
-            raise ApprovalProblem("This call can be approved by itself only, not for an hour.")
+        self._require_grantable(rows, record, decision, signed_in=signed_in)
         state = State.DENIED if decision is Decision.DENY else State.APPROVED
         decisions = [*record.decisions, {**made, "decision": decision.value, "at": iso(now)}]
         moved = rows.execute(

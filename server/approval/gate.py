@@ -288,7 +288,8 @@ class Approvals(Register):
         now = now_ms()
         rows = self._database.of(asked.caller.org).read(
             f"SELECT {COLUMNS} FROM approval WHERE org = ? AND agent = ? AND call_hash = ? "
-            "AND state IN ('approved', 'executing', 'unknown') AND expires_at > ? AND changed_at <= ? "
+            "AND (state IN ('approved', 'executing') OR (state = 'unknown' AND sealed_outcome IS NULL)) "
+            "AND expires_at > ? AND changed_at <= ? "
             "ORDER BY created_at",
             (asked.caller.org, asked.caller.agent, call_hash, now, now + SKEW_MS),
         )

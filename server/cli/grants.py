@@ -1,6 +1,7 @@
 """`keyleash grant …`: decisions that cover more than one call, and work that is prepared ahead for one."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -112,9 +113,12 @@ def create_grant(
     from server.cli.approvals import still_needed
 
     with at_desk(org, as_member, "prepare work") as desk:
-        agents = _runners(desk, runner)
-        plan = _plan(desk, agents, name=name, tools=tool, where=where or (), uses=uses, expires=expires, why=for_why)
-        record, prompt = _prepared(desk, agents, plan)
+        runners = runners_of(desk, runner)
+        caller = _caller(desk, runners)
+        plan = plan_of(
+            *(desk, caller, runners, name), tools=tool, where=where or (), uses=uses, expires=expires, why=for_why
+        )
+        record, prompt = prepared(desk, caller, runners, plan)
         state, why_not = _decided_at_once(desk, record, prompt, yes=yes)
         needs = still_needed(desk, record.id)
         shown = {
@@ -148,8 +152,17 @@ def revoke_grant(grant: Id, org: OrgName = None, as_member: AsMember = None) -> 
 # -- preparing
 
 
-def _runners(desk: Desk, runner: str) -> "tuple[str, str, list[tuple[Agent, Member | None]]]":
-    """`agent:NAME` as it is kept, in words, and the agents that it means today. Raises IdentityProblem."""
+@dataclass(frozen=True)
+class Runners:
+    """Whose calls work covers: `agent:ID` and the like, as is kept; in words; and the agents that it means today."""
+
+    kept: str
+    runs: str
+    agents: "list[tuple[Agent, Member | None]]"
+
+
+def runners_of(desk: Desk, runner: str) -> Runners:
+    """Read `agent:NAME` and the like, for who may prepare work for them. Raises IdentityProblem."""
     directory, org = desk.installation.directory, desk.org.id
     people = {member.id: member for member in directory.members(org)}
     agents = [(agent, people.get(agent.member or "")) for agent in directory.agents(org)]
@@ -171,27 +184,28 @@ def _runners(desk: Desk, runner: str) -> "tuple[str, str, list[tuple[Agent, Memb
     me = desk.actor.member.id
     own = kept == f"member:{me}" or (kind == "agent" and all(a.member == me for a, _ in found))
     desk.require("prepare work" if own else "prepare work for others")
-    return kept, runs, found
+    return Runners(kept, runs, found)
 
 
-def _plan(
+def plan_of(
     desk: Desk,
-    runners: "tuple[str, str, list[tuple[Agent, Member | None]]]",
-    *,
+    caller: "Caller",
+    runners: Runners,
     name: str,
+    *,
     tools: Sequence[str],
     where: Sequence[str],
     uses: int,
     expires: str,
-    why: str | None,
+    why: str | None = None,
 ) -> "Plan":
+    """What the command asks for, checked. `caller` shows the tools and rules of now. Raises ApprovalProblem."""
     from server.approval.work import Plan, check, covered
     from server.cli.moments import duration
     from server.cli.policy import parse_condition
     from server.clock import now_ms
     from server.policy import Condition
 
-    kept, runs, _ = runners
     if not name.strip() or len(name) > 80 or not name.isprintable():
         raise typer.BadParameter("Give the work a name of at most 80 characters, on one line.")
     if why is not None and (len(why) > 500 or not why.isprintable()):
@@ -201,25 +215,22 @@ def _plan(
         shape = parse_condition(text)
         value = tuple(shape["value"]) if isinstance(shape.get("value"), list) else shape.get("value")
         bounds.append(Condition(str(shape.get("argument", "")), str(shape.get("op", "")), value))  # pyright: ignore[reportArgumentType] - Condition checks it
-    workspace = desk.installation.workspaces.of(_caller(desk, runners[2], runs))
-    now = now_ms()
-    plan = Plan(name, covered(workspace, tools), tuple(bounds), kept, runs, uses, now + duration(expires), why)
+    workspace, now = desk.installation.workspaces.of(caller), now_ms()
+    offered = covered(workspace, tools)
+    plan = Plan(name, offered, tuple(bounds), runners.kept, runners.runs, uses, now + duration(expires), why)
     check(plan, now)
     return plan
 
 
-def _prepared(
-    desk: Desk, runners: "tuple[str, str, list[tuple[Agent, Member | None]]]", plan: "Plan"
-) -> "tuple[Approval, str]":
+def prepared(desk: Desk, caller: "Caller", runners: Runners, plan: "Plan") -> "tuple[Approval, str]":
     """Write the work that waits, with the prompt that whoever decides on it reads."""
     from server.approval import ApprovalProblem
     from server.approval.work import level
     from server.prompt import WorkTool, render_work
 
-    caller = _caller(desk, runners[2], plan.runs)
     workspace = desk.installation.workspaces.of(caller)
     offered = {each.name: each for each in workspace.offer.tools}
-    verdict = level(plan, [_subject(agent, member) for agent, member in runners[2]], workspace)
+    verdict = level(plan, [_subject(agent, member) for agent, member in runners.agents], workspace)
     prompt = render_work(
         name=plan.name,
         org_name=desk.org.name,
@@ -278,18 +289,18 @@ def _decided_at_once(desk: Desk, record: "Approval", prompt: str, *, yes: bool) 
     return settle(desk, record, Decision.APPROVE, unattended=yes), None
 
 
-def _caller(desk: Desk, agents: "list[tuple[Agent, Member | None]]", runs: str) -> "Caller":
+def _caller(desk: Desk, runners: Runners) -> "Caller":
     """One of the agents that the work is for, as it is now: it shows the rules and connections of now."""
     from server.approval import ApprovalProblem
     from server.identity import Frozen
 
     try:
-        found = (desk.installation.directory.by_agent(desk.org.id, agent.id) for agent, _ in agents)
+        found = (desk.installation.directory.by_agent(desk.org.id, agent.id) for agent, _ in runners.agents)
         caller = next((each for each in found if each is not None), None)
     except Frozen as frozen:
         raise ApprovalProblem(str(frozen)) from None
     if caller is None:
-        raise ApprovalProblem(f"There is nobody to run it yet: {runs}. Create the agent first.")
+        raise ApprovalProblem(f"There is nobody to run it yet: {runners.runs}. Create the agent first.")
     return caller
 
 

@@ -351,20 +351,21 @@ async def test_an_answer_that_comes_after_the_expiry_is_no_answer(
 async def test_a_call_lost_on_its_way_is_unknown_and_never_sent_again_by_itself(
     place: Place, calling: Calling, upstream: Upstream
 ) -> None:
-    approval = await held(calling)
+    place.connect(upstream.url, connector="slack", name="chat")
+    approval = await held(calling, "chat_post_message", MESSAGE)
     decide(place, approval, Decision.APPROVE)
     execute(place, "UPDATE approval SET state = 'executing', changed_at = ?", now_ms() - LOST_MS - 1)
     assert record(place, approval).state is State.EXECUTING
     for _ in range(2):
         with pytest.raises(OutcomeUnknown):
-            await calling("stripe_create_refund", REFUND, pointer=approval)
+            await calling("chat_post_message", MESSAGE, pointer=approval)
     with pytest.raises(ApprovalProblem):
         decide(place, approval, Decision.APPROVE)
-    again = await held(calling)
+    again = await held(calling, "chat_post_message", MESSAGE)
     assert again != approval
     assert state_of(place, approval) == "unknown"
     prompt = place.installation.approvals.prompt(record(place, again))
-    assert "already done exactly this" in prompt, "whoever decides on the repetition is told of the first"
+    assert "whether it was done, nobody knows" in prompt, "whoever decides on the repetition is told of the first"
     assert [event["approval"] for event in place.events("approval.unknown")] == [approval]
     assert upstream.requests == []
 
