@@ -90,8 +90,7 @@ def belongings(rows: Rows, org: str) -> dict[str, int]:
 def end_org(rows: Rows, org: str, *, by: str) -> dict[str, int]:
     """Delete everything that belongs to an org, its key included, but for its log; returns how much that was."""
     had = belongings(rows, org)
-    for (agent,) in rows.execute("SELECT id FROM agent WHERE org = ?", (org,)).fetchall():
-        end_with(rows, org, "agent", agent, by=by)
+    end_all(rows, org, by=by)
     for table in OF_AN_ORG:
         rows.execute(f"DELETE FROM {table} WHERE org = ?", (org,))
     return had
