@@ -340,8 +340,12 @@ def _grant(desk: Desk, grant: str) -> dict[str, Any]:
 
 def _calls(desk: Desk, grant: dict[str, Any]) -> list[dict[str, Any]]:
     """Every call under a grant, from the record: what was attempted, and what came of it."""
-    from server.audit import select
+    from server.audit import Event, append, select
 
+    org = desk.org.id
+    desk.installation.database.of(org).write_now(
+        lambda rows: append(rows, org, Event.AUDIT_LISTED, selection={"grant": grant["id"]}, by=desk.by)
+    )
     database, calls = desk.installation.database.of(desk.org.id), dict[int, dict[str, Any]]()
     for entry in select(database, desk.org.id, grant=grant["id"]):
         body = entry.body

@@ -384,6 +384,20 @@ async def test_the_command_line_shows_unknown_calls_and_takes_a_persons_word(
     assert finding["status"] == "ok"
 
 
+async def test_whoever_watches_is_told_once_of_a_call_of_which_nobody_knows(
+    parts: Parts, place: Place, owner: CommandLine
+) -> None:
+    approval = await lost(parts, place)
+    with owner.at_terminal("approvals", "watch") as terminal:
+        shown = terminal.until("Nothing waits for you.")
+        assert f"{approval} (agent reconciler)" in shown
+        assert "approvals resolve ID" in shown
+        terminal.glance(1.0)
+        terminal.type("q")
+        assert terminal.end() == 0
+    assert terminal.shown.count("nobody knows what became of it") == 1
+
+
 async def test_a_member_sees_and_resolves_what_their_own_agents_lost_and_nobody_elses(
     parts: Parts, place: Place, owner: CommandLine, keyleash: CommandLine
 ) -> None:

@@ -494,6 +494,23 @@ async def test_at_the_terminal_it_is_shown_whole_and_agreed_to_with_a_word(place
     assert "unattended" not in place.events("approval.decided")[-1]
 
 
+async def test_whoever_watches_sees_waiting_work_whole_and_decides_on_all_of_it_with_one_key(
+    parts: Parts, place: Place, owner: CommandLine
+) -> None:
+    made = create(owner)
+    with owner.at_terminal("approvals", "watch") as terminal:
+        shown = terminal.until("[a] approve all of it  [d] deny  [s] skip  [q] leave")
+        for part in ("monday refunds", "amount at most 5000", "agent reconciler, for alice"):
+            assert part in shown
+        while "Approved apr_" not in terminal.shown:
+            terminal.type("a")
+            terminal.glance(0.2)
+        terminal.type("q")
+        assert terminal.end() == 0
+    assert [grant["id"] for grant in place.installation.approvals.grants(place.org)] == [made["grant"]]
+    assert (await refund(parts, place)).ok
+
+
 # -- its measure
 
 
