@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import logging
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from server.approval.record import due, sweep
@@ -50,10 +51,12 @@ async def _tend(
         if stop.is_set():
             return
         try:
-            for (org,) in database.read("SELECT id FROM org ORDER BY id"):
-                await tend(database, approvals, str(org))
+            for org in database.orgs():
+                if not database.of(org).query(partial(_if_there, org=org)):
+                    continue
+                await tend(database, approvals, org)
                 if turn % _EMPTY_EVERY == 0:
-                    await empty_old(database, str(org), keep_days=keep_days)
+                    await empty_old(database, org, keep_days=keep_days)
         except (DatabaseProblem, AuditError) as problem:
             log.warning("what has expired or was lost could not be written down: %s", problem)
         with contextlib.suppress(TimeoutError):

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from server.cli import approvals, audit, backup, client, connect, doctor, grants, people, policy, setup, vault
+from server.cli import approvals, audit, backup, client, connect, database, doctor, grants, people, policy, setup, vault
 from server.cli.acting import OrgName
 from server.cli.arguments import REFUSED, holds_a_key
 from server.cli.output import complain
@@ -97,6 +97,7 @@ for name, group in {
     "grant": grants.app,
     "audit": audit.app,
     "vault": vault.app,
+    "database": database.app,
     "client": client.app,
 }.items():
     app.add_typer(group, name=name)

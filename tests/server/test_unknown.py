@@ -4,16 +4,20 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import anyio
 import pytest
 
 from server.app import running
 from server.approval import ApprovalProblem, Decision, State
 from server.approval.record import LOST_MS
 from server.approval.tending import DAY_MS, empty_old, tend
+from server.audit import Event, append
+from server.audit.entry import RESERVED
 from server.call import Outcome, Parts, call
 from server.clock import now_ms
 from server.errors import ApprovalRequired, OutcomeUnknown
 from server.identity import Actor, Agent, create_agent
+from server.settings import SettingsProblem, read_settings
 from tests.agents import Nobody, Person, decide, execute, record
 from tests.commandline import CommandLine
 from tests.installed import Place, add_org
@@ -57,13 +61,13 @@ def resolve(
     place: Place, identifier: str, *, happened: bool, who: Actor | None = None, note: str | None = None
 ) -> None:
     unknown, actor = place.installation.approvals.unknown, who or place.actor()
-    place.installation.database.write_now(
+    place.database.write_now(
         lambda rows: unknown.resolve(rows, place.org, identifier, happened=happened, actor=actor, note=note)
     )
 
 
 async def tended(place: Place) -> None:
-    await tend(place.installation.database, place.installation.approvals, place.org)
+    await tend(place.database, place.installation.approvals, place.org)
 
 
 # -- written down
@@ -82,20 +86,23 @@ async def test_a_running_server_writes_down_what_was_lost_and_what_has_expired_o
     assert upstream.requests == []
 
 
+async def test_whatever_server_starts_does_so_by_itself(parts: Parts, place: Place) -> None:
+    gone = await lost(parts, place)
+    async with running(place.installation):
+        await anyio.lowlevel.checkpoint()
+    assert record(place, gone).state is State.UNKNOWN
+    assert [event["approval"] for event in place.events("approval.unknown")] == [gone]
+
+
 async def an_attempt_without_an_end(parts: Parts, place: Place, name: str, arguments: dict[str, Any]) -> int:
-    """The number of an allowed call's attempt, as a killed server leaves it, minutes ago: the outcome is taken away."""
+    """The number of an allowed call's attempt, as a killed server leaves it behind, minutes ago."""
     await made(parts, place, name, arguments)
-    database = place.installation.database
-    attempt = place.events("call.attempt")[-1]["seq"]
-
-    def forget(rows: Any) -> None:
-        for trigger in ("audit_entry_no_update", "audit_entry_no_delete"):
-            rows.execute(f"DROP TRIGGER {trigger}")
-        rows.execute("DELETE FROM audit_entry WHERE org = ? AND seq > ?", (place.org, attempt))
-        rows.execute("UPDATE audit_entry SET at = at - ? WHERE org = ?", (LOST_MS + 1, place.org))
-
-    database.write_now(forget)
-    return int(attempt)
+    written = place.events("call.attempt")[-1]
+    fields = {key: value for key, value in written.items() if key not in RESERVED}
+    entry = place.database.write_now(
+        lambda rows: append(rows, place.org, Event.CALL_ATTEMPT, at_ms=now_ms() - LOST_MS - 1, **fields)
+    )
+    return entry.seq
 
 
 async def test_an_allowed_call_that_was_lost_is_unknown_on_the_record_and_waits_for_a_look(
@@ -126,7 +133,7 @@ async def test_a_read_that_was_lost_ends_on_the_record_and_asks_for_nobodys_time
 
 async def test_two_servers_that_look_at_once_write_one_end(parts: Parts, place: Place) -> None:
     await an_attempt_without_an_end(parts, place, "stripe_get_balance", {})
-    unknown, database = place.installation.approvals.unknown, place.installation.database
+    unknown, database = place.installation.approvals.unknown, place.database
     now = now_ms()
     looks = [unknown.look(place.org, now) for _ in range(2)]
     assert [len(look.lost) for look in looks] == [1, 1]
@@ -138,8 +145,13 @@ async def test_two_servers_that_look_at_once_write_one_end(parts: Parts, place: 
 
 
 async def test_a_call_on_its_way_and_one_that_ended_are_not_lost(parts: Parts, place: Place) -> None:
-    attempt = await an_attempt_without_an_end(parts, place, "stripe_get_balance", {})
-    execute(place, "UPDATE audit_entry SET at = ? WHERE seq = ?", now_ms() - LOST_MS + 60_000, attempt)
+    await made(parts, place, "stripe_get_balance", {})
+    written = place.events("call.attempt")[-1]
+    fields = {key: value for key, value in written.items() if key not in RESERVED}
+    recent = now_ms() - LOST_MS + 60_000
+    attempt = place.database.write_now(
+        lambda rows: append(rows, place.org, Event.CALL_ATTEMPT, at_ms=recent, **fields)
+    ).seq
     await made(parts, place, "stripe_get_balance", {})
     await tended(place)
     assert place.events("call.unknown") == []
@@ -149,9 +161,7 @@ async def test_a_call_on_its_way_and_one_that_ended_are_not_lost(parts: Parts, p
 
 async def test_an_end_that_comes_while_the_log_is_looked_through_counts(parts: Parts, place: Place) -> None:
     attempt = await an_attempt_without_an_end(parts, place, "stripe_get_balance", {})
-    from server.audit import Event, append
-
-    unknown, database = place.installation.approvals.unknown, place.installation.database
+    unknown, database = place.installation.approvals.unknown, place.database
     look = unknown.look(place.org, now_ms())
     database.write_now(lambda rows: append(rows, place.org, Event.CALL_OUTCOME, attempt=attempt, outcome="succeeded"))
     database.write_now(lambda rows: unknown.write_down(rows, place.org, look, now_ms()))
@@ -253,7 +263,7 @@ NOT_AGAIN: dict[str, str] = {
     "a person has said what became of it": """UPDATE approval SET resolution = '{"happened": true, "told": true}'""",
     "the approval has expired": "UPDATE approval SET expires_at = 1",
     "the upstream no longer promises to know the key": "UPDATE approval SET changed_at = changed_at - 86400000",
-    "it has an outcome, of which nothing is known": "UPDATE approval SET sealed_outcome = x'00', state = 'unknown'",
+    "it has an outcome, an unknown one": "UPDATE approval SET sealed_outcome = sealed_prompt, state = 'unknown'",
     "the credential is another": "UPDATE approval SET credential_version = 99",
     "the definition is another": "UPDATE approval SET definition = 'another'",
 }
@@ -288,8 +298,6 @@ async def test_a_lost_call_is_not_sent_again_under_a_stricter_rule_nor_for_anoth
 async def test_of_many_that_find_a_lost_call_at_once_one_sends_it(
     parts: Parts, place: Place, upstream: Upstream
 ) -> None:
-    import anyio
-
     await lost(parts, place, "stripe_create_refund", REFUND)
     outcomes: list[Outcome] = []
 
@@ -312,7 +320,7 @@ async def test_what_is_sealed_of_old_calls_and_grants_is_emptied_and_who_decided
     assert (await made(parts, place, "chat_post_message", MESSAGE, Person(Decision.APPROVE_HOUR))).ok
     waits = await held(parts, place, "stripe_create_refund", REFUND)
     done = next(each for each in place.installation.approvals.list(place.org) if each.state is State.SUCCEEDED)
-    database, approvals = place.installation.database, place.installation.approvals
+    database, approvals = place.database, place.installation.approvals
     sealed = [
         blob
         for row in database.read(
@@ -339,11 +347,21 @@ async def test_what_is_sealed_of_old_calls_and_grants_is_emptied_and_who_decided
     assert len(place.events("approvals.emptied")) == 1
 
 
+@pytest.mark.parametrize("given", ["0", "366", "-1", "1.5", "ten", "", "\u0663"])
+async def test_how_long_it_is_kept_is_a_number_of_days(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for days in ("1", "365"):
+        monkeypatch.setenv("KEYLEASH_KEEP_DAYS", days)
+        assert read_settings().keep_days == int(days)
+    monkeypatch.setenv("KEYLEASH_KEEP_DAYS", given)
+    with pytest.raises(SettingsProblem, match="from 1 to 365"):
+        read_settings()
+
+
 async def test_an_emptied_record_is_shown_as_such(parts: Parts, place: Place, owner: CommandLine) -> None:
     approval = await held(parts, place)
     decide(place, approval, Decision.DENY)
     execute(place, "UPDATE approval SET created_at = 1, changed_at = 1")
-    await empty_old(place.installation.database, place.org, keep_days=1)
+    await empty_old(place.database, place.org, keep_days=1)
     assert "not kept any more" in owner("approvals", "show", approval).out
     shown = owner("approvals", "show", approval, "--json").json
     assert (shown["prompt"], shown["arguments"], shown["summary"]) == (None, None, None)
@@ -410,13 +428,11 @@ async def test_a_member_sees_and_resolves_what_their_own_agents_lost_and_nobody_
     refused = keyleash("approvals", "resolve", approval, "--happened")
     assert refused.code == 1
     assert "no approval" in refused.err
-    place.installation.database.write_now(lambda rows: create_agent(rows, place.org, name="bobs", member=bob, by="bob"))
+    place.database.write_now(lambda rows: create_agent(rows, place.org, name="bobs", member=bob, by="bob"))
     agent: Agent = place.installation.directory.agent(place.org, "bobs")
     execute(place, "UPDATE approval SET agent = ?, member = ?", agent.id, bob.id)
     assert keyleash("approvals", "resolve", approval, "--happened").code == 0
     assert (
-        json.loads(place.installation.database.read("SELECT resolution FROM approval WHERE id = ?", (approval,))[0][0])[
-            "by"
-        ]
+        json.loads(place.database.read("SELECT resolution FROM approval WHERE id = ?", (approval,))[0][0])["by"]
         == "bob"
     )

@@ -192,7 +192,7 @@ async def test_work_decided_for_the_strictest_call_covers_what_that_rule_asks_fo
     assert record(place, made["approval"]).ruling is Ruling.APPROVE
     assert (await refund(parts, place, amount=2000)).ok
     assert (await refund(parts, place, amount=10)).ok
-    place.installation.database.write_now(lambda rows: remove_rule(rows, place.org, big, by="alice"))
+    place.database.write_now(lambda rows: remove_rule(rows, place.org, big, by="alice"))
     place.rule(who="everyone", tools=["stripe.create_refund"], then="approve", approvers="group:finance")
     await asked_for(parts, place, amount=11)
     assert len(upstream.requests) == 2
@@ -254,6 +254,21 @@ async def test_who_asked_is_also_who_runs_it_and_whoever_joins_the_runners_later
     assert len(upstream.requests) == 1
 
 
+async def test_an_approver_who_becomes_a_runner_before_the_last_has_decided_does_not_count(
+    parts: Parts, place: Place, owner: CommandLine, upstream: Upstream
+) -> None:
+    place.rule(who="everyone", tools=["stripe.create_refund"], then="approve", count=2, second_person=True)
+    execute(place, "UPDATE member SET groups = ? WHERE name = 'alice'", json.dumps(["finance"]))
+    approval = owner(*CREATE, "--runner", "group:finance", "--json").json["approval"]
+    bob, carol, dan = (place.member(name, ("approver",)) for name in ("bob", "carol", "dan"))
+    assert decide(place, approval, Decision.APPROVE, bob) is State.PENDING
+    execute(place, "UPDATE member SET groups = ? WHERE name = 'bob'", json.dumps(["finance"]))
+    assert decide(place, approval, Decision.APPROVE, carol) is State.PENDING
+    await asked_for(parts, place)
+    assert decide(place, approval, Decision.APPROVE, dan) is State.APPROVED
+    assert upstream.requests == []
+
+
 async def test_a_denial_is_final_and_nothing_of_it_ever_runs(
     parts: Parts, place: Place, owner: CommandLine, upstream: Upstream
 ) -> None:
@@ -293,7 +308,7 @@ async def test_a_member_prepares_work_for_their_own_agents_only(
 async def test_an_auditor_prepares_nothing(place: Place, keyleash: CommandLine) -> None:
     place.member("eve", ("auditor",), os_user=system_user())
     assert keyleash(*CREATE, "--yes").code == 1
-    assert place.installation.database.read("SELECT COUNT(*) FROM work") == [(0,)]
+    assert place.database.read("SELECT COUNT(*) FROM work") == [(0,)]
 
 
 # -- what cannot be prepared
@@ -321,7 +336,7 @@ async def test_what_cannot_mean_anything_or_has_no_measure_is_refused(
     ran = owner("grant", "create", "work", "--runner", "agent:reconciler", "--uses", "3", "--yes", *given)
     assert ran.code != 0
     assert said in ran.err, ran.err
-    assert place.installation.database.read("SELECT COUNT(*) FROM work") == [(0,)]
+    assert place.database.read("SELECT COUNT(*) FROM work") == [(0,)]
 
 
 async def test_what_the_rules_deny_whatever_is_approved_is_not_prepared(place: Place, owner: CommandLine) -> None:
@@ -348,17 +363,17 @@ async def test_work_on_rules_that_change_meanwhile_is_not_written(place: Place, 
     place.rule(who="everyone", tools=["stripe.create_refund"], then="approve")
     with pytest.raises(ApprovalProblem, match="changed just now"):
         prepared(desk, caller, runners, plan)
-    assert place.installation.database.read("SELECT COUNT(*) FROM work") == [(0,)]
+    assert place.database.read("SELECT COUNT(*) FROM work") == [(0,)]
 
 
 # -- how it ends
 
 
 def _rotated(place: Place) -> None:
-    connection = connection_named(place.installation.database, place.org, "stripe")
+    connection = connection_named(place.database, place.org, "stripe")
     connector = place.installation.catalogue.connectors["stripe"]
     planned = replan(connection, connector, kind=None, base_url=None, private=None)
-    place.installation.database.write_now(
+    place.database.write_now(
         lambda rows: rotate(
             rows,
             place.installation.vault,
@@ -375,7 +390,7 @@ def _rotated(place: Place) -> None:
 def _revoked(place: Place) -> None:
     approvals = place.installation.approvals
     grant = approvals.grants(place.org)[0]["id"]
-    place.installation.database.write_now(lambda rows: approvals.revoke(rows, place.org, grant, by="alice"))
+    place.database.write_now(lambda rows: approvals.revoke(rows, place.org, grant, by="alice"))
 
 
 def _moved(sql: str) -> Callable[[Place], None]:
@@ -411,7 +426,7 @@ async def test_work_is_checked_again_in_the_transaction_that_uses_it(
 ) -> None:
     """It was there when the call came; it has ended when the call is about to be sent."""
     made = create(owner, "--yes")
-    approvals, database = place.installation.approvals, place.installation.database
+    approvals, database = place.installation.approvals, place.database
     workspace = place.installation.workspaces.of(place.caller())
     bound = workspace.offer.bind("stripe_create_refund", REFUND)
     asked = Asked(
@@ -455,7 +470,7 @@ async def test_thirty_calls_at_once_use_no_more_than_it_has(
 async def test_work_ends_with_its_agent_and_waiting_work_too(place: Place, owner: CommandLine) -> None:
     running_work, waiting = create(owner, "--yes"), create(owner)
     agent = place.installation.directory.agent(place.org, "reconciler")
-    place.installation.database.write_now(lambda rows: remove_agent(rows, place.org, agent, by="alice"))
+    place.database.write_now(lambda rows: remove_agent(rows, place.org, agent, by="alice"))
     assert place.installation.approvals.grants(place.org) == []
     assert record(place, waiting["approval"]).state is State.CANCELLED
     assert {event["grant"] for event in place.events("grant.revoked")} == {running_work["grant"], waiting["grant"]}
@@ -531,9 +546,9 @@ async def test_a_member_can_make_so_much_work_wait_and_no_more(place: Place, own
         return approvals.prepare(rows, place.org, plan, place.actor(), verdict=verdict, prompt="p")
 
     for _ in range(20):
-        place.installation.database.write_now(prepare)
+        place.database.write_now(prepare)
     with pytest.raises(ApprovalProblem, match="waits for a decision"):
-        place.installation.database.write_now(prepare)
+        place.database.write_now(prepare)
 
 
 async def test_waiting_work_does_not_count_as_an_agents_calls(place: Place, parts: Parts, owner: CommandLine) -> None:
@@ -545,5 +560,5 @@ async def test_waiting_work_does_not_count_as_an_agents_calls(place: Place, part
 async def test_who_gets_a_members_name_later_inherits_no_work(place: Place, owner: CommandLine) -> None:
     """`member:NAME` is kept by id."""
     made = owner(*CREATE, "--runner", "member:alice", "--yes", "--json").json
-    rows = place.installation.database.read("SELECT runner FROM work WHERE id = ?", (made["grant"],))
+    rows = place.database.read("SELECT runner FROM work WHERE id = ?", (made["grant"],))
     assert rows == [(f"member:{place.owner.id}",)]
