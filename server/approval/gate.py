@@ -147,14 +147,14 @@ class Approvals(Register):
     def _may_go_again(self, asked: Asked, record: Approval) -> bool:
         """Whether a lost call may be sent once more: its upstream carries it out once under the record's own key.
 
-        Only the same call to the same account, while the approval lasts and the upstream promises to know the key.
+        Only the same call to the same account, while the upstream promises to know the key; that the approval has not
+        expired is the claim's to see.
         """
         now = now_ms()
         return (
             record.resolution is None
             and record.resent_at is None
             and same_target(asked, record)
-            and not over(record, now)
             and record.changed_at + asked.call.connector.repeats_within(asked.call.tool) > now
         )
 
