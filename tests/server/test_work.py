@@ -529,31 +529,27 @@ async def test_whoever_watches_sees_waiting_work_whole_and_decides_on_all_of_it_
 # -- its measure
 
 
-async def test_a_member_can_make_so_much_work_wait_and_no_more(place: Place, owner: CommandLine) -> None:
+def preparing(place: Place) -> Callable[[Any], str]:
+    """Prepare some work, each time in the transaction that is handed in."""
     workspace = place.installation.workspaces.of(place.caller())
-    plan = Plan(
-        "w",
-        covered(workspace, ["stripe_create_refund"]),
-        (Condition("amount", "max", 5),),
-        "agent:x",
-        "agent x",
-        1,
-        now_ms() + 60_000,
-    )
+    tools, bounds = covered(workspace, ["stripe_create_refund"]), (Condition("amount", "max", 5),)
+    plan = Plan("w", tools, bounds, "agent:x", "agent x", 1, now_ms() + 60_000)
     approvals, verdict = place.installation.approvals, Verdict(Ruling.CONFIRM, "")
+    return lambda rows: approvals.prepare(rows, place.org, plan, place.actor(), verdict=verdict, prompt="p")
 
-    def prepare(rows: Any) -> str:
-        return approvals.prepare(rows, place.org, plan, place.actor(), verdict=verdict, prompt="p")
 
+async def test_a_member_can_make_so_much_work_wait_and_no_more(place: Place) -> None:
     for _ in range(20):
-        place.database.write_now(prepare)
+        place.database.write_now(preparing(place))
     with pytest.raises(ApprovalProblem, match="waits for a decision"):
-        place.database.write_now(prepare)
+        place.database.write_now(preparing(place))
 
 
-async def test_waiting_work_does_not_count_as_an_agents_calls(place: Place, parts: Parts, owner: CommandLine) -> None:
-    for _ in range(20):
-        create(owner)
+async def test_what_becomes_of_prepared_work_does_not_count_as_what_agents_ask(parts: Parts, place: Place) -> None:
+    for _ in range(2):
+        for _ in range(20):
+            place.database.write_now(preparing(place))
+        execute(place, "UPDATE approval SET state = 'denied'")
     await asked_for(parts, place)
 
 
