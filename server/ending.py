@@ -64,7 +64,8 @@ def _end_grants(  # noqa: PLR0917 - like the one above, of a table
 OF_AN_ORG = (
     *("vault_field", "vault_credential", "vault_derived", "vault_org_key"),
     *("work_tool", "work", "lost_call", "log_mark"),
-    *("call_grant", "approval", "rule", "connection", "agent", "member"),
+    *("call_grant", "approval", "recorded_call", "rule_version", "rule", "connection", "agent", "member"),
+    *("notice", "channel"),
 )
 """Every table whose rows end with their org, those that refer to others first; its log and its erasures stay."""
 
@@ -75,6 +76,7 @@ _COUNTED = {
     "rules": "rule",
     "approvals": "approval",
     "grants": "call_grant",
+    "channels": "channel",
     "keys": "vault_org_key",
 }
 

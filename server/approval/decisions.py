@@ -1,21 +1,21 @@
 """Take a person's decision: who may make it, what it settles, and what is written of it."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from server.approval.channels import tell, through
+from server.approval.eligible import CIRCLES, in_circle, people_of
 from server.approval.grants import Grants
+from server.approval.outbox import Happening
 from server.approval.record import (
-    CIRCLES,
-    DECIDERS,
-    SKEW_MS,
+    CLOCKS_APART_MS,
     Approval,
     ApprovalProblem,
     Decision,
     State,
     one,
     over,
-    stands_in,
 )
 from server.approval.work import Works, acted_for
 from server.audit import Event, append
@@ -42,13 +42,9 @@ class Decisions:
             raise ApprovalProblem(f"Approval {approval.id} is {state if state != 'pending' else 'expired'} already.")
         require_eligible(rows, current, decision, actor)
         self._require_grantable(rows, current, decision, signed_in=actor.signed_in)
-        made = {
-            "by": actor.member.name,
-            "by_id": actor.member.id,
-            "channel": "command line",
-            "known_by": actor.known_by,
-            **({"unattended": True} if unattended else {}),
-        }
+        how = {"unattended": True} if unattended else {}
+        who = {"by": actor.member.name, "by_id": actor.member.id, "known_by": actor.known_by}
+        made = through("command line", **who, **how)
         if decision is Decision.DENY or current.ruling is Ruling.CONFIRM:
             self.settle(rows, current, decision, made, signed_in=actor.signed_in, now=now_ms())
         else:
@@ -93,7 +89,7 @@ class Decisions:
         moved = rows.execute(
             "UPDATE approval SET state = ?, decisions = ?, changed_at = ? "
             "WHERE org = ? AND id = ? AND state = 'pending' AND expires_at > ? AND changed_at <= ?",
-            (state.value, json.dumps(decisions), now, record.org, record.id, now, now + SKEW_MS),
+            (state.value, json.dumps(decisions), now, record.org, record.id, now, now + CLOCKS_APART_MS),
         )
         if moved.rowcount != 1:
             return
@@ -155,7 +151,7 @@ def require_one_who_may(rows: Rows, record: Approval, actor: Actor) -> None:
     """Refuse whoever could have no say about such a call. Raises ApprovalProblem."""
     if record.ruling is Ruling.CONFIRM:
         own = {record.member} if record.work is None else acted_for(rows, record.org, record.work)
-        if own != {actor.member.id} and not DECIDERS & set(actor.member.roles):
+        if own != {actor.member.id} and not in_circle(actor.member, "role:any"):
             raise ApprovalProblem(
                 f"{actor.member.name} cannot decide this: it is for the member it was asked for, "
                 "or an approver, admin or owner."
@@ -167,7 +163,7 @@ def require_one_who_may(rows: Rows, record: Approval, actor: Actor) -> None:
             "Let them decide from their own account on this machine."
         )
     for wanted in circles(record):
-        if not stands_in(actor.member.roles, actor.member.groups, wanted):
+        if not in_circle(actor.member, wanted):
             raise ApprovalProblem(f"{actor.member.name} is not {CIRCLES.get(wanted, wanted)}.")
 
 
@@ -188,11 +184,13 @@ def require_eligible(rows: Rows, record: Approval, decision: Decision, actor: Ac
 
 def standing(rows: Rows, record: Approval) -> list[dict[str, Any]]:
     """The agreements to a pending record that count today: their people are still there, and still of the circles."""
-    out = kept_out(rows, record)
+    people, out = {one.id: one for one in people_of(rows, record.org)}, kept_out(rows, record)
     return [
         made
         for made in record.decisions
-        if made.get("by_id") not in out and _stands(rows, record.org, made.get("by_id"), circles(record))
+        if (who := people.get(str(made.get("by_id")))) is not None
+        and who.id not in out
+        and all(in_circle(who, circle) for circle in circles(record))
     ]
 
 
@@ -209,14 +207,6 @@ def kept_out(rows: Rows, record: Approval) -> set[str | None]:
     return asked if record.work is None else asked | acted_for(rows, record.org, record.work)
 
 
-def _stands(rows: Rows, org: str, member: str | None, wanted: Iterable[str]) -> bool:
-    row = rows.execute("SELECT roles, groups FROM member WHERE org = ? AND id = ?", (org, member)).fetchone()
-    if row is None:
-        return False
-    roles, groups = json.loads(row[0]), json.loads(row[1])
-    return all(stands_in(roles, groups, circle) for circle in wanted)
-
-
 def _write_decision(rows: Rows, record: Approval, decision: Decision, made: dict[str, Any], state: State) -> None:
     append(
         rows,
@@ -230,6 +220,7 @@ def _write_decision(rows: Rows, record: Approval, decision: Decision, made: dict
         state=state.value,
         **{_NAMED.get(key, key): value for key, value in made.items()},
     )
+    tell(rows, record.org, record.id, Happening.DECIDED)
 
 
 _NAMED = {"by": "approver", "by_id": "approver_id"}

@@ -8,18 +8,20 @@ from typing import Any
 import anyio
 
 from connectors.definition import Call, Effect
+from server.approval.channels import reach, tell, through
 from server.approval.decisions import Decisions, require_eligible, standing
 from server.approval.fatigue import require_bearable
 from server.approval.grants import GRANT_USES, IN_CLIENT, Grants
+from server.approval.outbox import Happening
 from server.approval.record import (
     APPROVAL_MS,
     ASK_S,
+    CLOCKS_APART_MS,
     COLUMNS,
     LONGEST_PROMPT,
     LOST_MS,
     POLL_S,
     SHARE_PROMPT_MS,
-    SKEW_MS,
     Approval,
     ApprovalProblem,
     Asked,
@@ -36,6 +38,7 @@ from server.approval.record import (
     still_enough,
     sweep,
     values_of,
+    wanted,
 )
 from server.approval.register import Register
 from server.approval.unknown import Unknown
@@ -48,6 +51,7 @@ from server.identity import Actor, new_id
 from server.policy import Ruling, Verdict
 from server.prompt import IN_CLIENT as IN_CLIENT_LENGTH
 from server.prompt import Prompt, quote, summary
+from server.recorded import decided, keep
 from vault import Vault
 
 
@@ -95,13 +99,19 @@ class Approvals(Register):
                     raise NoLongerValid(record.id, "it was carried out long ago, and what came of it is not kept")
                 return Clearance(approval=record, outcome=outcome)
             case State.PENDING:
-                raise ApprovalRequired(record.id, iso(record.expires_at))
+                raise ApprovalRequired(record.id, iso(record.expires_at), reaches_nobody=self._reaches_nobody(record))
             case State.DENIED:
                 raise Denied(record.id)
             case State.UNKNOWN | State.EXECUTING:
                 raise OutcomeUnknown(record.id, happened=record.happened)
             case State.EXPIRED | State.CANCELLED:
                 raise NoLongerValid(record.id, record.state.value)
+
+    def _reaches_nobody(self, record: Approval) -> bool:
+        """Whether it waits for people of whom there are too few, or too few who can be asked."""
+        if record.ruling is not Ruling.APPROVE:
+            return False  # the member asked for may be at another client
+        return not self._database.of(record.org).query(lambda rows: reach(rows, record.org, wanted(record))).enough
 
     async def outcome_of(self, record: Approval) -> dict[str, Any]:
         """Wait for what another call makes of this record. Raises CallRefused where that ends without an outcome."""
@@ -191,6 +201,8 @@ class Approvals(Register):
             "WHERE org = ? AND id = ? AND state = 'executing'",
             (state.value, sealed, now_ms(), approval.org, approval.id),
         )
+        if state is State.UNKNOWN:
+            tell(rows, approval.org, approval.id, Happening.UNKNOWN)
 
     async def retire(self, approval: Approval, why: str) -> None:
         """Mark a pending or approved record stale: it can no longer be used for anything."""
@@ -209,6 +221,17 @@ class Approvals(Register):
             "SELECT id FROM approval WHERE org = ? AND agent = ? AND call_hash = ? "
             "AND state IN ('pending', 'approved')",
             (org, agent, call_hash),
+        )
+        for (approval,) in found:
+            record = self.find(org, str(approval))
+            if record is not None:
+                await self.retire(record, "a rule denies it now")
+
+    async def overrule_all(self, org: str, agent: str, tool: str) -> None:
+        """The agent cannot call this tool any more: whatever was approved or waits for it ends."""
+        found = self._database.of(org).read(
+            "SELECT id FROM approval WHERE org = ? AND agent = ? AND tool = ? AND state IN ('pending', 'approved')",
+            (org, agent, tool),
         )
         for (approval,) in found:
             record = self.find(org, str(approval))
@@ -291,7 +314,7 @@ class Approvals(Register):
             "AND (state IN ('approved', 'executing') OR (state = 'unknown' AND sealed_outcome IS NULL)) "
             "AND expires_at > ? AND changed_at <= ? "
             "ORDER BY created_at",
-            (asked.caller.org, asked.caller.agent, call_hash, now, now + SKEW_MS),
+            (asked.caller.org, asked.caller.agent, call_hash, now, now + CLOCKS_APART_MS),
         )
         found = [self.aged(approval_of(row)) for row in rows]
         approved = (record for record in found if record.state is State.APPROVED)
@@ -372,6 +395,8 @@ class Approvals(Register):
             verdict=verdict.ruling.value,
             rules=list(verdict.rules),
         )
+        keep(rows, self._vault, caller, decided(call, verdict))
+        tell(rows, record.org, record.id, Happening.OPENED)
         return record
 
     # -- asking and waiting
@@ -451,12 +476,7 @@ class Approvals(Register):
                         member=caller.member_name,
                     )
                 return
-            made = {
-                "by": caller.member_name,
-                "by_id": caller.member,
-                "channel": "client",
-                "known_by": "the client's word",
-            }
+            made = through("client", by=caller.member_name, by_id=caller.member, known_by="the client's word")
             self._decisions.settle(rows, record, decision, made, signed_in=False, now=now)
 
         await self._database.of(record.org).write(change)

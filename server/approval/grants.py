@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from connectors.definition import Call, Effect, canonical
-from server.approval.record import SKEW_MS, Approval, ApprovalProblem, Asked, still_enough
+from server.approval.record import CLOCKS_APART_MS, Approval, ApprovalProblem, Asked, still_enough
 from server.approval.register import Register
 from server.approval.work import Works, status
 from server.audit import Event, append
@@ -47,7 +47,7 @@ class Grants:
                 asked.call.tool.definition_hash,
                 self._bounds_hash(asked.caller.org, asked.call),
                 now,
-                now + SKEW_MS,
+                now + CLOCKS_APART_MS,
             ),
         )
         for grant, approval in rows:
@@ -62,7 +62,7 @@ class Grants:
         taken = rows.execute(
             "UPDATE call_grant SET uses_left = uses_left - 1 WHERE org = ? AND id = ? AND uses_left > 0 "
             "AND revoked_at IS NULL AND expires_at > ? AND created_at <= ?",
-            (org, grant, now, now + SKEW_MS),
+            (org, grant, now, now + CLOCKS_APART_MS),
         )
         return bool(taken.rowcount == 1)
 

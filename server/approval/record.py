@@ -7,6 +7,9 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from connectors.definition import Call
+from server.approval.channels import tell
+from server.approval.eligible import Wanted
+from server.approval.outbox import Happening
 from server.audit import Event, append
 from server.connections import Connection
 from server.database import Database, Rows
@@ -19,12 +22,12 @@ APPROVAL_MS = 60 * 60 * 1000
 """How long a call may wait for a decision, and an approved one to be carried out."""
 STATE_TTL_S = 2 * 60 * 60
 """How long a client's pointer to a record lives: longer than any record."""
-SKEW_MS = 60 * 1000
-"""A row written longer than this ahead of the clock shows that the clock was set back: it counts as expired, for what
-has ended is not to come back with the hour. Clocks of two hosts, and a clock that is corrected, differ by less."""
 LONGEST_PROMPT = 200_000
 LOST_MS = 3 * 60 * 1000
 """A call still `executing` after this long was lost: longer than a call can take."""
+CLOCKS_APART_MS = 60 * 1000
+"""How far the clocks of two replicas may be apart. A row written later than that was written before the clock was set
+back, and counts as expired: what has ended is not to come back with the hour."""
 ASK_S = 50.0
 """How long a client may take over its question, and a call wait for another that runs the same approval. Several
 hosts give up on a call at about 60 seconds, dialog or not."""
@@ -166,7 +169,7 @@ def move(rows: Rows, record: Approval, before: State, after: State, now: int) ->
 
 def over(record: Approval, now: int) -> bool:
     """Whether a pending or approved record has expired, or the clock was set back behind it."""
-    return record.expires_at <= now or record.changed_at > now + SKEW_MS
+    return record.expires_at <= now or record.changed_at > now + CLOCKS_APART_MS
 
 
 _DUE = (
@@ -179,9 +182,9 @@ _ENDED = "revoked_at IS NULL AND (expires_at <= ? OR created_at > ?)"
 def due(rows: Rows, org: str, now: int) -> bool:
     """Whether `sweep` would write anything."""
     asked = (
-        (f"SELECT 1 FROM approval WHERE org = ? AND {_DUE} LIMIT 1", (org, now, now + SKEW_MS, now - LOST_MS)),
-        (f"SELECT 1 FROM call_grant WHERE org = ? AND {_ENDED} LIMIT 1", (org, now, now + SKEW_MS)),
-        (f"SELECT 1 FROM work WHERE org = ? AND {_ENDED} LIMIT 1", (org, now, now + SKEW_MS)),
+        (f"SELECT 1 FROM approval WHERE org = ? AND {_DUE} LIMIT 1", (org, now, now + CLOCKS_APART_MS, now - LOST_MS)),
+        (f"SELECT 1 FROM call_grant WHERE org = ? AND {_ENDED} LIMIT 1", (org, now, now + CLOCKS_APART_MS)),
+        (f"SELECT 1 FROM work WHERE org = ? AND {_ENDED} LIMIT 1", (org, now, now + CLOCKS_APART_MS)),
     )
     return any(rows.execute(sql, values).fetchone() for sql, values in asked)
 
@@ -193,7 +196,7 @@ def sweep(rows: Rows, org: str, now: int) -> None:
     """
     for approval, state, agent, tool, changed_at in rows.execute(
         f"SELECT id, state, agent_name, tool, changed_at FROM approval WHERE org = ? AND {_DUE}",
-        (org, now, now + SKEW_MS, now - LOST_MS),
+        (org, now, now + CLOCKS_APART_MS, now - LOST_MS),
     ).fetchall():
         lost = state == State.EXECUTING
         after, at = (State.UNKNOWN, changed_at) if lost else (State.EXPIRED, now)
@@ -204,9 +207,10 @@ def sweep(rows: Rows, org: str, now: int) -> None:
         if moved.rowcount == 1:
             event = Event.APPROVAL_UNKNOWN if lost else Event.APPROVAL_EXPIRED
             append(rows, org, event, approval=approval, agent=agent, tool=tool)
+            tell(rows, org, approval, Happening.UNKNOWN if lost else Happening.EXPIRED)
     for table, named in (("call_grant", "tool"), ("work", "name")):
         for grant, name in rows.execute(
-            f"SELECT id, {named} FROM {table} WHERE org = ? AND {_ENDED}", (org, now, now + SKEW_MS)
+            f"SELECT id, {named} FROM {table} WHERE org = ? AND {_ENDED}", (org, now, now + CLOCKS_APART_MS)
         ).fetchall():
             ended = rows.execute(
                 f"UPDATE {table} SET revoked_at = ? WHERE org = ? AND id = ? AND revoked_at IS NULL", (now, org, grant)
@@ -245,6 +249,18 @@ def still_enough(verdict: Verdict, record: Approval) -> bool:
     return not verdict.stricter_than(given)
 
 
+def wanted(record: Approval) -> Wanted:
+    """Whose agreement this record still needs."""
+    return Wanted(
+        record.ruling,
+        needed=record.needed,
+        approvers=record.approvers,
+        second_person=record.second_person,
+        requester=record.member,
+        decided=tuple(str(made.get("by_id")) for made in record.decisions),
+    )
+
+
 def same_target(asked: Asked, record: Approval) -> bool:
     return (
         record.connection == asked.connection.id
@@ -254,18 +270,6 @@ def same_target(asked: Asked, record: Approval) -> bool:
 
 
 # -- who may decide
-
-DECIDERS = {"approver", "admin", "owner"}
-CIRCLES = {"role:any": "an approver, admin or owner"}
-
-
-def stands_in(roles: Sequence[str], groups: Sequence[str], circle: str) -> bool:
-    """Whether someone with these roles and in these groups is of a circle."""
-    if circle == "role:any":
-        return bool(DECIDERS & set(roles))
-    if circle.startswith("group:"):
-        return circle.removeprefix("group:") in groups
-    return circle in roles
 
 
 # -- rows

@@ -9,7 +9,8 @@ from typing import Any, cast
 
 from connectors.definition import Effect
 from server.approval.decisions import Decisions, require_one_who_may, resolution, write_resolution
-from server.approval.record import DECIDERS, LOST_MS, Approval, ApprovalProblem, one, sweep
+from server.approval.eligible import in_circle
+from server.approval.record import LOST_MS, Approval, ApprovalProblem, one, sweep
 from server.audit import Event, append
 from server.clock import now_ms
 from server.database import Database, Rows
@@ -185,7 +186,7 @@ def _require_one_who_may(rows: Rows, lost: LostCall, actor: Actor) -> None:
         require_one_who_may(rows, record, actor)
         return
     agent = rows.execute("SELECT member FROM agent WHERE org = ? AND id = ?", (lost.org, lost.agent)).fetchone()
-    if not (agent and agent[0] == actor.member.id) and not DECIDERS & set(actor.member.roles):
+    if not (agent and agent[0] == actor.member.id) and not in_circle(actor.member, "role:any"):
         raise ApprovalProblem(
             f"{actor.member.name} cannot say this: it is for the member that the agent acts for, "
             "or an approver, admin or owner."

@@ -11,9 +11,11 @@ from typing import Any
 
 from connectors.definition import Effect
 from server.approval.bounds import Reach, strictest, together, within
+from server.approval.channels import tell
+from server.approval.outbox import Happening
 from server.approval.record import (
+    CLOCKS_APART_MS,
     COLUMNS,
-    SKEW_MS,
     Approval,
     ApprovalProblem,
     Asked,
@@ -253,6 +255,7 @@ class Works:
                 "VALUES (?, ?, ?, ?, ?, ?)",
                 (org, work, tool.name, tool.connection.id, tool.connection.credential_version, tool.definition),
             )
+        tell(rows, org, record.id, Happening.OPENED)
         append(
             rows,
             org,
@@ -319,7 +322,7 @@ class Works:
                 asked.connection.id,
                 asked.connection.credential_version,
                 asked.call.tool.definition_hash,
-                now + SKEW_MS,
+                now + CLOCKS_APART_MS,
                 now,
             ),
         ).fetchall():
@@ -350,7 +353,7 @@ class Works:
             "JOIN connection c ON c.org = t.org AND c.id = t.connection "
             "AND c.credential_version = t.credential_version "
             "WHERE t.org = work.org AND t.work = work.id AND t.tool = ? AND t.definition = ?)",
-            (asked.caller.org, work, now, now + SKEW_MS, asked.call.name, asked.call.tool.definition_hash),
+            (asked.caller.org, work, now, now + CLOCKS_APART_MS, asked.call.name, asked.call.tool.definition_hash),
         )
         return bool(taken.rowcount == 1)
 
