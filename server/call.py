@@ -8,7 +8,7 @@ import logging
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -28,7 +28,7 @@ from connectors.errors import (
 from connectors.request import Prepared, prepare
 from server.approval import Approvals, Asked, Clearance, Lost, Person, State, last_done, still_enough
 from server.audit import AuditError, Event, append, argument_fields
-from server.clock import iso
+from server.clock import iso, now_ms
 from server.connections import Connection, Workspaces, credential_kind, take_credential
 from server.credential import is_reference, resolved
 from server.database import Database, DatabaseProblem, Rows
@@ -46,7 +46,7 @@ from server.errors import (
     Unrecorded,
     VaultSealed,
 )
-from server.identity import Caller, Directory, Frozen, new_id
+from server.identity import Caller, Directory, Frozen, new_id, used
 from server.keys import Keys
 from server.policy import Request, Ruling, Verdict, decide
 from server.prompt import Prompt, render
@@ -285,6 +285,7 @@ async def _replayed(parts: Parts, bound: _Bound, clearance: Clearance) -> None:
             **_by_leave_of(clearance),
             outcome="replayed",
         )
+        used(rows, bound.caller)
 
     try:
         await parts.database.of(bound.caller.org).write(change)
@@ -296,7 +297,7 @@ async def _again(parts: Parts, bound: _Bound, clearance: Clearance) -> _Bound:
     """Policy decides again at execution: the caller, the rules and the connection are those of now."""
     caller = _still_there(parts, bound.caller)
     if caller is None:
-        raise Refused("the agent was removed while its call was held")
+        raise Refused("the agent was removed, or its access ended, while its call was held")
     # One approval, one key: an upstream that honours it carries out an approved call once, whatever is sent again.
     key = clearance.approval.id if clearance.approval else new_id("idm")
     again = await _bind(parts, caller, bound.call.name, bound.call.arguments, key)
@@ -313,12 +314,9 @@ async def _again(parts: Parts, bound: _Bound, clearance: Clearance) -> _Bound:
 
 def _still_there(parts: Parts, caller: Caller) -> Caller | None:
     try:
-        now = parts.directory.by_agent(caller.org, caller.agent)
+        return parts.directory.again(caller)
     except Frozen as frozen:
         raise Refused(str(frozen)) from None
-    if now is None:
-        return None
-    return replace(now, client=caller.client, client_version=caller.client_version, transport=caller.transport)
 
 
 async def _carry_out(parts: Parts, bound: _Bound, clearance: Clearance) -> Outcome:
@@ -378,6 +376,7 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attemp
         )
         if clearance.approval is None:  # else it was kept when it was held
             keep(rows, parts.vault, bound.caller, decided(bound.call, bound.verdict))
+        used(rows, bound.caller)
         return _Attempt(entry.seq, taken)
 
     try:
@@ -402,8 +401,9 @@ def _require_unmoved(rows: Rows, caller: Caller) -> None:
     """In the attempt's own transaction: nothing that the verdict rests on has changed since it was made."""
     row = rows.execute(
         "SELECT 1 FROM agent a JOIN org o ON o.id = a.org "
-        "WHERE a.org = ? AND a.id = ? AND o.revision = ? AND o.frozen_at IS NULL",
-        (caller.org, caller.agent, caller.revision),
+        "WHERE a.org = ? AND a.id = ? AND o.revision = ? AND o.frozen_at IS NULL "
+        "AND (a.expires_at IS NULL OR a.expires_at > ?)",
+        (caller.org, caller.agent, caller.revision, now_ms()),
     ).fetchone()
     if row is None:
         raise Moved
@@ -542,6 +542,7 @@ async def _refuse(
         if kept is not None:
             with contextlib.suppress(VaultError):  # without its arguments' seal it is on record all the same
                 keep(rows, parts.vault, caller, kept)
+        used(rows, caller)
 
     try:
         await parts.database.of(caller.org).write(change)
@@ -557,6 +558,7 @@ def _who(caller: Caller) -> dict[str, Any]:
         "client": caller.client or None,
         "client_version": caller.client_version or None,
         "transport": caller.transport or None,
+        "address": caller.address,
     }
 
 

@@ -6,6 +6,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from server.narrowing import Network, network
+
 
 class SettingsProblem(Exception):
     """A setting makes no sense; the message names it and says how to mend it."""
@@ -18,6 +20,8 @@ class Settings:
     home: Path
     hold_seconds: float = 45.0
     allowed_hosts: tuple[str, ...] = ()
+    trusted_proxies: tuple[Network, ...] = ()
+    """The reverse proxies whose X-Forwarded-For is believed."""
     log_level: str = "WARNING"
     key_seconds: float = 300.0
     """How long an org's key is used after a key service unwrapped it, before the service is asked again."""
@@ -96,6 +100,7 @@ def read_settings() -> Settings:
     if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise SettingsProblem(f"KEYLEASH_LOG is {level!r}: give debug, info, warning or error.")
     hosts = os.environ.get("KEYLEASH_ALLOWED_HOSTS", "")
+    proxies = os.environ.get("KEYLEASH_TRUSTED_PROXIES", "")
     if os.environ.get("KEYLEASH_DATABASE_OWNER") and not os.environ.get("KEYLEASH_DATABASE"):
         raise SettingsProblem(
             "KEYLEASH_DATABASE_OWNER is set and KEYLEASH_DATABASE is not: set that to the same database as the role "
@@ -105,6 +110,7 @@ def read_settings() -> Settings:
         home=home(),
         hold_seconds=hold_seconds,
         allowed_hosts=tuple(host.strip() for host in hosts.split(",") if host.strip()),
+        trusted_proxies=tuple(_proxy(each.strip()) for each in proxies.split(",") if each.strip()),
         log_level=level,
         key_seconds=key_seconds,
         list_limit=_list_limit(),
@@ -133,6 +139,19 @@ def _public_url() -> str:
             "https://keyleash.example.com"
         )
     return given.rstrip("/")
+
+
+def _proxy(text: str) -> Network:
+    try:
+        found = network(text)
+    except ValueError as error:
+        raise SettingsProblem(f"KEYLEASH_TRUSTED_PROXIES: {error} Several stand with commas between.") from None
+    if found.prefixlen == 0:
+        raise SettingsProblem(
+            f"KEYLEASH_TRUSTED_PROXIES: {text} is everybody, and whoever is believed can say to come from anywhere. "
+            "Name the addresses of your proxies."
+        )
+    return found
 
 
 def _list_limit() -> int:

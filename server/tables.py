@@ -60,7 +60,10 @@ class Member(SQLModel, table=True):
 
 
 class Agent(SQLModel, table=True):
-    """An MCP client's identity. Its token is kept as a hash; `member` is empty for a standalone agent."""
+    """An MCP client's identity. Its token is kept as a hash; `member` is empty for a standalone agent.
+
+    `used_at` is its last use, to within a minute; over which transport, from which address, by which client.
+    """
 
     __tablename__: ClassVar[Any] = "agent"
     __table_args__ = (UniqueConstraint("org", "name"), UniqueConstraint("org", "token_hash"))
@@ -73,6 +76,10 @@ class Agent(SQLModel, table=True):
     expires_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
     created_by: str
     created_at: int = Field(sa_column=_ms())
+    used_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
+    used_over: str | None
+    used_from: str | None
+    used_client: str | None
 
 
 class Connection(SQLModel, table=True):

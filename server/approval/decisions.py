@@ -1,6 +1,7 @@
 """Take a person's decision: who may make it, what it settles, and what is written of it."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from server.approval.channels import tell, through
@@ -11,7 +12,7 @@ from server.approval.record import Approval, ApprovalProblem, Decision, State, o
 from server.audit import Event, append
 from server.clock import iso, now_ms
 from server.database import Rows
-from server.identity import Actor
+from server.identity import Actor, member_now
 from server.policy import Ruling
 
 
@@ -29,6 +30,7 @@ class Decisions:
         if current is None or current.state is not State.PENDING or current.expires_at <= now_ms():
             state = current.state.value if current else "gone"
             raise ApprovalProblem(f"Approval {approval.id} is {state if state != 'pending' else 'expired'} already.")
+        actor = _as_of_now(rows, current, actor)
         _require_eligible(current, decision, actor)
         how = {"unattended": True} if unattended else {}
         made = through("command line", by=actor.member.name, known_by=actor.known_by, **how)
@@ -75,6 +77,16 @@ class Decisions:
         _write_decision(rows, record, decision, made, state)
         if grants:
             self._grants.give(rows, record, made, now)
+
+
+def _as_of_now(rows: Rows, record: Approval, actor: Actor) -> Actor:
+    """Whoever decides, with the roles and groups that they have now in the record's own org. Raises ApprovalProblem."""
+    member = member_now(rows, record.org, actor.member.id)
+    if member is None:
+        raise ApprovalProblem(f"{actor.member.name} is no member of this org any more, and decides nothing.")
+    if actor.signed_in and member.os_user != actor.member.os_user:
+        raise ApprovalProblem(f"{actor.member.name} is known by another system user now. Start again as that one.")
+    return replace(actor, member=member)
 
 
 def _require_eligible(record: Approval, decision: Decision, actor: Actor) -> None:

@@ -128,7 +128,7 @@ def list_grants(org: OrgName = None, as_member: AsMember = None, json: AsJson = 
 def revoke_grant(grant: Id, org: OrgName = None, as_member: AsMember = None) -> None:
     """End a grant at once."""
     with at_desk(org, as_member, "look around") as desk:
-        if not any(one["id"] == grant for one in _grants(desk)):
+        if not any(one["id"] == grant and one["agent"] in _own_agents(desk) for one in _grants(desk)):
             desk.require("revoke any grant")
         desk.database.write_now(lambda rows: desk.installation.approvals.revoke(rows, desk.org.id, grant, by=desk.by))
     show_text(f"Ended {grant}.")
@@ -229,9 +229,13 @@ def _grants(desk: Desk) -> list[dict[str, Any]]:
     found = desk.installation.approvals.grants(desk.org.id)
     if desk.may("see every approval"):
         return found
-    agents = desk.installation.directory.agents(desk.org.id)
-    own = {agent.name for agent in agents if agent.member == desk.actor.member.id}
+    own = _own_agents(desk)
     return [grant for grant in found if grant["agent"] in own]
+
+
+def _own_agents(desk: Desk) -> set[str]:
+    agents = desk.installation.directory.agents(desk.org.id)
+    return {agent.name for agent in agents if agent.member == desk.actor.member.id}
 
 
 def _status(record: "Approval") -> str:

@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from server.cli import (
+    agents,
     approvals,
     audit,
     backup,
@@ -109,7 +110,7 @@ for name, group in {
     "connector": connect.connector_app,
     "org": people.org_app,
     "member": people.member_app,
-    "agent": people.agent_app,
+    "agent": agents.app,
     "policy": policy.app,
     "approvals": approvals.app,
     "grant": approvals.grant_app,
