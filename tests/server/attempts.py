@@ -759,8 +759,11 @@ async def _(hand: Hand) -> None:
 
 @attempt("calls a tool that a rule denies")
 async def _(hand: Hand) -> None:
-    await hand.call("slack_delete_message", {"channel": "C1", "ts": "1.2"})
-    await hand.call("call_tool", {"name": "slack_delete_message", "arguments": {"channel": "C1", "ts": "1.2"}})
+    arguments = {"channel": "C1", "ts": "1.2"}
+    hidden = await hand.call("slack_delete_message", arguments)
+    unknown = await hand.call("slack_delete_massage", arguments)
+    assert hidden.message == json.loads(json.dumps(unknown.message).replace("massage", "message"))
+    await hand.call("call_tool", {"name": "slack_delete_message", "arguments": arguments})
 
 
 @attempt("calls a tool of another org")
