@@ -24,6 +24,7 @@ from server.policy import ROLES
 from tests.agents import Nobody, decide
 from tests.commandline import CommandLine, Ran
 from tests.installed import SECRET, make
+from tests.telling import hooked
 from tests.upstream import Answer, Upstream
 
 pytestmark = pytest.mark.sqlite_only("it puts the whole installation back as it was, by its files")
@@ -130,12 +131,28 @@ STATED: dict[str, list[Case | Operators | Unowned]] = {
     "policy add": [Case("policy add --who everyone --tools stripe.* --then deny", ADMINS)],
     "policy remove": [Case("policy remove {rule} --yes", ADMINS)],
     "policy preset": [Case("policy preset", ALL), Case("policy preset strict", ADMINS)],
+    "policy export": [Case("policy export", ALL)],
+    "policy versions": [Case("policy versions", ALL)],
+    "policy apply": [Case("policy apply {rules} --yes", ADMINS), Case("policy apply {rules} --dry-run", ADMINS)],
+    "policy replay": [Case("policy replay {rules} --since 1d", ADMINS)],
+    "channel list": [Case("channel list", ALL)],
+    "channel show": [Case("channel show team", ALL)],
+    "channel add": [Case("channel add webhook pager --url-stdin", ADMINS, stdin=b"https://hooks.example.com/in")],
+    "channel test": [Case("channel test team", ADMINS, says="has not taken it")],
+    "channel rotate": [Case("channel rotate team", ADMINS)],
+    "channel remove": [Case("channel remove team --yes", ADMINS)],
     "approvals list": [Case("approvals list", ALL)],
     "approvals show": [Case("approvals show {approval}", DECIDERS | {"auditor"})],
     "approvals approve": [Case("approvals approve {approval} --yes", DECIDERS)],
     "approvals deny": [Case("approvals deny {approval} --yes", DECIDERS)],
     "approvals watch": [Case("approvals watch", ALL, says="terminal")],
+    "approvals resolve": [Case("approvals resolve {lost} --did-not", DECIDERS)],
     "grant list": [Case("grant list", ALL)],
+    "grant show": [Case("grant show {grant}", DECIDERS | {"auditor"})],
+    "grant create": [
+        Case("grant create day --tool stripe_create_refund --runner agent:reconciler --uses 3 --yes", DECIDERS),
+        Case("grant create day --tool stripe_create_refund --runner agent:own --uses 3 --yes", AT_WORK),
+    ],
     "grant revoke": [Case("grant revoke {grant}", DECIDERS)],
     "audit list": [Case("audit list", AUDITORS)],
     "audit verify": [Case("audit verify", AUDITORS)],
@@ -227,7 +244,13 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
         place.agent("own")
         place.owner = owner
         rule = place.rule(who="everyone", tools=["stripe.list_charges"], then="allow")
-        approval, grant = asyncio.run(_held_and_granted(place))
+        hooked(place, upstream.url, "team")
+        approval, lost, grant = asyncio.run(_held_and_granted(place))
+        place.installation.database.write_now(
+            lambda rows: rows.execute("UPDATE approval SET state = 'unknown' WHERE id = ?", (lost,))
+        )
+        rules = folder / "rules.yaml"
+        rules.write_text("preset: strict\nrules: []\n", encoding="utf-8")
         place.installation.close()
         with contextlib.closing(sqlite3.connect(place.installation.settings.database)) as database:
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -238,14 +261,16 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
         names = {
             "rule": rule,
             "approval": approval,
+            "lost": lost,
             "grant": grant,
             "folder": str(folder),
+            "rules": str(rules),
             "connector": str(Path(__file__).parents[2] / "configs" / "connectors" / "stripe.yaml"),
         }
         yield Standing(CommandLine(home, person), kept, names)
 
 
-async def _held_and_granted(place: Any) -> tuple[str, str]:
+async def _held_and_granted(place: Any) -> tuple[str, str, str]:
     from server.app import running
     from server.call import call
     from server.errors import ApprovalRequired
@@ -255,12 +280,13 @@ async def _held_and_granted(place: Any) -> tuple[str, str]:
         for tool, given in (
             ("chat_post_message", {"channel": "C0123456789", "text": "a"}),
             ("stripe_create_refund", {"charge": "ch_1"}),
+            ("stripe_create_refund", {"charge": "ch_2"}),
         ):
             with pytest.raises(ApprovalRequired) as held:
                 await call(parts, place.caller(), tool, given, Nobody())
             found.append(held.value.approval)
         decide(place, found[0], Decision.APPROVE_HOUR)
-    return found[1], place.installation.approvals.grants(place.org)[0]["id"]
+    return found[1], found[2], place.installation.approvals.grants(place.org)[0]["id"]
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -282,7 +308,7 @@ def test_each_role_gets_in_where_it_may_and_changes_nothing_where_it_may_not(sta
 
 def _why(ran: Ran) -> bool:
     """Whether a person is told that it is not theirs to do, or nothing of what is not theirs to see."""
-    return bool(re.search(r"may not|Only an owner|There is no approval|cannot decide this", ran.err))
+    return bool(re.search(r"may not|Only an owner|There is no (approval|grant)|cannot decide this", ran.err))
 
 
 @pytest.mark.parametrize("role", ROLES)
