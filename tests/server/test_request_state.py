@@ -193,7 +193,7 @@ async def test_a_pointer_to_a_record_of_another_call_is_refused_behind_the_door_
 async def test_a_rule_that_denies_ends_it_and_does_not_give_it_back(place: Place, upstream: Upstream) -> None:
     async with held(place, upstream) as call:
         place.rule(who="everyone", tools=["stripe.create_refund"], then="deny")
-        await call.require_refused("do not allow this call")
+        await call.require_refused("Unknown tool")  # what nobody may call looks as if it were not there
         execute(place, "DELETE FROM rule WHERE org = ?", place.org)
         execute(place, "UPDATE org SET revision = revision + 1 WHERE id = ?", place.org)
         await call.require_refused("cannot be used: cancelled")
