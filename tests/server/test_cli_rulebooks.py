@@ -316,6 +316,11 @@ def test_of_two_admins_at_once_the_second_is_told_and_changes_nothing(place: Pla
         )
     assert book(place) == after
     assert len(place.events()) == entries
+    same = place.installation.database.write_now(
+        lambda rows: apply(rows, place.org, after, over=after.hash, source="x", by="alice")
+    )
+    assert same is None, "there was nothing to change, so nothing is a version"
+    assert len(place.events()) == entries
 
 
 def test_one_may_not_apply_who_may_not_change_rules(owner: CommandLine, place: Place, file: Path) -> None:

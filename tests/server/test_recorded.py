@@ -23,6 +23,7 @@ from tests.installed import Place, add_org, files_holding
 from tests.upstream import Upstream
 
 pytestmark = pytest.mark.anyio
+LONG = "x" * LONGEST
 REFUND = {"charge": "ch_kestrel_over_the_pier", "amount": 9000}
 
 
@@ -116,9 +117,13 @@ async def test_arguments_stand_in_no_file_in_clear_and_open_for_their_own_row_on
 async def test_long_arguments_are_not_kept_and_the_call_is(place: Place, parts: Parts) -> None:
     place.agent("robot", standalone=True)
     with pytest.raises(NoSuchTool):
-        await call(parts, place.caller("robot"), "stripe_create_refund", {"charge": "x" * LONGEST}, Nobody())
-    (one,) = kept(place)
-    assert (one.ruling, one.arguments, one.damaged) == ("deny", None, False)
+        await call(parts, place.caller("robot"), "stripe_create_refund", {"charge": LONG}, Nobody())
+    place.rule(who="everyone", tools=["stripe.*"], then="allow")
+    await call(parts, place.caller(), "stripe_create_refund", {"charge": LONG}, Nobody())
+    assert [(one.ruling, one.arguments, one.damaged) for one in kept(place)] == [
+        ("deny", None, False),
+        ("allow", None, False),
+    ]
 
 
 async def test_a_rotation_of_the_orgs_key_takes_them_along(place: Place, parts: Parts) -> None:
@@ -137,6 +142,9 @@ async def test_of_another_org_nothing_is_read_or_swept(place: Place, parts: Part
     assert kept(place) == []
     place.installation.database.write_now(lambda rows: rows.execute("UPDATE recorded_call SET id = 'cal_00000000001a'"))
     assert sweep(place.installation.database, place.org, 1) == 0
+    aged(place, 2)
+    place.installation.database.write_now(lambda rows: rows.execute("UPDATE recorded_call SET id = 'cal_00000000001a'"))
+    assert sweep(place.installation.database, place.org, 1) == 1
     assert len(kept(other)) == 1
 
 
