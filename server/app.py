@@ -15,12 +15,13 @@ from server.approval import Approvals
 from server.call import Parts
 from server.connections import Workspaces
 from server.credential import resolver_of
-from server.database import Database, require_schema
+from server.database import Database, DatabaseProblem, open_database, require_schema
 from server.erasure import retrying
 from server.identity import Directory
 from server.keys import Keys
 from server.recorded import sweeping
 from server.settings import Settings
+from server.sqlite import require_here
 from vault import KeysUnavailable, RootKey, RootKeyRef, Sealed, Vault, VaultError, root_key_spec
 
 if TYPE_CHECKING:
@@ -69,13 +70,16 @@ class Installation:
         self.database.close()
 
 
-def open_installation(settings: Settings) -> Installation:
-    """Open what `keyleash init` made. Raises DatabaseProblem.
+def open_installation(settings: Settings, *, as_operator: bool = False) -> Installation:
+    """Open what `keyleash init` made; on PostgreSQL as the role that serves, or as the owner. Raises DatabaseProblem.
 
     Without the right root key the vault stays sealed: nothing can be opened, and it says why.
     """
-    database = Database(settings.database)
+    database = open_database(settings, as_operator=as_operator)
     require_schema(database)
+    require_here(database)
+    if not as_operator:
+        require_kept_apart(database)
     catalogue = Catalogue.load(shipped_folder(), settings.connectors)
     for problem in catalogue.problems_in(settings.connectors):
         log.error("a connector file is left out: %s", problem)
@@ -89,6 +93,16 @@ def open_installation(settings: Settings) -> Installation:
         workspaces=Workspaces(database, catalogue),
         approvals=Approvals(database, vault, hold_seconds=settings.hold_seconds),
     )
+
+
+def require_kept_apart(database: Database) -> None:
+    """Refuse a database that is to keep orgs apart and does not. Raises DatabaseProblem."""
+    found = database.faults()
+    if found:
+        raise DatabaseProblem(
+            f"{database.name} would not keep orgs apart: {'; '.join(found)}. Give KEYLEASH_DATABASE a role that owns "
+            "nothing, as the README says, and run `keyleash upgrade`, which puts the policies back."
+        )
 
 
 def open_vault(database: Database, settings: Settings) -> Vault:

@@ -85,6 +85,8 @@ def _by_changing(before: Rule, after: Rule) -> str:
         return f"{after.then} in place of {before.then}"
     if not (_covers(before, after) and _covers(after, before)):
         return "it matches other calls than before, and the rest is decided by other rules, or by the preset"
+    if before.then is Ruling.ALLOW and before.when:
+        return f"where it cannot be judged, it now says {after.then}, and not nothing"
     if after.then > before.then:
         return ""
     eased = (

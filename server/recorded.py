@@ -194,7 +194,7 @@ def _sweep(rows: Rows, org: str, before: str) -> int:
 
 def sweep_all(database: Database, keep_days: int) -> None:
     """The same for every org."""
-    for (org,) in database.read("SELECT id FROM org"):
+    for org in database.orgs():
         sweep(database, org, keep_days)
 
 

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -30,6 +30,27 @@ class Settings:
     kv_address: str = ""
     kv_token_file: Path | None = None
     kv_ca_file: Path | None = None
+    database_url: str | None = field(default=None, repr=False)
+    """A PostgreSQL database, as the role that serves; without one there is the SQLite file."""
+    database_owner: str | None = field(default=None, repr=False)
+    """The same database as its owner, for what only the operator does."""
+
+    @property
+    def owner_url(self) -> str:
+        """The database as its owner. Raises SettingsProblem."""
+        if self.database_owner is None:
+            raise SettingsProblem(
+                "This is the operator's, and on PostgreSQL it takes the database's owner. Set KEYLEASH_DATABASE_OWNER "
+                "to postgresql://OWNER@HOST/DATABASE for this command, and for no server."
+            )
+        return self.database_owner
+
+    @property
+    def serving_role(self) -> str:
+        """The PostgreSQL role that serves."""
+        from server.postgres import parsed
+
+        return str(parsed(self.database_url or "")["user"])
 
     @property
     def database(self) -> Path:
@@ -71,6 +92,11 @@ def read_settings() -> Settings:
     if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise SettingsProblem(f"KEYLEASH_LOG is {level!r}: give debug, info, warning or error.")
     hosts = os.environ.get("KEYLEASH_ALLOWED_HOSTS", "")
+    if os.environ.get("KEYLEASH_DATABASE_OWNER") and not os.environ.get("KEYLEASH_DATABASE"):
+        raise SettingsProblem(
+            "KEYLEASH_DATABASE_OWNER is set and KEYLEASH_DATABASE is not: set that to the same database as the role "
+            "that serves, or neither for SQLite."
+        )
     return Settings(
         home=home(),
         hold_seconds=hold_seconds,
@@ -84,6 +110,8 @@ def read_settings() -> Settings:
         kv_address=os.environ.get("KEYLEASH_KV_ADDR", ""),
         kv_token_file=_path("KEYLEASH_KV_TOKEN_FILE"),
         kv_ca_file=_path("KEYLEASH_KV_CA_FILE"),
+        database_url=os.environ.get("KEYLEASH_DATABASE") or None,
+        database_owner=os.environ.get("KEYLEASH_DATABASE_OWNER") or None,
     )
 
 

@@ -124,6 +124,7 @@ class Event(StrEnum):
 
     INSTALLATION_CREATED = "installation.created"
     INSTALLATION_UPGRADED = "installation.upgraded"
+    DATABASE_MOVED = "database.moved"  # everything is about to be carried to another database, or that `failed`
 
 
 class Head(NamedTuple):

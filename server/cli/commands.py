@@ -17,6 +17,7 @@ from server.cli import (
     backup,
     client,
     connect,
+    database,
     doctor,
     people,
     policy,
@@ -113,6 +114,7 @@ for name, group in {
     "grant": approvals.grant_app,
     "audit": audit.app,
     "vault": vault.app,
+    "database": database.app,
     "client": client.app,
 }.items():
     app.add_typer(group, name=name)

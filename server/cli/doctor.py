@@ -176,12 +176,14 @@ def rotations(patient: Patient) -> Iterator[Finding]:
     installation = patient.installation
     if installation is None:
         return
-    status = installation.database.snapshot(installation.vault.status)
+    database, vault = installation.database, installation.vault
+    status = database.snapshot(vault.status)
     names = {org.id: org.name for org in installation.directory.orgs()}
+    keys = {org: found.get(org, ()) for org in names for found in (database.of(org).snapshot(vault.status).orgs,)}
     if status.roots and unfinished_root(installation.database) is not None:
         begun = "A rotation of the root key was begun and not finished: keyleash vault rotate-root"
         yield Finding("rotations", "warn", begun)
-    for org in (names.get(org, org) for org, keys in status.orgs.items() if len(keys) > 1):
+    for org in (names.get(org, org) for org, versions in keys.items() if len(versions) > 1):
         begun = f"A rotation of the key of {org} was begun and not finished: keyleash vault rotate-org {org}"
         yield Finding("rotations", "warn", begun)
 
@@ -352,7 +354,7 @@ def erasures(patient: Patient) -> Iterator[Finding]:
             f"{names.get(one.org, one.org)}: {_erased(one)} was removed at {iso(one.requested_at)}, and its "
             "sealed bytes are still in the database's files: a process that reads an older state holds them there. "
             "Every removal, every running server and `keyleash vault status` try again. If it stays, end whatever "
-            f"else has {patient.settings.database} open.",
+            f"else has {patient.installation.database.name} open.",
         )
     if not waiting:
         yield Finding("erasures", "ok", "Nothing that was removed is left in the database's files.")

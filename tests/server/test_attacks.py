@@ -343,7 +343,7 @@ async def test_another_orgs_tool_is_an_unknown_tool(place: Place, upstream: Upst
 
 async def test_another_agents_state_and_approval_are_of_no_use(place: Place, upstream: Upstream) -> None:
     """Of the same member, of another org, and with the narrowest leash: the state is one agent's."""
-    database = place.installation.database
+    database = place.database
     place.agent("mallory")
     place.tokens["narrow"] = database.write_now(
         lambda rows: create_agent(

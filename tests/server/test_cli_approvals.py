@@ -63,7 +63,7 @@ def decisions(place: Place, approval: str) -> tuple[dict[str, Any], ...]:
 
 def become(place: Place, name: str, *roles: str) -> None:
     """The person at the terminal is now a member of this name with these roles."""
-    place.installation.database.write_now(lambda rows: rows.execute("UPDATE member SET os_user = NULL"))
+    place.database.write_now(lambda rows: rows.execute("UPDATE member SET os_user = NULL"))
     place.member(name, roles, os_user=system_user())
 
 
@@ -178,7 +178,7 @@ def test_a_denied_call_stays_denied(owner: CommandLine, place: Place, upstream: 
 
 def test_an_expired_one_cannot_be_approved(owner: CommandLine, place: Place) -> None:
     approval = held(place)
-    place.installation.database.write_now(lambda rows: rows.execute("UPDATE approval SET expires_at = 1"))
+    place.database.write_now(lambda rows: rows.execute("UPDATE approval SET expires_at = 1"))
     ran = owner("approvals", "approve", approval, "--yes")
     assert ran.code == 1
     assert "expired" in ran.err

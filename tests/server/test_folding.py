@@ -27,6 +27,7 @@ from server.errors import NoSuchTool
 from server.folding import folded
 from server.identity import Narrowing, create_agent
 from server.listing import PAGE
+from tests import postgres
 from tests.agents import ERAS, Nobody, answering, connected, decide, with_connector
 from tests.bench.wire import message
 from tests.installed import SECRET, Place, add_org
@@ -61,7 +62,7 @@ def era(request: pytest.FixtureRequest) -> str:
 
 
 def narrowed(place: Place, name: str, **narrowing: tuple[str, ...]) -> None:
-    place.tokens[name] = place.installation.database.write_now(
+    place.tokens[name] = place.database.write_now(
         lambda rows: create_agent(
             rows, place.org, name=name, member=place.owner, by="alice", narrowing=Narrowing(**narrowing)
         )
@@ -200,7 +201,7 @@ async def test_clients_of_the_handshake_are_told_of_it_on_their_pipe(place: Plac
     server = StdioServerParameters(
         command=sys.executable,
         args=["-c", "from server.cli import main; main()", "serve", "--agent", "reconciler"],
-        env={**os.environ, **environment},
+        env={**os.environ, **postgres.environment(place.home), **environment},
     )
     async with Client(server, mode="legacy", message_handler=hear) as client:
         assert len((await client.list_tools()).tools) == PAGE

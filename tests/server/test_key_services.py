@@ -116,7 +116,7 @@ async def test_a_server_that_was_started_before_the_move_goes_on(place: Place, s
         assert (await call(parts, place.caller(), "stripe_list_charges", {}, Nobody())).ok
     assert len(service.fake.requests) > asked
     generations = place.installation.vault.keyring.generations
-    assert place.installation.database.query(generations.newest)[1].remote
+    assert place.database.query(generations.newest)[1].remote
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -142,7 +142,7 @@ async def test_a_server_starts_while_the_service_is_away_and_needs_no_restart_wh
 async def test_while_the_service_is_away_the_commands_say_so_and_store_nothing(place: Place, service: Service) -> None:
     told(service.line, "vault", "rewrap", "--to", service.spec, "--yes")
     service.go_away()
-    before = place.installation.database.read("SELECT * FROM vault_credential")
+    before = place.database.read("SELECT * FROM vault_credential")
     for arguments in (("connection", "rotate", "stripe", "--secret-stdin", "--no-verify"), ("org", "create", "new")):
         ran = service.line.alone(*arguments, stdin=b"rk_test_a_new_secret_for_stripe")
         assert ran.code == 1, ran.out
@@ -150,7 +150,7 @@ async def test_while_the_service_is_away_the_commands_say_so_and_store_nothing(p
         assert "no other key is used instead" in ran.err
     assert service.line("vault", "status").code == 0
     assert service.line("audit", "verify").code == 0
-    assert place.installation.database.read("SELECT * FROM vault_credential") == before
+    assert place.database.read("SELECT * FROM vault_credential") == before
 
 
 async def test_no_command_asks_the_service_while_it_keeps_others_from_writing(place: Place, service: Service) -> None:
@@ -186,7 +186,7 @@ async def test_no_command_asks_the_service_while_it_keeps_others_from_writing(pl
 
 
 async def test_an_org_is_not_made_under_a_root_key_that_was_rotated_meanwhile(place: Place) -> None:
-    database, vault, org = place.installation.database, place.installation.vault, new_id("org")
+    database, vault, org = place.database, place.installation.vault, new_id("org")
     key = database.query(lambda rows: vault.first_org_key(rows, org))
     rotate(place.installation, "root")
     with pytest.raises(VaultError, match="rotated meanwhile"):
@@ -282,7 +282,7 @@ async def test_a_database_that_was_altered_cannot_have_our_token_sent_where_the_
     assert line("vault", "status", "--json").json["sealed"] is False
     with Upstream() as thief:
         location = f"{thief.url}/transit#one"
-        place.installation.database.write_now(
+        place.database.write_now(
             lambda rows: rows.execute("UPDATE vault_root SET location = ? WHERE provider = 'transit'", (location,))
         )
         shown = line("vault", "status", "--json").json

@@ -51,7 +51,7 @@ class Desk:
         with pytest.raises(Denied):
             self.call(name, arguments, person)
         # Hundreds of denials in a row would make the agent pause, which is tested elsewhere.
-        self.place.installation.database.write_now(lambda rows: rows.execute("DELETE FROM approval"))
+        self.place.database.write_now(lambda rows: rows.execute("DELETE FROM approval"))
         return person.questions[0].text
 
 
