@@ -207,6 +207,7 @@ def test_without_yes_and_a_terminal_nothing_is_applied(owner: CommandLine, place
     assert rules_of(place.database, place.org) == []
 
 
+PRESETS = {name: load_preset(name) for name in STRICTNESS}
 BOOKS = st.builds(
     lambda preset, rules: Rulebook(preset, tuple(parse_rule(shape) for shape in rules)),
     st.sampled_from(STRICTNESS),
@@ -253,8 +254,8 @@ def test_where_no_change_is_marked_no_call_gets_looser(books, subject, requests)
     preset = after.preset if after.preset in unmarked else before.preset
     quiet = [rule for rule in mixed if rule is not None]
     for request in requests:
-        was = decide(subject, request, before.rules, load_preset(before.preset))
-        now = decide(subject, request, quiet, load_preset(preset))
+        was = decide(subject, request, before.rules, PRESETS[before.preset])
+        now = decide(subject, request, quiet, PRESETS[preset])
         assert not was.stricter_than(now)
 
 
@@ -262,13 +263,14 @@ def test_where_no_change_is_marked_no_call_gets_looser(books, subject, requests)
 @given(SUBJECTS, REQUESTS, PRESET)
 def test_each_preset_says_at_least_what_the_milder_one_says(subject, request, rules) -> None:
     own = [parse_rule(shape) for shape in rules]
-    rulings = [decide(subject, request, own, load_preset(name)).ruling for name in STRICTNESS]
+    rulings = [decide(subject, request, own, PRESETS[name]).ruling for name in STRICTNESS]
     assert rulings == sorted(rulings)
 
 
 # -- versions
 
 
+@pytest.mark.both_databases
 def test_every_change_is_a_version_and_its_entry_carries_number_and_hash(
     owner: CommandLine, place: Place, file: Path
 ) -> None:
@@ -290,6 +292,7 @@ def test_every_change_is_a_version_and_its_entry_carries_number_and_hash(
     assert "5000" in str(entries[-1]["added"])
 
 
+@pytest.mark.both_databases
 def test_an_earlier_version_is_shown_and_gone_back_to(owner: CommandLine, place: Place, file: Path) -> None:
     rule = place.rule(who="everyone", tools=["stripe.*"], then="deny")
     earlier, text = book(place), owner("policy", "export").out
@@ -305,6 +308,7 @@ def test_an_earlier_version_is_shown_and_gone_back_to(owner: CommandLine, place:
     assert owner("policy", "apply", str(file), "--version", "1", "--yes").code == 2
 
 
+@pytest.mark.both_databases
 def test_of_two_admins_at_once_the_second_is_told_and_changes_nothing(place: Place) -> None:
     seen = book(place)
     place.rule(who="everyone", tools=["stripe.*"], then="deny")

@@ -40,6 +40,7 @@ def kept(place: Place) -> list[Recorded]:
 # -- what is kept
 
 
+@pytest.mark.both_databases
 async def test_what_is_allowed_held_and_refused_by_a_rule_is_kept_once_each(place: Place, parts: Parts) -> None:
     place.rule(
         who="everyone",
@@ -130,6 +131,7 @@ async def test_long_arguments_are_not_kept_and_the_call_is(place: Place, parts: 
     ]
 
 
+@pytest.mark.both_databases
 async def test_a_rotation_of_the_orgs_key_takes_them_along(place: Place, parts: Parts) -> None:
     await call(parts, place.caller(), "stripe_list_charges", {"limit": 3}, Nobody())
     rotate_org(place.database, place.installation.vault, place.org, by="alice")
@@ -171,6 +173,7 @@ def aged(place: Place, days: float, count: int = 1) -> None:
     place.database.write_now(insert)
 
 
+@pytest.mark.both_databases
 async def test_a_running_server_sweeps_what_is_older_than_the_retention(place: Place) -> None:
     aged(place, 30.1, BATCH + 2)
     aged(place, 29.9)
@@ -231,6 +234,7 @@ def written(file: str, text: str) -> str:
 
 
 @pytest.mark.usefixtures("history")
+@pytest.mark.both_databases
 async def test_a_draft_says_which_calls_would_flip_and_calls_nothing(
     owner: CommandLine, place: Place, upstream: Upstream, draft: str
 ) -> None:
