@@ -73,31 +73,51 @@ class NoLongerValid(CallRefused):
         self.approval = approval
 
 
-class OutcomeUnknown(CallRefused):
-    """An approved call was sent and what came of it is not known. It is never sent again by itself."""
+class NotOurState(CallRefused):
+    """What should point to an earlier question was not given to this caller, for this call, or not of late."""
 
-    def __init__(self, approval: str) -> None:
-        super().__init__(
-            f"This call (approval {approval}) may have been sent, and what came of it is not known. It will not be "
-            "sent again. Look at the account with a reading tool, and tell the person you work for.",
-            reason="outcome unknown",
-        )
+    def __init__(self) -> None:
+        super().__init__("Invalid or expired requestState", reason="the request state is not one for this call")
+
+
+class OutcomeUnknown(CallRefused):
+    """An approved call was sent and what came of it was not recorded. It is never sent again by itself.
+
+    `happened` is what a person says who has looked; None where nobody has.
+    """
+
+    def __init__(self, approval: str, *, happened: bool | None = None) -> None:
+        said = {
+            None: "may have been sent, and what came of it is not known. It will not be sent again. Look at the "
+            "account with a reading tool, and tell the person you work for.",
+            True: "was lost on its way, and a person has looked: it was carried out. It is done: do not repeat it.",
+            False: "was lost on its way, and a person has looked: it was not carried out, and will not be. If it is "
+            "still wanted, make the call anew: a person will be asked again.",
+        }
+        reason = {None: "outcome unknown", True: "a person says it happened", False: "a person says it did not happen"}
+        super().__init__(f"This call (approval {approval}) {said[happened]}", reason=reason[happened])
         self.approval = approval
+        self.happened = happened
 
 
 class ApprovalRequired(CallRefused):
     """The call is held: a person has yet to decide, outside this client."""
 
-    def __init__(self, approval: str, expires_at: str) -> None:
+    def __init__(self, approval: str, expires_at: str, *, reaches_nobody: bool = False) -> None:
+        nobody = (
+            " As things stand, nobody can decide it: too few people of your organisation may, or can be asked. Tell "
+            "the person you work for to let an admin of your organisation know."
+        )
         super().__init__(
             f"This call needs a person's approval, and has been put to them outside this conversation (approval "
-            f"{approval}, until {expires_at}). Nothing was sent. Go on with other work, or tell the person you work "
-            "for that you wait; once they have decided, repeat exactly this call. Do not try another way to the same "
-            "end.",
-            reason="approval required",
+            f"{approval}, until {expires_at}). Nothing was sent.{nobody if reaches_nobody else ''} Go on with other "
+            "work, or tell the person you work for that you wait; once they have decided, repeat exactly this call. Do "
+            "not try another way to the same end.",
+            reason="approval required, and nobody can give it" if reaches_nobody else "approval required",
         )
         self.approval = approval
         self.expires_at = expires_at
+        self.reaches_nobody = reaches_nobody
 
 
 class Busy(CallRefused):
@@ -162,11 +182,13 @@ class AskFirst(Exception):
 def structured(error: CallRefused) -> dict[str, Any] | None:
     """What a client may read by program from a refusal: the approval's id, status and expiry, where there is one."""
     if isinstance(error, ApprovalRequired):
-        return {"approval": {"id": error.approval, "status": "pending", "expires_at": error.expires_at}}
+        nobody = {"nobody_can_decide": True} if error.reaches_nobody else {}
+        return {"approval": {"id": error.approval, "status": "pending", "expires_at": error.expires_at, **nobody}}
     if isinstance(error, Denied):
         return {"approval": {"id": error.approval, "status": "denied"}}
     if isinstance(error, OutcomeUnknown):
-        return {"approval": {"id": error.approval, "status": "unknown"}}
+        status = {None: "unknown", True: "happened", False: "did not happen"}[error.happened]
+        return {"approval": {"id": error.approval, "status": status}}
     if isinstance(error, NoLongerValid):
         return {"approval": {"id": error.approval, "status": "invalid"}}
     return None

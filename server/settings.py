@@ -1,9 +1,12 @@
 """What the operator sets, from the environment; every name begins with KEYLEASH_."""
 
 import os
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from server.narrowing import Network, network
 
 
 class SettingsProblem(Exception):
@@ -17,13 +20,15 @@ class Settings:
     home: Path
     hold_seconds: float = 45.0
     allowed_hosts: tuple[str, ...] = ()
+    trusted_proxies: tuple[Network, ...] = ()
+    """The reverse proxies whose X-Forwarded-For is believed."""
     log_level: str = "WARNING"
     key_seconds: float = 300.0
     """How long an org's key is used after a key service unwrapped it, before the service is asked again."""
     list_limit: int = 60
     """How many tools a caller is listed at most; with more it gets three that find, describe and call them."""
     keep_days: int = 30
-    """How long a call that was decided is kept for `policy replay`."""
+    """How long what is sealed of calls that are over is kept: for `policy replay`, and of held calls and grants."""
     reference_seconds: float = 10.0
     """How long it may take to read one secret that stays elsewhere."""
     op_token_file: Path | None = None
@@ -51,6 +56,9 @@ class Settings:
         from server.postgres import parsed
 
         return str(parsed(self.database_url or "")["user"])
+
+    public_url: str = ""
+    """Under which address people reach this server's pages, without a slash at its end; empty where they do not."""
 
     @property
     def database(self) -> Path:
@@ -92,6 +100,7 @@ def read_settings() -> Settings:
     if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise SettingsProblem(f"KEYLEASH_LOG is {level!r}: give debug, info, warning or error.")
     hosts = os.environ.get("KEYLEASH_ALLOWED_HOSTS", "")
+    proxies = os.environ.get("KEYLEASH_TRUSTED_PROXIES", "")
     if os.environ.get("KEYLEASH_DATABASE_OWNER") and not os.environ.get("KEYLEASH_DATABASE"):
         raise SettingsProblem(
             "KEYLEASH_DATABASE_OWNER is set and KEYLEASH_DATABASE is not: set that to the same database as the role "
@@ -101,6 +110,7 @@ def read_settings() -> Settings:
         home=home(),
         hold_seconds=hold_seconds,
         allowed_hosts=tuple(host.strip() for host in hosts.split(",") if host.strip()),
+        trusted_proxies=tuple(_proxy(each.strip()) for each in proxies.split(",") if each.strip()),
         log_level=level,
         key_seconds=key_seconds,
         list_limit=_list_limit(),
@@ -112,7 +122,36 @@ def read_settings() -> Settings:
         kv_ca_file=_path("KEYLEASH_KV_CA_FILE"),
         database_url=os.environ.get("KEYLEASH_DATABASE") or None,
         database_owner=os.environ.get("KEYLEASH_DATABASE_OWNER") or None,
+        public_url=_public_url(),
     )
+
+
+_PUBLIC_URL = re.compile(
+    r"https://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*/?|http://(127\.0\.0\.1|localhost)(:[0-9]{1,5})?/?"
+)
+
+
+def _public_url() -> str:
+    given = os.environ.get("KEYLEASH_PUBLIC_URL", "").strip()
+    if given and not _PUBLIC_URL.fullmatch(given):
+        raise SettingsProblem(
+            f"KEYLEASH_PUBLIC_URL is {given!r}: give the address under which people reach this server, such as "
+            "https://keyleash.example.com"
+        )
+    return given.rstrip("/")
+
+
+def _proxy(text: str) -> Network:
+    try:
+        found = network(text)
+    except ValueError as error:
+        raise SettingsProblem(f"KEYLEASH_TRUSTED_PROXIES: {error} Several stand with commas between.") from None
+    if found.prefixlen == 0:
+        raise SettingsProblem(
+            f"KEYLEASH_TRUSTED_PROXIES: {text} is everybody, and whoever is believed can say to come from anywhere. "
+            "Name the addresses of your proxies."
+        )
+    return found
 
 
 def _list_limit() -> int:
@@ -127,10 +166,10 @@ def _list_limit() -> int:
 
 def _keep_days() -> int:
     given = os.environ.get("KEYLEASH_KEEP_DAYS", "30")
-    if not given.isdecimal() or len(given) > 3 or not 1 <= int(given) <= 365:
+    if not given.isascii() or not given.isdecimal() or len(given) > 3 or not 1 <= int(given) <= 365:
         raise SettingsProblem(
-            f"KEYLEASH_KEEP_DAYS is {given!r}: give a whole number of days from 1 to 365. For so long the calls that "
-            "were decided are kept, sealed, for `keyleash policy replay`."
+            f"KEYLEASH_KEEP_DAYS is {given!r}: give a whole number of days from 1 to 365. For so long what is "
+            "sealed of calls that are over is kept: for `keyleash policy replay`, and of held calls and grants."
         )
     return int(given)
 

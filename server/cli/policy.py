@@ -94,6 +94,7 @@ def add_rule(
         rule = desk.database.write_now(lambda rows: add(rows, desk.org.id, body, by=desk.by))
         for note in blind_spots(desk, rule):
             warn(note)
+        warn_of_gaps(desk, [rule])
         shown = _as_json(rule, names_of(desk))
     if json:
         show_json(shown)
@@ -130,11 +131,13 @@ def preset(
     json: AsJson = False,
 ) -> None:
     """Show or choose what is asked where none of the org's own rules matches."""
+    from server.policy import load_preset
     from server.rules import set_preset
 
     with at_desk(org, as_member, "look around" if name is None else "change rules") as desk:
         if name is not None:
             desk.database.write_now(lambda rows: set_preset(rows, desk.org.id, name, by=desk.by))
+            warn_of_gaps(desk, load_preset(name))
     if json:
         show_json({"preset": name or desk.org.preset})
     else:
@@ -308,6 +311,14 @@ def blind_spots(desk: Desk, rule: "Rule") -> list[str]:
         for condition in rule.when
         if condition.argument.split(".")[0] not in known
     ]
+
+
+def warn_of_gaps(desk: Desk, rules: "Sequence[Rule]") -> None:
+    """Say of these rules, which count from now on, where they ask for people whom nobody can ask."""
+    from server.approval.reaching import gaps
+
+    for gap in desk.database.query(lambda rows: gaps(rows, desk.org.id, rules)):
+        (warn if gap.grave else say)(gap.text)
 
 
 def _explain(desk: Desk, name: str, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
