@@ -33,6 +33,13 @@ def derive_operation(kind: str, fields: Iterable[str], *names: str) -> Effect:
     return derive("GET" if kind == "query" else "POST", " ".join(fields), " ".join(names))
 
 
+def until_reviewed(effect: Effect) -> Effect:
+    """What an effect counts as in an import that no person has read: nothing of it is free under any preset."""
+    return {Effect.READ: Effect.SENSITIVE, Effect.METERED: Effect.SENSITIVE, Effect.WRITE: Effect.SEND}.get(
+        effect, effect
+    )
+
+
 def derive(method: str, path: str, name: str) -> Effect:
     """The method's default, raised and never lowered by the words of path and name."""
     words = {word.lower() for word in _WORD.findall(f"{HOLE.sub('', path)} {name}")}
