@@ -201,6 +201,13 @@ def _properties(spot: Spot) -> dict[str, Any]:
     return made | {"required": required} if required else made
 
 
+def fits(schema: Mapping[str, Any], value: Any) -> bool:
+    """Whether a value is one that this schema takes."""
+    return jsonschema_rs.Draft202012Validator(dict(schema), pattern_options=jsonschema_rs.RegexOptions()).is_valid(
+        value
+    )
+
+
 def compiled(schema: dict[str, Any], spot: Spot) -> Validator:
     """The schema's validator, whose patterns run in linear time; raises DefinitionError."""
     try:

@@ -99,6 +99,9 @@ class Event(StrEnum):
     CONNECTION_TESTED = "connection.tested"
     CONNECTION_REMOVED = "connection.removed"
 
+    CONNECTOR_TEST_BEGUN = "connector.test_begun"  # durable before its credential is opened; names the reads
+    CONNECTOR_TESTED = "connector.tested"
+
     RULE_ADDED = "rule.added"
     RULE_REMOVED = "rule.removed"
     PRESET_CHANGED = "preset.changed"

@@ -11,7 +11,20 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from server.cli import approvals, audit, backup, client, connect, doctor, people, policy, setup, vault
+from server.cli import (
+    approvals,
+    audit,
+    backup,
+    client,
+    connect,
+    doctor,
+    importing,
+    people,
+    policy,
+    setup,
+    trying,
+    vault,
+)
 from server.cli.acting import OrgName
 from server.cli.arguments import REFUSED, holds_a_key
 from server.cli.output import complain
@@ -85,6 +98,9 @@ for function in (setup.init, setup.upgrade, doctor.doctor, connect.connect, peop
 
 for name, function in backup.COMMANDS.items():
     vault.app.command(name)(function)
+
+for name, function in {"new": importing.new, "import-openapi": importing.import_openapi, "test": trying.test}.items():
+    connect.connector_app.command(name)(function)
 
 for name, group in {
     "connection": connect.connection_app,
