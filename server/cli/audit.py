@@ -295,4 +295,10 @@ def _row(seq: int, event: str, body: dict[str, Any]) -> tuple[object, ...]:
     what = next(
         (body[name] for name in ("tool", "connection", "approval", "grant", "rule", "name") if name in body), ""
     )
-    return (seq, body.get("at"), event, who, what, body.get("outcome") or body.get("decision") or "")
+    return (seq, body.get("at"), event, who, what, _came_to(body))
+
+
+def _came_to(body: dict[str, Any]) -> str:
+    """The outcome, and in a word or a sentence why where it is not what was wanted."""
+    said = (body.get("outcome") or body.get("decision"), body.get("reason") or body.get("error"))
+    return ": ".join(str(part) for part in said if part)

@@ -18,7 +18,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, Literal, cast
+from typing import Literal, cast
+
+from server.cli import jsonfile, tomlfile
+from server.cli.textfile import BOM, CannotEditError, Json, as_object, newline
 
 __all__ = [
     "CLIENTS",
@@ -36,7 +39,6 @@ __all__ = [
     "snippet",
 ]
 
-Json = dict[str, Any]
 Action = Literal["added", "updated", "unchanged", "removed", "restored", "deleted", "absent"]
 
 
@@ -195,7 +197,7 @@ def snippet(client: Client, wanted: Entry | Remote, *, name: str = "keyleash") -
         document = client.http(wanted)
         document[client.table] = {name: document[client.table]}
     if client.format == "toml":
-        return _toml_block(client.table, name, document[client.table][name], "\n")
+        return tomlfile.block(client.table, name, document[client.table][name], "\n")
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -429,27 +431,20 @@ def _text(path: Path, content: bytes | None) -> str:
         raise ClientError(f"{path} is not UTF-8 text. Save it as UTF-8 and try again.") from None
 
 
-_BOM = "\ufeff"
-
-
 def _load(client: Client, path: Path, text: str) -> Json:
     """The document as values; numbers stay as written, so that comparing two documents is exact."""
     try:
         if client.format == "toml":
-            return tomllib.loads(text.removeprefix(_BOM), parse_float=_as_written)
-        root = _parse(client, text)
-    except _MalformedError as error:
+            return tomllib.loads(text.removeprefix(BOM), parse_float=_as_written)
+        root = _parsed(client, text)
+    except jsonfile.MalformedError as error:
         raise ClientError(f"{path}:{error.line}: {error.what}. Nothing was changed. {_MEND}") from None
     except (ValueError, RecursionError) as error:
         raise ClientError(f"{path} is not valid TOML: {error}. Nothing was changed. {_MEND}") from None
-    document = {} if root is None else _object(root.value)
+    document = {} if root is None else as_object(root.value)
     if document is None:
         raise ClientError(f"{path} does not hold a JSON object. Nothing was changed. {_MEND}")
     return document
-
-
-def _object(value: object) -> Json | None:
-    return cast("Json", value) if isinstance(value, dict) else None
 
 
 def _as_written(number: str) -> tuple[str, str]:
@@ -460,7 +455,7 @@ _MEND = "Mend the file and try again, or put the entry in by hand."
 
 
 def _servers(client: Client, document: Json, path: Path) -> Json:
-    servers = _object(document.get(client.table, {}))
+    servers = as_object(document.get(client.table, {}))
     if servers is None:
         raise ClientError(f"{path}: {client.table} is not a table of servers. Nothing was changed. {_MEND}")
     return servers
@@ -468,7 +463,7 @@ def _servers(client: Client, document: Json, path: Path) -> Json:
 
 def _ours(servers: Json) -> Iterator[Installed]:
     for name, server in servers.items():
-        settings = _object(server) or {}
+        settings = as_object(server) or {}
         command, args, env = (settings.get(key) for key in ("command", "args", "env"))
         if not isinstance(command, str) or not isinstance(args, list):
             continue
@@ -477,7 +472,7 @@ def _ours(servers: Json) -> Iterator[Installed]:
         program = PureWindowsPath(command).name.lower()  # splits at both kinds of slash
         if agent is None or "serve" not in words or not (program.startswith("keyleash") or "keyleash" in words):
             continue
-        home = (_object(env) or {}).get("KEYLEASH_HOME")
+        home = (as_object(env) or {}).get("KEYLEASH_HOME")
         yield Installed(name, agent, _option(words, "--org"), home if isinstance(home, str) else None, command)
 
 
@@ -515,28 +510,45 @@ def _stdio(client: Client, wanted: Entry) -> Json:
     return {**kind, "command": wanted.command, "args": wanted.args, "env": {"KEYLEASH_HOME": wanted.home}}
 
 
+def _parsed(client: Client, text: str) -> jsonfile.Node | None:
+    return jsonfile.parse(text, comments="comments" in client.syntax, commas="commas" in client.syntax)
+
+
 def _with(client: Client, text: str, path: Path, name: str, wanted: Entry) -> str:
+    """The text with our entry in it. Raises ClientError where it is in a form that is not edited."""
     value = _stdio(client, wanted)
-    if client.format == "toml":
-        servers = _servers(client, _load(client, path, text), path)
-        if name not in servers:
-            return _toml_append(text, _toml_block(client.table, name, value, _newline(text)))
-        return _toml_merge(text, (client.table, name), value, servers[name], path)
-    root = _parse(client, text)
-    if root is None:
-        document = json.dumps({client.table: {name: value}}, indent=2, ensure_ascii=False) + "\n"
-        bare = not text.removeprefix(_BOM) or text.endswith("\n")
-        return text + ("" if bare else "\n") + document
-    return _json_put(text, root, (client.table, name), value, path)
+    try:
+        if client.format == "toml":
+            servers = _servers(client, _load(client, path, text), path)
+            if name not in servers:
+                return tomlfile.append(text, tomlfile.block(client.table, name, value, newline(text)))
+            return tomlfile.merge(text, (client.table, name), value, servers[name])
+        root = _parsed(client, text)
+        if root is None:
+            document = json.dumps({client.table: {name: value}}, indent=2, ensure_ascii=False) + "\n"
+            bare = not text.removeprefix(BOM) or text.endswith("\n")
+            return text + ("" if bare else "\n") + document
+        return jsonfile.put(text, root, (client.table, name), value)
+    except CannotEditError as error:
+        raise _not_edited(path, error) from None
 
 
 def _without(client: Client, text: str, path: Path, name: str) -> str:
+    """The text without our entry. Raises ClientError where it is in a form that is not edited."""
     if client.format == "toml":
-        return _toml_drop(text, (client.table, name))
-    root = _parse(client, text)
-    table = _member(root, client.table, path) if root is not None else None
-    mine = _member(table.node, name, path) if table is not None else None
-    return _json_drop(text, table.node, mine) if table is not None and mine is not None else text
+        return tomlfile.drop(text, (client.table, name))
+    root = _parsed(client, text)
+    try:
+        table = jsonfile.member(root, client.table) if root is not None else None
+        mine = jsonfile.member(table.node, name) if table is not None else None
+    except CannotEditError as error:
+        raise _not_edited(path, error) from None
+    return jsonfile.drop(text, table.node, mine) if table is not None and mine is not None else text
+
+
+def _not_edited(path: Path, error: CannotEditError) -> ClientError:
+    mend = "" if "try again" in str(error) else f" {_MEND}"
+    return ClientError(f"{path} {error}{mend}")
 
 
 def _prove(client: Client, path: Path, name: str, *, before: str, after: str, wanted: Json | None) -> None:
@@ -545,391 +557,17 @@ def _prove(client: Client, path: Path, name: str, *, before: str, after: str, wa
     entries = [{**_servers(client, document, path)} for document in (old, new)]
     entries[0].pop(name, None)
     found = entries[1].pop(name, None)
-    right = found is None if wanted is None else _covers(_object(found) or {}, wanted)
+    right = found is None if wanted is None else _covers(as_object(found) or {}, wanted)
     if entries[0] != entries[1] or {**old, client.table: 0} != {**new, client.table: 0} or not right:
         raise ClientError(f"{path} is written in a form that Keyleash cannot edit safely. Nothing was changed. {_MEND}")
 
 
 def _covers(found: Json, wanted: Json) -> bool:
     for key, value in wanted.items():
-        part, there = _object(value), _object(found.get(key))
+        part, there = as_object(value), as_object(found.get(key))
         if not (_covers(there, part) if part is not None and there is not None else found.get(key) == value):
             return False
     return True
-
-
-def _newline(text: str) -> str:
-    first = text.find("\n")
-    return "\r\n" if first > 0 and text[first - 1] == "\r" else "\n"
-
-
-# JSON, with or without comments and trailing commas: parsed into positions, edited between them.
-
-
-class _MalformedError(ValueError):
-    def __init__(self, text: str, at: int, what: str) -> None:
-        super().__init__(what)
-        self.line = text.count("\n", 0, at) + 1
-        self.what = what
-
-
-@dataclass(frozen=True)
-class _Node:
-    start: int
-    end: int
-    value: object
-    members: tuple["_Member", ...] = ()
-
-
-@dataclass(frozen=True)
-class _Member:
-    key: str
-    start: int
-    node: _Node
-    comma: int | None
-    """Where the comma after it stands."""
-
-
-_BLANKS = " \t\r\n"
-_SPACE = re.compile(r"[ \t\r\n]+")
-_TABS = re.compile(r"[ \t]+")
-_COMMENT = re.compile(r"//[^\r\n]*|/\*.*?\*/", re.DOTALL)
-_STRING = re.compile(r'"[^"\\\x00-\x1f]*(?:\\.[^"\\\x00-\x1f]*)*"')
-_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-_WORDS: dict[str, object] = {"true": True, "false": False, "null": None}
-_WORD = re.compile("true|false|null")
-DEPTH = 200
-"""Levels of nesting beyond which a configuration file is taken for an accident."""
-
-
-def _parse(client: Client, text: str) -> _Node | None:
-    """The root value, or `None` where there is nothing but space and comments. Raises `_MalformedError`."""
-    reader = _Reader(text, comments="comments" in client.syntax, commas="commas" in client.syntax)
-    at = reader.skip(len(_BOM) if text.startswith(_BOM) else 0)
-    if at == len(text):
-        return None
-    root = reader.value(at)
-    if (rest := reader.skip(root.end)) != len(text):
-        raise _MalformedError(text, rest, "there is more after the end of the document")
-    return root
-
-
-@dataclass(frozen=True)
-class _Reader:
-    text: str
-    comments: bool
-    commas: bool
-
-    def skip(self, at: int) -> int:
-        while match := _SPACE.match(self.text, at) or _COMMENT.match(self.text, at):
-            if not self.comments and match[0].startswith("/"):
-                raise _MalformedError(self.text, at, "a comment, which this client's plain JSON does not allow")
-            at = match.end()
-        return at
-
-    def value(self, at: int, depth: int = 0) -> _Node:
-        if depth > DEPTH:
-            raise _MalformedError(self.text, at, "nested too deeply")
-        if self.text.startswith("{", at):
-            return self.object(at, depth)
-        if self.text.startswith("[", at):
-            return self.array(at, depth)
-        if match := _STRING.match(self.text, at):
-            return _Node(at, match.end(), self.string(match))
-        if match := _NUMBER.match(self.text, at):
-            return _Node(at, match.end(), ("number", match[0]))
-        if match := _WORD.match(self.text, at):
-            return _Node(at, match.end(), _WORDS[match[0]])
-        raise _MalformedError(self.text, at, "not valid JSON here")
-
-    def string(self, match: re.Match[str]) -> str:
-        try:
-            return json.loads(match[0])
-        except ValueError:
-            raise _MalformedError(self.text, match.start(), "a string with an escape that JSON does not have") from None
-
-    def object(self, start: int, depth: int) -> _Node:
-        members: list[_Member] = []
-        at = self.skip(start + 1)
-        while not self.text.startswith("}", at):
-            key = _STRING.match(self.text, at)
-            if key is None:
-                raise _MalformedError(self.text, at, "a name in double quotes was expected here")
-            colon = self.skip(key.end())
-            if not self.text.startswith(":", colon):
-                raise _MalformedError(self.text, colon, "a colon was expected here")
-            node = self.value(self.skip(colon + 1), depth + 1)
-            comma, at = self.comma(node.end, "}")
-            members.append(_Member(self.string(key), key.start(), node, comma))
-        return _Node(start, at + 1, {member.key: member.node.value for member in members}, tuple(members))
-
-    def array(self, start: int, depth: int) -> _Node:
-        values: list[object] = []
-        at = self.skip(start + 1)
-        while not self.text.startswith("]", at):
-            node = self.value(at, depth + 1)
-            values.append(node.value)
-            _, at = self.comma(node.end, "]")
-        return _Node(start, at + 1, values)
-
-    def comma(self, at: int, close: str) -> tuple[int | None, int]:
-        """Where the comma stands, if any, and where to go on: at the next value or at the closing bracket."""
-        after = self.skip(at)
-        if self.text.startswith(close, after):
-            return None, after
-        if not self.text.startswith(",", after):
-            raise _MalformedError(self.text, after, f"a comma or {close} was expected here")
-        going_on = self.skip(after + 1)
-        if self.text.startswith(close, going_on) and not self.commas:
-            raise _MalformedError(self.text, after, "a comma too many, which this client does not allow")
-        return after, going_on
-
-
-def _member(node: _Node, key: str, path: Path) -> _Member | None:
-    found = [member for member in node.members if member.key == key]
-    if len(found) > 1:
-        raise ClientError(f"{path} has {json.dumps(key)} twice. Nothing was changed. Delete one and try again.")
-    return found[0] if found else None
-
-
-def _json_put(text: str, root: _Node, keys: tuple[str, ...], value: object, path: Path) -> str:
-    """Set the value under the keys. Members of objects that are there stay, so a merge never drops any."""
-    node, member = root, None
-    for index, key in enumerate(keys):
-        member = _member(node, key, path)
-        if member is None:
-            nested: object = value
-            for missing in reversed(keys[index + 1 :]):
-                nested = {missing: nested}
-            return _json_insert(text, root, node, key, nested)
-        node = member.node
-    wanted = _object(value)
-    if wanted is None or _object(node.value) is None:
-        own_line = member is not None and _starts_line(text, member.start)
-        shown = _json_text(text, root, value, _indent(text, node.start) if own_line else None)
-        return text if node.value == value else text[: node.start] + shown + text[node.end :]
-    for key, item in wanted.items():
-        text = _json_put(text, root, (*keys, key), item, path)
-        root = _Reader(text, comments=True, commas=True).value(root.start)
-    return text
-
-
-def _json_insert(text: str, root: _Node, node: _Node, key: str, value: object) -> str:
-    """A new last member. A comment on the line of the member before it stays with that member."""
-    member = json.dumps(key, ensure_ascii=False) + _separators(text)[1]
-    inside = text[node.start + 1 : node.end - 1]
-    kept = node.start + 1 + len(inside.rstrip(_BLANKS))
-    whole = text[root.start : root.end] if root.members else "\n"
-    if "\n" not in (inside if node.members else whole):
-        item = member + _json_text(text, root, value)
-        if not node.members:
-            return text[:kept] + item + text[kept:]
-        last = node.members[-1]
-        end = last.node.end if last.comma is None else last.comma + 1
-        lead = _separators(text)[0] if last.comma is None else " "
-        return text[:end] + lead + item + ("" if last.comma is None else ",") + text[end:]
-    newline, outer = _newline(text), _indent(text, node.start)
-    indent = outer + _unit(text, root)
-    if node.members and _starts_line(text, node.members[0].start):
-        indent = _indent(text, node.members[0].start)
-    item = newline + indent + member + _json_text(text, root, value, indent)
-    if not node.members:
-        space = text[kept : node.end - 1]
-        return text[:kept] + item + (space if "\n" in space else newline + outer) + text[node.end - 1 :]
-    last = node.members[-1]
-    if last.comma is not None:
-        end = _line_end(text, last.comma + 1)
-        return text[:end] + item + "," + text[end:]
-    end = _line_end(text, last.node.end)
-    return text[: last.node.end] + "," + text[last.node.end : end] + item + text[end:]
-
-
-def _json_drop(text: str, table: _Node, mine: _Member) -> str:
-    """Without the member, its comma and the space before it; comments stay."""
-    members = table.members
-    position = members.index(mine)
-    start = len(text[: mine.start].rstrip(_BLANKS))
-    rest = text[mine.node.end if mine.comma is None else mine.comma + 1 :].lstrip(" \t")
-    if "\n" in text[start : mine.start] and not rest.startswith(("\n", "\r\n")):
-        start = mine.start  # a line comment may stand before: what follows must not run into it
-    if mine.comma is not None:
-        between = text[mine.node.end : mine.comma]
-        text = text[:start] + between + text[mine.comma + 1 :]
-    elif position > 0:
-        before = cast("int", members[position - 1].comma)
-        text = text[:before] + text[before + 1 : start] + text[mine.node.end :]
-    else:
-        text = text[:start] + text[mine.node.end :]
-    if len(members) == 1:
-        inside = _SPACE.match(text, table.start + 1)
-        end = inside.end() if inside else table.start + 1
-        if text.startswith("}", end):
-            return text[: table.start + 1] + text[end:]
-    return text
-
-
-def _json_text(text: str, root: _Node, value: object, indent: str | None = None) -> str:
-    """The value in the manner of the file: its indentation and line endings, or on one line inside such an object."""
-    if indent is None:
-        return json.dumps(value, ensure_ascii=False, separators=_separators(text))
-    lines = json.dumps(value, ensure_ascii=False, indent=_unit(text, root)).split("\n")
-    return (_newline(text) + indent).join(lines)
-
-
-def _separators(text: str) -> tuple[str, str]:
-    tight = "\n" not in text.strip() and re.search(r'":[^ ]', text) is not None
-    return (",", ":") if tight else (", ", ": ")
-
-
-def _unit(text: str, root: _Node) -> str:
-    if root.members and _starts_line(text, root.members[0].start):
-        return _indent(text, root.members[0].start) or "  "
-    return "  "
-
-
-def _line_start(text: str, at: int) -> int:
-    return text.rfind("\n", 0, at) + 1
-
-
-def _indent(text: str, at: int) -> str:
-    line = text[_line_start(text, at) : at].removeprefix(_BOM)
-    return line[: len(line) - len(line.lstrip(" \t"))]
-
-
-def _starts_line(text: str, at: int) -> bool:
-    return _line_start(text, at) > 0 and not text[_line_start(text, at) : at].strip(_BLANKS)
-
-
-def _line_end(text: str, at: int) -> int:
-    """Past the comments on the rest of the line, if nothing else follows on it."""
-    end = at
-    while match := _TABS.match(text, end) or _COMMENT.match(text, end):
-        end = match.end()
-    return end if text.startswith(("\n", "\r"), end) else at
-
-
-# TOML: tomllib reads it, these functions edit its lines.
-
-
-@dataclass(frozen=True)
-class _Statement:
-    path: tuple[str, ...]
-    start: int
-    value: int | None
-    """Where the value begins; `None` for a table header."""
-    end: int
-
-
-_TOML_TOKEN = re.compile(
-    r'"""(?:[^\\]|\\.)*?"""+|\'\'\'.*?\'\'\'+|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|#[^\n]*|[\[\]{}=\n]|[^"\'#\[\]{}=\n]+',
-    re.DOTALL,
-)
-_BARE = re.compile(r"[A-Za-z0-9_-]+")
-
-
-def _toml_statements(text: str) -> list[_Statement]:
-    """Headers and assignments of a valid document, in order, each with its full path."""
-    found: list[_Statement] = []
-    table: tuple[str, ...] = ()
-    depth, start, value, end = 0, None, None, 0
-    for token in _TOML_TOKEN.finditer(text + "\n", len(_BOM) if text.startswith(_BOM) else 0):
-        word = token[0]
-        if word == "\n" and depth == 0:
-            if start is not None:
-                path = _toml_path(text[start:end] if value is None else text[start:value] + " 0")
-                table = path if value is None else table
-                begin = None if value is None else value + len(text[value:end]) - len(text[value:end].lstrip())
-                found.append(_Statement(path if value is None else (*table, *path), start, begin, end))
-            start = value = None
-        elif word.startswith("#") or not word.strip():
-            continue
-        else:
-            depth += (word in ("[", "{")) - (word in ("]", "}"))
-            if word == "=" and depth == 0 and value is None:
-                value = token.end()
-            start = token.start() + len(word) - len(word.lstrip()) if start is None else start
-            end = token.start() + len(word.rstrip())
-    return found
-
-
-def _toml_path(line: str) -> tuple[str, ...]:
-    path: list[str] = []
-    here: object = tomllib.loads(line)
-    while inner := _object(here):
-        key, here = next(iter(inner.items()))
-        path.append(key)
-    return tuple(path)
-
-
-def _toml_value(value: object) -> str:
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, list):
-        return "[" + ", ".join(_toml_value(item) for item in cast("list[object]", value)) + "]"
-    if (table := _object(value)) is not None:
-        return "{ " + ", ".join(f"{_toml_key(key)} = {_toml_value(item)}" for key, item in table.items()) + " }"
-    raise ClientError(f"The entry holds {value!r}, which is not text. Nothing was changed. {_MEND}")
-
-
-def _toml_key(key: str) -> str:
-    return key if _BARE.fullmatch(key) else _toml_value(key)
-
-
-def _toml_block(table: str, name: str, value: Json, newline: str) -> str:
-    lines = [
-        f"[{table}.{_toml_key(name)}]",
-        *(f"{_toml_key(key)} = {_toml_value(item)}" for key, item in value.items()),
-    ]
-    return "".join(line + newline for line in lines)
-
-
-def _toml_append(text: str, block: str) -> str:
-    newline = _newline(text)
-    if not text.removeprefix(_BOM):
-        return text + block
-    return text + ("" if text.endswith("\n") else newline) + newline + block
-
-
-def _toml_merge(text: str, path: tuple[str, ...], wanted: Json, there: Json, file: Path) -> str:
-    """Set each wanted key of a table that is there; its other keys stay."""
-    for key, value in wanted.items():
-        if there.get(key) == value:
-            continue
-        full, part, old = (*path, key), _object(value), _object(there.get(key))
-        statements = _toml_statements(text)
-        exact = next((one for one in statements if one.path == full and one.value is not None), None)
-        header = next((one for one in statements if one.path == path and one.value is None), None)
-        if exact is not None:
-            merged = value if part is None or old is None else {**old, **part}
-            text = text[: exact.value] + _toml_value(merged) + text[exact.end :]
-        elif part is not None and old is not None:
-            text = _toml_merge(text, full, part, old, file)
-        elif header is not None:
-            end = _toml_line_end(text, header.end)
-            text = text[:end] + _newline(text) + _toml_key(key) + " = " + _toml_value(value) + text[end:]
-        else:
-            raise ClientError(f"{file} writes this entry in a form that Keyleash does not edit. {_MEND}")
-    return text
-
-
-def _toml_line_end(text: str, at: int) -> int:
-    end = text.find("\n", at)
-    return len(text) if end < 0 else end - (text[end - 1] == "\r")
-
-
-def _toml_drop(text: str, path: tuple[str, ...]) -> str:
-    """Without the lines of the table and its sub-tables; comments on lines of their own stay."""
-    for statement in reversed(_toml_statements(text)):
-        if statement.path[: len(path)] != path:
-            continue
-        start = _line_start(text, statement.start)
-        if text[:start].endswith(("\n\n", "\n\r\n")) and statement.value is None:
-            start = _line_start(text, start - 1)
-        end = text.find("\n", statement.end)
-        text = text[: start + (len(_BOM) if start == 0 and text.startswith(_BOM) else 0)] + (
-            text[end + 1 :] if end >= 0 else ""
-        )
-    return text
 
 
 # The clients, as documented in November 2026 on the page beside each and in the issues named; VS Code's and Gemini's

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from server.audit import Event, append
 from server.cli.moments import duration, moment
 from server.clock import now_ms
 from tests.commandline import CommandLine
@@ -40,6 +41,14 @@ def test_entries_are_listed_newest_last_and_the_listing_is_one(owner: CommandLin
     assert (last["event"], last["by"], last["selection"]) == ("audit.listed", "alice", {"limit": 1})
     assert len(last["hash"]) == 64
     assert "connection.created" in owner("audit", "list").out
+
+
+@pytest.mark.parametrize("why", ["reason", "error"])
+def test_the_list_says_why_a_call_did_not_succeed(owner: CommandLine, place: Place, why: str) -> None:
+    place.installation.database.write_now(
+        lambda rows: append(rows, place.org, Event.CALL_OUTCOME, tool="t", outcome="failed", **{why: "unreachable"})
+    )
+    assert "failed: unreachable" in owner("audit", "list").out
 
 
 def test_every_filter_narrows(owner: CommandLine, place: Place) -> None:
@@ -193,8 +202,6 @@ def test_an_export_that_fails_leaves_no_file(owner: CommandLine, tmp_path: Path)
 
 
 def test_hostile_text_in_the_record_is_not_interpreted(owner: CommandLine, place: Place) -> None:
-    from server.audit import Event, append
-
     place.installation.database.write_now(
         lambda rows: append(
             rows, place.org, Event.CALL_REFUSED, agent="[bold]x\x1b[2J", tool="t\nforged line", reason="r"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.cli import clients
+from server.cli import clients, tomlfile
 from server.cli.clients import CLIENTS, Change, Client, ClientError, add, entry, installed, remote, remove, snippet
 
 NOW = datetime(2026, 11, 23, 9, 30, 0, 123456, tzinfo=UTC)
@@ -465,7 +465,7 @@ LAID_OUT = {
 
 
 def without_comments(text: str) -> object:
-    root = clients._parse(VSCODE, text)
+    root = clients._parsed(VSCODE, text)
     return None if root is None else root.value
 
 
@@ -729,7 +729,7 @@ def test_however_toml_is_spelled_adding_and_removing_gives_it_back(pieces: list[
     clients._prove(CODEX, path, "keyleash", before=text, after=after, wanted=SERVER)
     assert after.startswith(text)
     assert clients._without(CODEX, after, path, "keyleash") == text
-    assert len(clients._toml_statements(text)) == sum(PIECES[piece] for piece in pieces)
+    assert len(tomlfile.statements(text)) == sum(PIECES[piece] for piece in pieces)
 
 
 def test_toml_without_its_backup_goes_back_to_the_letter(tmp_path: Path) -> None:
