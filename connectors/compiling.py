@@ -5,8 +5,9 @@ or because Keyleash itself sends it. From here on nothing knows that there was a
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, cast
 from urllib.parse import quote, unquote
 
@@ -104,12 +105,14 @@ def _named(inputs: Sequence[Input]) -> list[Input]:
     """Each with a name of its own: of two that would share one, the one in the path, then the query, keeps it."""
     order: list[Place] = ["path", "query", "header", "body"]
     names: dict[int, str] = {}
+    used: set[str] = set()
     for number in sorted(range(len(inputs)), key=lambda number: (order.index(inputs[number].place), number)):
         each = inputs[number]
         plain = portable_name(each.wire_name)
-        others = [plain, f"{plain[: MAX_NAME - 7]}_{each.place}"]
-        others += [f"{plain[: MAX_NAME - 4]}_{count}" for count in range(2, len(inputs) + 2)]
-        names[number] = next(name for name in others if name not in names.values())
+        numbered = (f"{plain[: MAX_NAME - 5]}_{count}" for count in range(2, len(inputs) + 2))
+        others = chain((plain, f"{plain[: MAX_NAME - 7]}_{each.place}"), numbered)
+        names[number] = next(name for name in others if name not in used)
+        used.add(names[number])
     return [replace(each, name=names[number]) for number, each in enumerate(inputs)]
 
 
@@ -421,8 +424,3 @@ def _examples(parameter: Part) -> tuple[Any, ...]:
     found += [each.mapping.get("value") for _, each in (examples.items() if examples else ())]
     plain = [each for each in found if isinstance(each, str | int | float) and 0 < len(str(each)) <= 80]
     return tuple(line(each) if isinstance(each, str) else each for each in plain[:1])
-
-
-def by_name(inputs: Sequence[Input], offered: Collection[str] | None) -> list[Input]:
-    """Those that are required, and of the others those that are offered; all where nothing is said."""
-    return [each for each in inputs if each.required or offered is None or each.name in offered]

@@ -17,14 +17,14 @@ from connectors.source import suggestion
 
 MAX_JSON = 32 * 1024 * 1024  # bytes
 MAX_YAML = 8 * 1024 * 1024  # bytes: read far more slowly
-MAX_VALUES = 4_000_000  # in YAML, after its aliases have been written out
+MAX_VALUES = 1_000_000  # in YAML, after its aliases have been written out
 MAX_DEPTH = 100  # levels
 MAX_TEXT = 400  # characters of a description
 METHODS = ("get", "head", "post", "put", "patch", "delete")
 OTHERS = ("options", "trace", "query", "connect")  # an operation there may be, and one that is never sent
 
 _VERSION = re.compile(r"3\.[0-9]+(\.[0-9]+)?([-+].*)?")
-_CALL = re.compile(r"([A-Za-z]{3,12}) (/.*)")
+_CALL = re.compile(r"([A-Za-z]{3,12}) (/.*)", re.DOTALL)
 _INDEX = re.compile(r"0|[1-9][0-9]{0,6}")
 _HOPS = 32  # a reference to a reference, and so on
 

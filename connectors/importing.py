@@ -29,6 +29,7 @@ MOST_FOUND = 20
 _TITLE, _DESCRIPTION = 60, 300  # characters
 _WHO = ("me", "whoami", "current", "self", "user", "account", "profile", "ping", "status", "health", "balance")
 _HEADER = re.compile(r"[A-Za-z0-9-]{1,64}")
+_PLAIN = re.compile(r"[\x21-\x7e]{1,200}")
 _SEGMENT = re.compile(r"[A-Za-z0-9._~:@-]+")
 
 
@@ -148,8 +149,9 @@ def _tool(
         notes.append(f"{name} has a schema of {size} bytes, which is much for a model, and needs all of it.")
     elif any(not _is_deprecated(each) for each in found.inputs if each.name in left):
         notes.append(f"{name} has a schema too large for a model; what makes it so is not offered at first.")
-    title = (line(original.summary) or name.replace("_", " ").capitalize())[:_TITLE].strip()
-    about = _first(original.description) or title
+    title = original.summary.rstrip(".")
+    title = title if 0 < len(title) <= _TITLE else name.replace("_", " ").capitalize()
+    about = _first(original.description) or _first(original.summary) or title
     keeps = [each.name for each in offered if each.place == "path"] or [each.name for each in offered[:1]]
     names = [each.name for each in offered]
     lines = [
@@ -201,7 +203,7 @@ def _ask(title: str, offered: Sequence[Input]) -> str:
 
 
 def _unique(document: Document, described: Described) -> bool:
-    return bool(described.id) and sum(each.id == described.id for each in document.operations()) == 1
+    return bool(_PLAIN.fullmatch(described.id)) and sum(each.id == described.id for each in document.operations()) == 1
 
 
 def _first(text: str) -> str:
@@ -219,8 +221,9 @@ def _free(name: str, names: Iterable[str]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A text as YAML takes it on one line: JSON, which YAML reads as well."""
-    return json.dumps(text, ensure_ascii=False)
+    """A text as YAML takes it on one line: as JSON has it, but for what cannot be seen."""
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(char if char.isprintable() else f"\\U{ord(char):08x}" for char in quoted)
 
 
 # --- where it is

@@ -1,9 +1,9 @@
 """Schemas of an OpenAPI document as portable JSON Schema 2020-12: without references, and of a bounded size.
 
 What comes out has the few keywords that every model's API understands, those that a connector file may use itself.
-What these cannot say is left for the upstream to judge: a schema here may let more through than the document's, and is
-never stricter, but for names that it reads only. Recursion, and what is nested too deeply, is cut to an open value, and
-the description says so.
+What these cannot say is left for the upstream to judge: a schema here may let more through than the document's. It is
+stricter only where the document means it: no name that is only read, and an object where there are properties.
+Recursion, and what is nested too deeply, is cut to an open value, and the description says so.
 """
 
 import re

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 120.0
 """How long a document may take to arrive."""
+MOST_VALUES = 5_000_000
+"""How many values it may have; the largest that we know has a million."""
 
 
 def import_openapi(
@@ -55,9 +57,7 @@ def import_openapi(
     document = _read(source)
     tagged = [each for each in document.operations() if tag is None or tag in each.tags]
     if tag is not None and not tagged:
-        raise typer.BadParameter(
-            f"no operation has the tag {tag!r}. The tags are {', '.join(_tags(document)) or 'none'}."
-        )
+        raise typer.BadParameter(_no_tag(tag, _tags(document)))
     if search is not None:
         tagged = importing.search(tagged, search)
     if listed or search is not None:
@@ -185,7 +185,7 @@ def _read(source: str) -> "Document":
 def _fetched(url: str) -> bytes:
     """The document at this address, once, through the one door out. Raises ConnectorError."""
     from connectors.bounded import Limits
-    from connectors.document import MAX_DEPTH, MAX_JSON, MAX_VALUES, DocumentError
+    from connectors.document import MAX_DEPTH, MAX_JSON, DocumentError
     from connectors.egress import Egress
     from connectors.errors import ConnectorError
     from connectors.request import Prepared, base
@@ -197,7 +197,7 @@ def _fetched(url: str) -> bytes:
     query = f"?{parts.query}" if parts.query else ""
     wanted = (("Accept", "application/json, application/yaml;q=0.9, */*;q=0.5"),)
     prepared = Prepared("GET", f"{where.origin}{parts.path or '/'}{query}", where.origin, "", wanted)
-    limits = Limits(total_s=PATIENCE_S, max_body=MAX_JSON, max_values=MAX_VALUES, max_depth=MAX_DEPTH)
+    limits = Limits(total_s=PATIENCE_S, max_body=MAX_JSON, max_values=MOST_VALUES, max_depth=MAX_DEPTH)
 
     async def once() -> bytes:
         async with Egress() as egress:
@@ -258,6 +258,13 @@ def _about(each: "Candidate") -> str:
 
 def _tags(document: "Document") -> list[str]:
     return sorted({tag for each in document.operations() for tag in each.tags})
+
+
+def _no_tag(tag: str, tags: Sequence[str]) -> str:
+    from connectors.source import suggestion
+
+    some = f"{', '.join(tags[:20]) or 'none'}{', …' if len(tags) > 20 else ''}"
+    return f"no operation has the tag {tag!r}. {suggestion(tag, tags)}The tags are {some}."
 
 
 def _show_overview(document: "Document", operations: int, *, json: bool) -> None:
