@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit
 
 import typer
 
@@ -16,11 +15,6 @@ from server.cli.output import counted, show_fields, show_json, show_table, show_
 if TYPE_CHECKING:
     from connectors.document import Described, Document
     from connectors.importing import Candidate, Draft
-
-PATIENCE_S = 120.0
-"""How long a document may take to arrive."""
-MOST_VALUES = 5_000_000
-"""How many values it may have; the largest that we know has a million."""
 
 
 def import_openapi(
@@ -183,31 +177,12 @@ def _read(source: str) -> "Document":
 
 
 def _fetched(url: str) -> bytes:
-    """The document at this address, once, through the one door out. Raises ConnectorError."""
-    from connectors.bounded import Limits
-    from connectors.document import MAX_DEPTH, MAX_JSON, DocumentError
     from connectors.egress import Egress
-    from connectors.errors import ConnectorError
-    from connectors.request import Prepared, base
-
-    parts = urlsplit(url)
-    if parts.scheme != "https" or parts.fragment:
-        raise DocumentError("A document is fetched by https, without a #fragment.", "Or give a file.", at=url)
-    where = base(f"https://{parts.netloc}")
-    query = f"?{parts.query}" if parts.query else ""
-    wanted = (("Accept", "application/json, application/yaml;q=0.9, */*;q=0.5"),)
-    prepared = Prepared("GET", f"{where.origin}{parts.path or '/'}{query}", where.origin, "", wanted)
-    limits = Limits(total_s=PATIENCE_S, max_body=MAX_JSON, max_values=MOST_VALUES, max_depth=MAX_DEPTH)
+    from connectors.fetching import fetch
 
     async def once() -> bytes:
         async with Egress() as egress:
-            try:
-                reply = await egress.send(prepared, attach=lambda headers, query: (), limits=limits)
-            except ConnectorError as error:
-                raise DocumentError(str(error), "Download it, and give the file.", at=url) from None
-        if reply.status != 200:
-            raise DocumentError(f"It answered with HTTP {reply.status}.", "Download it, and give the file.", at=url)
-        return reply.body
+            return await fetch(egress, url)
 
     return asyncio.run(once())
 
