@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote
 from connectors.arguments import RESERVED_HEADERS, Taken
 from connectors.definition import Argument, BodyStyle, Place, Style
 from connectors.document import METHODS, Described, Document, DocumentError, Part, line, short
-from connectors.portable import LEVELS, TooLarge, Writer
+from connectors.portable import ENOUGH, LEVELS, MOST, SHALLOW, TooLarge, Writer
 
 WHOLE = "body"
 """What the argument is called that is a whole body: a list, or one of several objects."""
@@ -80,15 +80,28 @@ def outline(document: Document, described: Described, taken: Taken) -> Outline:
     )
 
 
-def arguments(document: Document, inputs: Sequence[Input], of: Part) -> tuple[tuple[Argument, ...], bool]:
-    """The arguments with their schemas, as deep as fits; and whether anything was cut. Raises DocumentError."""
-    for levels, most in LEVELS:
-        writer = Writer(document, levels=levels, most=most)
-        try:
-            return tuple(_argument(each, writer) for each in inputs), writer.cut
-        except TooLarge:
-            continue
-    return of.fail("It takes too many arguments for one tool.", reason="too many arguments")
+def arguments(document: Document, inputs: Sequence[Input], of: Part) -> tuple[Argument, ...]:
+    """The arguments with their schemas, as deep as fits. Raises DocumentError."""
+    made: tuple[Argument, ...] | None = None
+    for levels in LEVELS:
+        writer = Writer(document, levels=levels, most=MOST)
+        deeper = _written(inputs, writer)
+        if deeper is None:
+            break
+        made = deeper
+        if not writer.more:
+            break
+    for levels in SHALLOW:
+        if made is None:
+            made = _written(inputs, Writer(document, levels=levels, most=ENOUGH))
+    return made if made is not None else of.fail("It takes too many arguments.", reason="too many arguments")
+
+
+def _written(inputs: Sequence[Input], writer: Writer) -> tuple[Argument, ...] | None:
+    try:
+        return tuple(_argument(each, writer) for each in inputs)
+    except TooLarge:
+        return None
 
 
 def portable_name(wire: str) -> str:
@@ -302,7 +315,8 @@ class _Reader:
         schema = media.get("schema") or Part({}, media.at)
         fields = self._fields(schema)
         if fields is None:
-            return schema.fail("Its form has no fields that are named.", reason="form without fields")
+            self._leave("the form", body.says("required"), "has no fields that are named", "form without fields")
+            return _Body([], "form")
         encoding = media.get("encoding")
         styles: dict[str, Style] = {name: self._form_style(name, part, encoding) for name, part in fields[0].items()}
         return _Body(self._body_fields(body, fields, styles), "form")

@@ -220,7 +220,10 @@ def read_json_document(content: bytes, name: str) -> Document:
 
 def line(text: str) -> str:
     """A text of the document on one line, without its HTML tags and without characters that cannot be seen."""
-    return " ".join("".join(char if char.isprintable() else " " for char in _TAG.sub(" ", text)).split())
+    said = _TAG.sub(" ", text) if "<" in text else text
+    if not said.isprintable():
+        said = "".join(char if char.isprintable() else " " for char in said)
+    return " ".join(said.split())
 
 
 def short(text: str) -> str:

@@ -51,7 +51,7 @@ def candidate(document: Document, described: Described) -> Candidate:
     effect = derive(method, re.sub(r"\{[^{}]*\}", "", described.path), f"{described.id} {name}")
     try:
         found = outline(document, described, _NOTHING_TAKEN)
-        made, _ = arguments(document, found.inputs, described.part)
+        made = arguments(document, found.inputs, described.part)
     except DocumentError as problem:
         return Candidate(described, name, effect, refused=problem.message)
     return Candidate(described, name, effect, size=_size(made))
@@ -142,7 +142,7 @@ def _tool(
 ) -> tuple[list[str], list[str]]:
     found = outline(document, described, taken)
     offered, left = _pruned(document, found, described.part)
-    size = _size(arguments(document, offered, described.part)[0])
+    size = _size(arguments(document, offered, described.part))
     effect = derive(found.method, found.path, f"{described.id} {name}")
     notes = [f"{described.call} is deprecated."] if described.deprecated else []
     if size > TOO_LARGE:
@@ -176,7 +176,7 @@ def _tool(
 
 def _pruned(document: Document, found: Outline, of: Part) -> tuple[list[Input], list[str]]:
     """What is offered at first, and the names of the rest: nothing deprecated, and of too much the smallest."""
-    sizes = {each.name: _size(arguments(document, [each], of)[0]) for each in found.inputs}
+    sizes = {each.name: _size(arguments(document, [each], of)) for each in found.inputs}
     order = {each.name: place for place, each in enumerate(found.inputs)}
     left = TOO_LARGE
     offered: list[Input] = []

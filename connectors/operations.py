@@ -82,8 +82,8 @@ def read_operation_of(block: Mapping[str, Spot], document: Document, taken: Take
         fixed = _fixed(found, block)
         offered = _offered(found, block, fixed)
         kept = [each for each in found.inputs if each.name not in fixed and (each.required or each.name in offered)]
-        made, _ = arguments(document, kept, described.part)
-        values, _ = arguments(document, [each for each in found.inputs if each.name in fixed], described.part)
+        made = arguments(document, kept, described.part)
+        values = arguments(document, [each for each in found.inputs if each.name in fixed], described.part)
     except DocumentError as problem:
         spot.fail(f"The operation cannot be offered: {problem}")
     for each in made:

@@ -16,8 +16,12 @@ import jsonschema_rs
 from connectors.definition import canonical
 from connectors.document import Document, Part, short
 
-LEVELS: tuple[tuple[int, int], ...] = (*((levels, 600) for levels in (12, 8, 6, 5, 4, 3, 2)), (1, 3000), (0, 3000))
-"""How deep a tool's schema may be, and of how many it may then be made; the first that is enough is taken."""
+LEVELS = (2, 3, 4, 5, 6, 8, 12)
+"""How deep a tool's schema may be: the deepest of these at which it is made of no more than MOST."""
+MOST = 600
+SHALLOW = (1, 0)
+"""Where two levels are too much already: how deep it is then, of no more than ENOUGH."""
+ENOUGH = 3000
 CUT = "(It is nested further; the vendor's reference says how.)"
 
 _AGAIN = 2  # how often a schema may stand within itself
@@ -47,7 +51,8 @@ class Writer:
 
     def __init__(self, document: Document, *, levels: int, most: int) -> None:
         self._document, self._levels, self._left = document, levels, most
-        self.cut = False
+        self.more = False
+        """Whether there would have been more at a further level."""
 
     def write(self, part: Part) -> Json:
         """The schema that stands here."""
@@ -81,7 +86,6 @@ class Writer:
         return _null_too(_joined([found, self._plain(beside, level, way)]), part) if beside.value else found
 
     def _cut(self, part: Part) -> Json:
-        self.cut = True
         said = " ".join(text for text in (short(part.text("description")), CUT) if text)
         kinds = [kind for kind in _kinds(part) if kind in ("object", "array", "string", "null")]
         return {**({"type": _one(kinds)} if kinds else {}), "description": said, **_item(kinds)}
@@ -89,6 +93,7 @@ class Writer:
     def _plain(self, part: Part, level: int, way: tuple[str, ...]) -> Json:
         """A schema that is neither a reference nor made of others that all hold."""
         if level >= self._levels and any(key in part.mapping for key in _PARTS):
+            self.more = True
             return self._cut(part)
         schema = _scalars(part)
         properties = part.get("properties")

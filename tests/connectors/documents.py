@@ -39,7 +39,7 @@ def taken_in(whole: Document, taken: Taken | None = None) -> Outline:
 def compiled(whole: Document) -> dict[str, Argument]:
     """The arguments of its first operation; their schema is a valid one without references."""
     described = next(whole.operations())
-    made, _ = arguments(whole, taken_in(whole).inputs, described.part)
+    made = arguments(whole, taken_in(whole).inputs, described.part)
     schema = {"type": "object", "properties": {each.name: each.schema for each in made}, "additionalProperties": False}
     jsonschema_rs.meta.validate({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema})
     jsonschema_rs.Draft202012Validator(schema, pattern_options=jsonschema_rs.RegexOptions())

@@ -41,9 +41,9 @@ def drafted(whole: Document, folder: Path, *calls: str, source: str = "things.js
 
 def said(whole: Document, described: Described) -> str:
     found = outline(whole, described, Taken(frozenset(), frozenset()))
-    made, cut_off = arguments(whole, found.inputs, described.part)
+    made = arguments(whole, found.inputs, described.part)
     listed = sorted(canonical([a.name, a.place, a.wire_name, dict(a.schema), a.required, a.style]) for a in made)
-    return canonical([found.path, listed, found.body_style, found.content_type, sorted(found.left_out), cut_off])
+    return canonical([found.path, listed, found.body_style, found.content_type, sorted(found.left_out)])
 
 
 RICH: Json = {

@@ -658,3 +658,10 @@ def test_an_operation_is_found_by_its_id_or_by_its_call() -> None:
         found.find("onze")
     with pytest.raises(DocumentError, match="METHOD /path"):
         found.find("GET /c")
+
+
+def test_a_body_of_no_fields_that_may_be_left_out_is_left_out() -> None:
+    empty = body({"type": "object", "properties": {}}, "application/x-www-form-urlencoded", required=False)
+    found = taken_in(document(empty))
+    assert [each.name for each in found.inputs] == ["id"]
+    assert [name for name, _ in found.left_out] == ["the form"]

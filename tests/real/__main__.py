@@ -15,7 +15,7 @@ from pathlib import Path
 
 import anyio
 
-from tests.real import conformance, documents, github, inspector, slack, stripe
+from tests.real import conformance, documents, github, inspector, openapi_documents, slack, stripe
 from tests.real.fetching import Cache
 from tests.real.report import Came, Report
 
@@ -26,6 +26,7 @@ CHECKS: dict[str, Callable[[Report, Cache], Awaitable[None]]] = {
     "inspector": inspector.check,
     "conformance": conformance.check,
     "documents": documents.check,
+    "openapi": openapi_documents.check,
 }
 
 

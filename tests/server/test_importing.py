@@ -125,10 +125,10 @@ def test_what_a_document_has_is_listed_with_effect_and_size_and_nothing_is_writt
     assert not folder(place).exists()
 
 
-def test_operations_are_searched_in_everyday_words(owner: CommandLine, document: Path) -> None:
-    found = owner("connector", "import-openapi", str(document), "--search", "show all items", "--json")
+def test_operations_are_searched_in_everyday_words(keyleash: CommandLine, document: Path) -> None:
+    found = keyleash("connector", "import-openapi", str(document), "--search", "show all items", "--json")
     assert found.json[0]["operation"] == "listItems"
-    nothing = owner("connector", "import-openapi", str(document), "--search", "zebra")
+    nothing = keyleash("connector", "import-openapi", str(document), "--search", "zebra")
     assert (nothing.code, nothing.out) == (0, "")
 
 
@@ -190,12 +190,12 @@ def test_nothing_is_overwritten_and_nothing_half_is_left(owner: CommandLine, pla
     ],
 )
 def test_a_choice_that_cannot_be_is_refused_with_its_mend(
-    owner: CommandLine, place: Place, document: Path, arguments: tuple[str, ...], code: int, says: str
+    keyleash: CommandLine, document: Path, arguments: tuple[str, ...], code: int, says: str
 ) -> None:
-    ran = owner("connector", "import-openapi", str(document), *arguments)
+    ran = keyleash("connector", "import-openapi", str(document), *arguments)
     assert ran.code == code
     assert says in " ".join(ran.err.split())
-    assert not folder(place).exists()
+    assert not keyleash.home.exists()
 
 
 # --- where it comes from
@@ -213,8 +213,8 @@ def test_a_choice_that_cannot_be_is_refused_with_its_mend(
         ("https://docs.things.example/../x", "leave its base URL"),
     ],
 )
-def test_an_address_is_vetted_before_anything_is_fetched(owner: CommandLine, url: str, says: str) -> None:
-    ran = owner("connector", "import-openapi", url, "--list")
+def test_an_address_is_vetted_before_anything_is_fetched(keyleash: CommandLine, url: str, says: str) -> None:
+    ran = keyleash("connector", "import-openapi", url, "--list")
     assert ran.code == 1
     assert says in ran.err
     assert ran.out == ""
