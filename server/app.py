@@ -15,11 +15,13 @@ from server.approval import Approvals
 from server.call import Parts
 from server.connections import Workspaces
 from server.credential import resolver_of
-from server.database import Database, require_schema
+from server.database import Database, DatabaseProblem, open_database, require_schema
 from server.erasure import retrying
 from server.identity import Directory
 from server.keys import Keys
+from server.recorded import sweeping
 from server.settings import Settings
+from server.sqlite import require_here
 from vault import KeysUnavailable, RootKey, RootKeyRef, Sealed, Vault, VaultError, root_key_spec
 
 if TYPE_CHECKING:
@@ -68,13 +70,16 @@ class Installation:
         self.database.close()
 
 
-def open_installation(settings: Settings) -> Installation:
-    """Open what `keyleash init` made. Raises DatabaseProblem.
+def open_installation(settings: Settings, *, as_operator: bool = False) -> Installation:
+    """Open what `keyleash init` made; on PostgreSQL as the role that serves, or as the owner. Raises DatabaseProblem.
 
     Without the right root key the vault stays sealed: nothing can be opened, and it says why.
     """
-    database = Database(settings.database)
+    database = open_database(settings, as_operator=as_operator)
     require_schema(database)
+    require_here(database)
+    if not as_operator:
+        require_kept_apart(database)
     catalogue = Catalogue.load(shipped_folder(), settings.connectors)
     for problem in catalogue.problems_in(settings.connectors):
         log.error("a connector file is left out: %s", problem)
@@ -88,6 +93,16 @@ def open_installation(settings: Settings) -> Installation:
         workspaces=Workspaces(database, catalogue),
         approvals=Approvals(database, vault, hold_seconds=settings.hold_seconds),
     )
+
+
+def require_kept_apart(database: Database) -> None:
+    """Refuse a database that is to keep orgs apart and does not. Raises DatabaseProblem."""
+    found = database.faults()
+    if found:
+        raise DatabaseProblem(
+            f"{database.name} would not keep orgs apart: {'; '.join(found)}. Give KEYLEASH_DATABASE a role that owns "
+            "nothing, as the README says, and run `keyleash upgrade`, which puts the policies back."
+        )
 
 
 def open_vault(database: Database, settings: Settings) -> Vault:
@@ -142,10 +157,17 @@ def own_root_place(home: Path, provider: str, location: str) -> RootKeyRef:
 
 @asynccontextmanager
 async def running(installation: Installation) -> AsyncGenerator[Parts]:
-    """The parts with the door out open; what was removed is erased from the files meanwhile, where it could not be."""
+    """The parts with the door out open. Meanwhile channels are told, and what was removed is erased from the files."""
     from connectors.egress import Egress  # the HTTP library: commands that send nothing do without
+    from server.delivery import delivering
 
-    async with Egress() as egress, retrying(installation.database):
+    database, vault, settings = installation.database, installation.vault, installation.settings
+    async with (
+        Egress() as egress,
+        retrying(database),
+        sweeping(database, settings.keep_days),
+        delivering(database, vault, public_url=settings.public_url),
+    ):
         yield installation.parts(egress)
 
 

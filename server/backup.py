@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from server.audit import AuditError, Event, Head, Report, Status, append, verify_database
-from server.audit.noted import NotedHeads, heads, logs
+from server.audit.noted import NotedHeads, heads
 from server.clock import iso, now_ms
 from server.copies import (
     Reader,
@@ -39,6 +39,7 @@ from server.database import Database, DatabaseProblem, Rows
 from server.duty import note
 from server.locks import shared
 from server.settings import Settings
+from server.sqlite import file_of
 from vault import Vault
 from vault.newfile import give_name, unfinished
 
@@ -109,6 +110,7 @@ def make_backup(
     It is on record in every org's log before anything is copied, so that the copy holds its own entry: a copy that may
     be somewhere is never missing from the record, and a backup that is restored at once is behind nothing.
     """
+    file_of(database)  # which is refused before anything is on record
     with shared(settings.serving_lock):
         _require_new(target)
         database.write_now(lambda rows: _record(rows, target, by=by, release=release))
@@ -153,7 +155,7 @@ def _written(
 ) -> Made:
     half = unfinished(target)
     try:
-        copy_database(database.path, half, watch=watch)
+        copy_database(file_of(database), half, watch=watch)
         files, left_out = _connector_files(settings.connectors)
         with editing(half) as copy:
             manifest = _manifest(copy, vault, release=release, by=by)
@@ -236,7 +238,7 @@ def read_manifest(db: sqlite3.Connection) -> Manifest | None:
 def verified(db: sqlite3.Connection, *, watch: Watch = unwatched) -> list[Report]:
     """The log of each org that has one, or should have one, verified."""
     reader = Reader(db)
-    wanted = sorted({*logs(reader), *(str(org) for (org,) in reader.read("SELECT id FROM org"))})
+    wanted = sorted({*reader.orgs(), *(str(org) for (org,) in reader.read("SELECT id FROM org"))})
     found: list[Report] = []
     for org in wanted:
         (total,) = db.execute("SELECT MAX(seq) FROM audit_entry WHERE org = ?", (org,)).fetchone()

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 from server.audit import AuditError, Head
 from server.audit.noted import Gap, NotedHeads, gaps, hash_at, heads
-from server.audit.reading import Reader as Log
+from server.audit.noted import Logs as Log
 from server.backup import BackupProblem
 from server.copies import Reader, reading
-from server.database import Database, DatabaseProblem
+from server.database import DatabaseProblem
 from server.restore import Staged
 from server.settings import Settings
+from server.sqlite import SqliteDatabase
 
 HERE, NOTED, GIVEN = "the database that is here now", "the heads noted outside the database", "--head"
 """From where it is known how far a log went."""
@@ -75,7 +76,7 @@ def _present(
     """
     if not settings.database.exists():
         return {}, {}, None
-    here = Database(settings.database)
+    here = SqliteDatabase(settings.database)
     try:
         ends = heads(here)
         read = here.read("SELECT id, revision, name FROM org")

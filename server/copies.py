@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from server.sqlite import LOGS
 from vault.newfile import create_private
 
 PAGES = 512
@@ -96,6 +97,15 @@ class Reader:
     def read(self, sql: str, params: Sequence[Any] = (), /) -> list[tuple[Any, ...]]:
         """The rows of one query."""
         return self._db.execute(sql, params).fetchall()
+
+    def of(self, org: str) -> "Reader":
+        """The same: a file keeps no orgs apart."""
+        del org
+        return self
+
+    def orgs(self) -> list[str]:
+        """The orgs that have a log."""
+        return [str(org) for (org,) in self.read(LOGS)]
 
 
 def integrity(db: sqlite3.Connection) -> str | None:

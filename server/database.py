@@ -1,29 +1,26 @@
-"""Rows that are durable when you are told so, in an SQLite file that several processes share.
+"""What every room needs of a database: rows that are durable when you are told so, and an org's kept to that org.
 
-Writes are grouped: each waits for its own rows, and all that arrive while the disk is busy share the next commit.
+SQLite (`server/sqlite.py`) is the default; PostgreSQL (`server/postgres.py`) is for several servers at once, and keeps
+orgs apart itself. The same SQL runs on both: `?` for values, which are always bound, and nothing that only one knows.
 """
 
-import asyncio
-import contextlib
-import os
-import sqlite3
-import threading
-import time
-import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from server.settings import Settings
 
 T = TypeVar("T")
 
-SCHEMA = "0002"
+SCHEMA = "0006"
 """The migration this code was written for; a test holds it to the newest one in `migrations/versions`."""
 
-_BUSY_MS = 10_000
-_BATCH = 256
 PATIENCE_S = 2.0
 """How long an erasure waits for readers, where the caller does not say."""
-_GLANCE_MS = 50
+
+NO_TABLES = "this holds no Keyleash tables. Run `keyleash init`, or `keyleash upgrade`."
 
 
 class Rows(Protocol):
@@ -36,274 +33,82 @@ class DatabaseProblem(Exception):
     """The database cannot be used; the message says what to do."""
 
 
-class Database:
-    """An SQLite database in WAL mode. `synchronous=FULL`: what is committed survives a power cut."""
+class Database(ABC):
+    """Everything that an installation keeps. Changes to one org's rows happen one after another, in every process."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._local = threading.local()
-        self._writer: sqlite3.Connection | None = None
-        self._queue: list[tuple[Callable[[Rows], Any], asyncio.Future[Any]]] = []
-        self._flushing: asyncio.Task[None] | None = None
-        self._opened: list[sqlite3.Connection] = []
-        weakref.finalize(self, _close, self._opened)
+    name: str
+    """Which one, in words for a person; without a password."""
 
+    files: bool = True
+    """Whether `erase` can tell what is left in the database's files."""
+
+    @abstractmethod
     def of(self, org: str) -> "Database":
         """The same database, for the rows of one org and no other's: where a second wall keeps orgs apart, it is told.
 
-        SQLite has none. What is asked without it is the operator's, and may concern every org.
+        What is asked without it is the operator's, and may concern every org.
         """
-        del org
-        return self
 
+    @abstractmethod
     def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one query at once, outside any transaction. Raises DatabaseProblem."""
-        try:
-            return self._reader().execute(sql, parameters).fetchall()
-        except sqlite3.Error as error:
-            raise _problem(self.path, error) from None
 
+    @abstractmethod
     def query(self, read: Callable[[Rows], T]) -> T:
         """Hand out rows for one query; several would each see another state. Raises DatabaseProblem."""
-        try:
-            return read(self._reader())
-        except sqlite3.Error as error:
-            raise _problem(self.path, error) from None
 
+    @abstractmethod
     def snapshot(self, read: Callable[[Rows], T]) -> T:
-        """Run several queries over one unchanging state."""
-        reader = self._reader()
-        try:
-            reader.execute("BEGIN")
-            try:
-                return read(reader)
-            finally:
-                reader.execute("ROLLBACK")
-        except sqlite3.Error as error:
-            raise _problem(self.path, error) from None
+        """Run several queries over one unchanging state. Raises DatabaseProblem."""
 
+    @abstractmethod
     async def write(self, change: Callable[[Rows], T]) -> T:
         """Run `change` in a transaction; returns once its rows are durable.
 
         `change` may run beside others in one commit, inside a savepoint of its own: what it raises undoes only its own
-        rows and is raised here. A commit that fails undoes all and raises DatabaseProblem in each.
+        rows and is raised here. A commit that fails undoes all and raises DatabaseProblem in each. It may run on
+        another thread.
         """
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[T] = loop.create_future()
-        self._queue.append((change, done))
-        if self._flushing is None:
-            self._flushing = loop.create_task(self._flush())
-        return await done  # cancelled, it only stops waiting: the change stays queued
 
+    @abstractmethod
     def write_now(self, change: Callable[[Rows], T]) -> T:
         """Like `write`, for code without an event loop: one transaction of its own."""
-        connection = self._connect()
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                result = change(connection)
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
-            return result
-        except sqlite3.Error as error:
-            raise _problem(self.path, error) from None
-        finally:
-            connection.close()
 
+    @abstractmethod
     def erase(self, tables: Sequence[str], *, patience_s: float = PATIENCE_S) -> bool:
         """Whether nothing of what was deleted from `tables` before now is left in the database's files.
 
         False while some process reads an older state, which stands in the write-ahead log: nothing was lost, ask again
-        later. What is left is written anew, through this process's memory, so `tables` are to be small; whoever else
-        has the database open goes on, and writers wait meanwhile. Raises DatabaseProblem.
+        later. Where `files` is False it is True, and says only that nothing more can be done. Raises DatabaseProblem.
         """
-        connection = self._connect()
-        try:
-            if not _emptied_log(connection, patience_s):
-                return False
-            connection.execute("PRAGMA foreign_keys=OFF")
-            _write_anew(connection, tables)
-            return _emptied_log(connection, patience_s)
-        except sqlite3.Error as error:
-            raise _problem(self.path, error) from None
-        finally:
-            connection.close()
 
+    @abstractmethod
+    def orgs(self) -> list[str]:
+        """The id of every org that is here or was removed, and nothing else about them."""
+
+    @abstractmethod
+    def tables(self) -> set[str]:
+        """The name of every table."""
+
+    def faults(self) -> list[str]:
+        """Why orgs are not kept apart as they should be, where the database is to do that; one sentence each."""
+        return []
+
+    @abstractmethod
     def close(self) -> None:
         """Close every connection of this process."""
-        _close(self._opened)
-        self._writer = None
-        self._local = threading.local()
-
-    def _apply(self, writer: sqlite3.Connection, change: Callable[[Rows], Any]) -> tuple[Any, Exception | None]:
-        """Run one change in a savepoint; a database error of its own stays its own."""
-        writer.execute("SAVEPOINT one")
-        try:
-            result = change(writer)
-        except Exception as error:
-            if not writer.in_transaction:  # the disk is full, or gone: SQLite has undone the whole batch
-                raise
-            writer.execute("ROLLBACK TO one")
-            writer.execute("RELEASE one")
-            if isinstance(error, sqlite3.Error | StopIteration):  # a future cannot carry a StopIteration
-                error = _problem(self.path, error)
-            return None, error
-        writer.execute("RELEASE one")
-        return result, None
-
-    def _reader(self) -> sqlite3.Connection:
-        reader: sqlite3.Connection | None = getattr(self._local, "reader", None)
-        if reader is None:
-            reader = self._local.reader = self._connect()
-            reader.execute("PRAGMA query_only=ON")
-            self._opened.append(reader)
-        return reader
-
-    def _connect(self) -> sqlite3.Connection:
-        try:
-            if not self.path.exists():
-                raise DatabaseProblem(f"There is no database at {self.path}. Run `keyleash init` first.")
-            # Asked, and never opened here: closing any descriptor of the file would drop SQLite's locks on it.
-            if not os.access(self.path, os.R_OK | os.W_OK):
-                raise PermissionError
-        except OSError:
-            raise DatabaseProblem(
-                f"{self.path} cannot be opened. Only the system user that ran `keyleash init` can use it; look at its "
-                "owner and mode."
-            ) from None
-        try:
-            connection = sqlite3.connect(
-                self.path, isolation_level=None, check_same_thread=False, cached_statements=256
-            )
-            try:
-                connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute("PRAGMA synchronous=FULL")
-                connection.execute("PRAGMA foreign_keys=ON")
-                connection.execute("PRAGMA secure_delete=ON")
-                connection.execute("PRAGMA temp_store=MEMORY")
-            except sqlite3.Error:
-                connection.close()  # now, and not when the error that holds it is collected
-                raise
-        except sqlite3.Error as error:
-            raise _problem(self.path, error) from None
-        return connection
-
-    async def _flush(self) -> None:
-        """Commit what is queued, batch after batch, until nothing is.
-
-        Statements run on the loop's thread: each would otherwise fight it for the interpreter lock. Only waiting for
-        another process's lock, and the commit's flush to disk, happen on a thread.
-        """
-        try:
-            while self._queue:
-                batch, self._queue = self._queue[:_BATCH], self._queue[_BATCH:]
-                try:
-                    await self._commit(batch)
-                except BaseException as error:
-                    problem = _problem(self.path, error)
-                    for _, done in batch:
-                        if not done.done():
-                            done.set_exception(problem)
-                    if isinstance(error, asyncio.CancelledError | KeyboardInterrupt | SystemExit):
-                        raise
-        finally:
-            self._flushing = None
-
-    async def _commit(self, batch: list[tuple[Callable[[Rows], Any], asyncio.Future[Any]]]) -> None:
-        writer = self._writer
-        if writer is None:
-            writer = self._writer = self._connect()
-            self._opened.append(writer)
-        await _begin(writer)
-        outcomes: list[tuple[asyncio.Future[Any], Any, Exception | None]] = []
-        try:
-            for change, done in batch:
-                outcomes.append((done, *self._apply(writer, change)))
-            await asyncio.to_thread(writer.execute, "COMMIT")
-        except BaseException:
-            if writer.in_transaction:
-                writer.execute("ROLLBACK")
-            raise
-        for done, result, error in outcomes:
-            if done.done():
-                continue
-            if error is None:
-                done.set_result(result)
-            else:
-                done.set_exception(error)
 
 
-def _close(connections: list[sqlite3.Connection]) -> None:
-    for connection in connections:
-        with contextlib.suppress(sqlite3.Error):
-            connection.close()
-    connections.clear()
+def open_database(settings: "Settings", *, as_operator: bool = False) -> Database:
+    """The database that the settings name; on PostgreSQL as the role that serves, or as its owner. Raises
+    DatabaseProblem."""
+    if settings.database_url is None:
+        from server.sqlite import SqliteDatabase
 
+        return SqliteDatabase(settings.database)
+    from server.postgres import PostgresDatabase
 
-async def _begin(writer: sqlite3.Connection) -> None:
-    writer.execute("PRAGMA busy_timeout=0")
-    try:
-        writer.execute("BEGIN IMMEDIATE")
-    except sqlite3.OperationalError:
-        writer.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
-        await asyncio.to_thread(writer.execute, "BEGIN IMMEDIATE")
-
-
-def _emptied_log(connection: sqlite3.Connection, patience_s: float) -> bool:
-    """Move the write-ahead log into the database file and cut it to nothing; False while a reader still needs it."""
-    connection.execute(f"PRAGMA busy_timeout={_GLANCE_MS}")  # a checkpoint that waits keeps every writer waiting too
-    until = time.monotonic() + patience_s
-    while True:
-        (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        if not busy:
-            connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
-            return True
-        if time.monotonic() >= until:
-            return False
-        time.sleep(_GLANCE_MS / 1000)
-
-
-def _write_anew(connection: sqlite3.Connection, tables: Sequence[str]) -> None:
-    """Put every row of these tables into pages that were overwritten with zeros before.
-
-    A deleted row is overwritten where it stands (`secure_delete`), but not the copies that were left in the unused part
-    of a page when SQLite moved rows between pages (found after 15 of 300 random histories of a hundred removals). A
-    DELETE without WHERE frees whole pages, and `secure_delete` zeroes those; that takes foreign keys off, or SQLite
-    deletes row by row.
-    """
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        for table in tables:
-            connection.execute(f"CREATE TEMP TABLE kept AS SELECT * FROM main.{table} ORDER BY rowid")
-            connection.execute(f"DELETE FROM main.{table}")
-            connection.execute(f"INSERT INTO main.{table} SELECT * FROM temp.kept ORDER BY rowid")
-            connection.execute("DROP TABLE temp.kept")
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:  # where the disk is full SQLite has undone it already
-            connection.execute("ROLLBACK")
-        raise
-
-
-def _problem(path: Path, error: BaseException) -> DatabaseProblem:
-    text = str(error)
-    if not isinstance(error, sqlite3.Error):
-        return DatabaseProblem(f"{path}: a change failed ({type(error).__name__}); nothing of it was kept.")
-    said = next((words for part, words in _WORDS if part in text), f"{text}.")
-    return DatabaseProblem(f"{path}: {said}")
-
-
-_WORDS = (
-    ("no such table", "this holds no Keyleash tables. Run `keyleash init`, or `keyleash upgrade`."),
-    ("not a database", "this is damaged, or no database. Bring a backup back: `keyleash vault restore FILE`."),
-    ("malformed", "this is damaged. Bring a backup back: `keyleash vault restore FILE`."),
-    ("locked", "another process has locked it. Try again when that has ended."),
-    ("readonly", "it cannot be written. Check its owner and its mode."),
-    ("full", "the disk that holds it is full. Free some space."),
-)
+    return PostgresDatabase(settings.owner_url if as_operator else settings.database_url)
 
 
 def schema_of(database: Database) -> str | None:
@@ -323,7 +128,7 @@ def require_schema(database: Database) -> None:
     if found == SCHEMA:
         return
     if found is None:
-        raise DatabaseProblem(f"{database.path} is a database, and none of Keyleash's. Move it away first.")
+        raise DatabaseProblem(f"{database.name} is a database, and none of Keyleash's. Move it away first.")
     if found < SCHEMA:
         raise DatabaseProblem(
             f"The database is at schema {found}, this release needs {SCHEMA}. "
@@ -335,28 +140,12 @@ def require_schema(database: Database) -> None:
     )
 
 
-def migrate(path: Path) -> None:
-    """Bring the database at `path` to this release's schema, creating it where there is none."""
+def run_migrations(**where: Any) -> None:
+    """Bring the database that `path` or `connection` names to this release's schema."""
     from alembic import command
     from alembic.config import Config
 
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not path.exists():
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-    config.attributes["path"] = path
+    config.attributes.update(where)
     command.upgrade(config, "head")
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA journal_mode=WAL")
-
-
-def backup(source: Path, target: Path) -> None:
-    """Write a consistent copy of the database, 0600, while others may be using it."""
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    with (
-        contextlib.closing(sqlite3.connect(source)) as origin,
-        contextlib.closing(sqlite3.connect(target)) as copy,
-    ):
-        origin.backup(copy)

@@ -64,7 +64,7 @@ def require_finished(database: Database) -> None:
 
 def unfinished_restore(database: Database) -> bool:
     """Whether the database came out of a backup whose restore was cut off after it was put in place."""
-    return bool(database.read("SELECT 1 FROM sqlite_master WHERE name LIKE 'backup!_%' ESCAPE '!'"))
+    return any(table.startswith("backup_") for table in database.tables())
 
 
 def note(noted: NotedHeads, database: Database) -> None:

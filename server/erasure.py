@@ -10,6 +10,7 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from server.audit import AuditError, Event, append
@@ -25,8 +26,11 @@ RETRY_S = 30.0
 """How often a server looks whether something is to be tried again."""
 _GLANCE_S = 0.2
 
-What = Literal["connection", "secret", "org", "key"]
-"""A secret is one that a connection, which stays and is named, had before."""
+EXCLUDED = "PostgreSQL's own log, replicas and dead rows"
+"""What is on record with an erasure where the files are not ours: nobody looked into these."""
+
+What = Literal["connection", "secret", "channel", "address", "org", "key"]
+"""A secret is one that a connection, which stays and is named, had before; an address, with its secret, a channel."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +48,21 @@ def request(rows: Rows, org: str, identifier: str, what: What, name: str) -> Non
     """Put what this transaction deletes on the list; asked again for the same, the newer request counts."""
     rows.execute(
         "INSERT INTO erasure (org, id, what, requested_at) VALUES (?, ?, ?, ?) ON CONFLICT (org, id) DO UPDATE SET "
-        "what = excluded.what, requested_at = MAX(excluded.requested_at, requested_at + 1)",
+        "what = excluded.what, requested_at = CASE WHEN excluded.requested_at > erasure.requested_at "
+        "THEN excluded.requested_at ELSE erasure.requested_at + 1 END",
         (org, identifier, f"{what} {name}", now_ms()),
     )
 
 
 def pending(database: Database) -> list[Pending]:
     """Everything on the list, longest waiting first. Raises DatabaseProblem."""
-    rows = database.read("SELECT org, id, what, requested_at FROM erasure ORDER BY requested_at, org, id")
     found: list[Pending] = []
-    for org, identifier, text, requested_at in rows:
-        what, _, name = text.partition(" ")
-        found.append(Pending(org, identifier, what, name, requested_at))
-    return found
+    for org in database.orgs():
+        listed = database.of(org).read("SELECT id, what, requested_at FROM erasure WHERE org = ?", (org,))
+        for identifier, text, requested_at in listed:
+            what, _, name = text.partition(" ")
+            found.append(Pending(org, identifier, what, name, requested_at))
+    return sorted(found, key=lambda one: (one.requested_at, one.org, one.id))
 
 
 def attempt(database: Database, *, patience_s: float = PATIENCE_S) -> list[Pending]:
@@ -75,19 +81,22 @@ def attempt(database: Database, *, patience_s: float = PATIENCE_S) -> list[Pendi
         log.warning("what was removed could not be erased from the files yet: %s", problem)
         return waiting
     try:
-        database.write_now(lambda rows: [_done(rows, one) for one in waiting])
+        for one in waiting:
+            database.of(one.org).write_now(partial(_done, one=one, files=database.files))
     except DatabaseProblem as problem:
         log.warning("what was erased could not be taken off the list: %s", problem)
     return pending(database)
 
 
-def _done(rows: Rows, one: Pending) -> None:
+def _done(rows: Rows, one: Pending, *, files: bool = True) -> None:
     """On record, and off the list. Several processes may try at once: one of them records it."""
     place = (one.org, one.id, one.requested_at)
     if not rows.execute("SELECT 1 FROM erasure WHERE org = ? AND id = ? AND requested_at = ?", place).fetchone():
         return
     # Under `connection`, it is found with everything else that is on record about that connection.
     fields: dict[str, Any] = {"connection" if one.what in ("connection", "secret") else "name": one.name}
+    if not files:
+        fields["excluded"] = EXCLUDED
     try:
         append(
             rows,
@@ -119,8 +128,7 @@ async def retrying(database: Database, *, every_s: float = RETRY_S) -> AsyncGene
 async def _retry(database: Database, stop: asyncio.Event, every_s: float) -> None:
     while not stop.is_set():
         try:
-            if pending(database):
-                await asyncio.to_thread(attempt, database, patience_s=_GLANCE_S)
+            await asyncio.to_thread(attempt, database, patience_s=_GLANCE_S)
         except DatabaseProblem as problem:
             log.warning("whether something is still to be erased could not be read: %s", problem)
         with contextlib.suppress(TimeoutError):

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from typing import Any
 
 from server.audit import Event, append
 from server.clock import now_ms
@@ -199,8 +200,8 @@ class Directory:
 
     def orgs(self) -> list[Org]:
         """Every org, by name."""
-        rows = self._database.read("SELECT id, name, preset, frozen_at, created_at FROM org ORDER BY name")
-        return [Org(*row) for row in rows]
+        found = self._of_each("SELECT id, name, preset, frozen_at, created_at FROM org WHERE id = ?")
+        return sorted((Org(*row) for row in found), key=lambda org: org.name)
 
     def org(self, name: str | None) -> Org:
         """The org called `name`, or the only one there is."""
@@ -223,8 +224,12 @@ class Directory:
 
     def removed_orgs(self) -> list[RemovedOrg]:
         """Every org that was removed, the last one last."""
-        rows = self._database.read("SELECT id, name, removed_at, removed_by FROM removed_org ORDER BY removed_at, id")
-        return [RemovedOrg(*row) for row in rows]
+        found = self._of_each("SELECT id, name, removed_at, removed_by FROM removed_org WHERE id = ?")
+        return sorted((RemovedOrg(*row) for row in found), key=lambda org: (org.removed_at, org.id))
+
+    def _of_each(self, sql: str) -> list[tuple[Any, ...]]:
+        """The rows of each org, asked for one after another: a server is shown no two orgs at once."""
+        return [row for org in self._database.orgs() for row in self._database.of(org).read(sql, (org,))]
 
     def removed_org(self, name: str) -> RemovedOrg | None:
         """The removed org with this name or id; None where there is none, or where an org has that name now.

@@ -28,6 +28,7 @@ from server.recovery import keep
 from server.restore import FOUND, Opened, Staged, clear
 from server.rollback import gap_fields, set_right
 from server.settings import Settings
+from server.sqlite import SqliteDatabase
 from vault import RootKey, RootKeyRef
 from vault.newfile import give_name, sync_folder, unfinished, write_new
 
@@ -75,7 +76,7 @@ def finish_cut_off(settings: Settings) -> bool:
     """Finish a restore that was cut off after the database was replaced; False where there is none."""
     if not settings.database.exists():
         return False
-    with exclusive(settings.serving_lock), contextlib.closing(Database(settings.database)) as here:
+    with exclusive(settings.serving_lock), contextlib.closing(SqliteDatabase(settings.database)) as here:
         if not unfinished_restore(here):
             return False
         finish(settings)
@@ -86,7 +87,7 @@ def was_restored(staged: Staged, settings: Settings) -> bool:
     """Whether what is here is this very backup, restored, and nothing has happened since."""
     if not settings.database.exists():
         return False
-    here = Database(settings.database)
+    here = SqliteDatabase(settings.database)
     try:
         if not unfinished_restore(here) and NotedHeads(settings.noted_heads).missing(here):
             return False
@@ -220,7 +221,7 @@ class _Unusable(Exception):
 def _copy_into(staged: Path, live: Path, compared: Compared) -> None:
     """Replace the content of a database that others may have open, in one transaction that waits for writers."""
     deadline = time.monotonic() + PATIENCE_S
-    watched = Database(live)
+    watched = SqliteDatabase(live)
     checked = False
 
     def between(_status: int, _left: int, total: int) -> None:
@@ -267,7 +268,7 @@ def finish(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
     Returns the connector files that were put back, and those that others are in the way of.
     """
-    database = Database(settings.database)
+    database = SqliteDatabase(settings.database)
     try:
         files: list[tuple[str, bytes]] = []
         if database.read("SELECT 1 FROM sqlite_master WHERE name = 'backup_file'"):

@@ -18,10 +18,11 @@ from pathlib import Path
 from server.audit import Status
 from server.backup import BackupProblem, Manifest, contents, read_manifest, seal, verified
 from server.copies import Watch, beside, copy_as_is, integrity, looks_whole, reading, unwatched
-from server.database import SCHEMA, migrate
+from server.database import SCHEMA
 from server.locks import exclusive
 from server.recovery import Generation, newest_generation
 from server.settings import Settings
+from server.sqlite import migrate
 from vault import CannotOpen, RootKey, Secret, Vault, VaultError
 from vault.newfile import UNFINISHED, create_private
 from vault.recovery import root_of

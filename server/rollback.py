@@ -6,7 +6,7 @@ from server.audit import Event, append
 from server.audit.noted import Gap, NotedHeads
 from server.clock import now_ms
 from server.comparing import NOTED
-from server.database import Database, Rows
+from server.database import Rows, open_database
 from server.ending import end_all
 from server.identity import set_frozen, touch
 from server.locks import exclusive
@@ -45,7 +45,7 @@ def accept_rollback(settings: Settings, *, by: str) -> tuple[list[Gap], dict[str
     Returns what is missing in it, and the connections that need consent. Raises DatabaseProblem or AuditError.
     """
     noted = NotedHeads(settings.noted_heads)
-    database = Database(settings.database)
+    database = open_database(settings, as_operator=True)
     try:
         with exclusive(settings.serving_lock):
             missing = noted.missing(database)

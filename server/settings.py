@@ -1,8 +1,9 @@
 """What the operator sets, from the environment; every name begins with KEYLEASH_."""
 
 import os
+import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -22,12 +23,38 @@ class Settings:
     """How long an org's key is used after a key service unwrapped it, before the service is asked again."""
     list_limit: int = 60
     """How many tools a caller is listed at most; with more it gets three that find, describe and call them."""
+    keep_days: int = 30
+    """How long a call that was decided is kept for `policy replay`."""
     reference_seconds: float = 10.0
     """How long it may take to read one secret that stays elsewhere."""
     op_token_file: Path | None = None
     kv_address: str = ""
     kv_token_file: Path | None = None
     kv_ca_file: Path | None = None
+    database_url: str | None = field(default=None, repr=False)
+    """A PostgreSQL database, as the role that serves; without one there is the SQLite file."""
+    database_owner: str | None = field(default=None, repr=False)
+    """The same database as its owner, for what only the operator does."""
+
+    @property
+    def owner_url(self) -> str:
+        """The database as its owner. Raises SettingsProblem."""
+        if self.database_owner is None:
+            raise SettingsProblem(
+                "This is the operator's, and on PostgreSQL it takes the database's owner. Set KEYLEASH_DATABASE_OWNER "
+                "to postgresql://OWNER@HOST/DATABASE for this command, and for no server."
+            )
+        return self.database_owner
+
+    @property
+    def serving_role(self) -> str:
+        """The PostgreSQL role that serves."""
+        from server.postgres import parsed
+
+        return str(parsed(self.database_url or "")["user"])
+
+    public_url: str = ""
+    """Under which address people reach this server's pages, without a slash at its end; empty where they do not."""
 
     @property
     def database(self) -> Path:
@@ -69,6 +96,11 @@ def read_settings() -> Settings:
     if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise SettingsProblem(f"KEYLEASH_LOG is {level!r}: give debug, info, warning or error.")
     hosts = os.environ.get("KEYLEASH_ALLOWED_HOSTS", "")
+    if os.environ.get("KEYLEASH_DATABASE_OWNER") and not os.environ.get("KEYLEASH_DATABASE"):
+        raise SettingsProblem(
+            "KEYLEASH_DATABASE_OWNER is set and KEYLEASH_DATABASE is not: set that to the same database as the role "
+            "that serves, or neither for SQLite."
+        )
     return Settings(
         home=home(),
         hold_seconds=hold_seconds,
@@ -76,12 +108,31 @@ def read_settings() -> Settings:
         log_level=level,
         key_seconds=key_seconds,
         list_limit=_list_limit(),
+        keep_days=_keep_days(),
         reference_seconds=reference_seconds,
         op_token_file=_path("KEYLEASH_OP_TOKEN_FILE"),
         kv_address=os.environ.get("KEYLEASH_KV_ADDR", ""),
         kv_token_file=_path("KEYLEASH_KV_TOKEN_FILE"),
         kv_ca_file=_path("KEYLEASH_KV_CA_FILE"),
+        database_url=os.environ.get("KEYLEASH_DATABASE") or None,
+        database_owner=os.environ.get("KEYLEASH_DATABASE_OWNER") or None,
+        public_url=_public_url(),
     )
+
+
+_PUBLIC_URL = re.compile(
+    r"https://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*/?|http://(127\.0\.0\.1|localhost)(:[0-9]{1,5})?/?"
+)
+
+
+def _public_url() -> str:
+    given = os.environ.get("KEYLEASH_PUBLIC_URL", "").strip()
+    if given and not _PUBLIC_URL.fullmatch(given):
+        raise SettingsProblem(
+            f"KEYLEASH_PUBLIC_URL is {given!r}: give the address under which people reach this server, such as "
+            "https://keyleash.example.com"
+        )
+    return given.rstrip("/")
 
 
 def _list_limit() -> int:
@@ -90,6 +141,16 @@ def _list_limit() -> int:
         raise SettingsProblem(
             f"KEYLEASH_LIST_LIMIT is {given!r}: give a whole number of tools from 0 to 10000. Who has more is listed "
             "three that find them."
+        )
+    return int(given)
+
+
+def _keep_days() -> int:
+    given = os.environ.get("KEYLEASH_KEEP_DAYS", "30")
+    if not given.isdecimal() or len(given) > 3 or not 1 <= int(given) <= 365:
+        raise SettingsProblem(
+            f"KEYLEASH_KEEP_DAYS is {given!r}: give a whole number of days from 1 to 365. For so long the calls that "
+            "were decided are kept, sealed, for `keyleash policy replay`."
         )
     return int(given)
 

@@ -114,11 +114,9 @@ def decide(place: Place, approval: str, decision: Decision, who: Member | Actor 
     """What a person decides outside the client; returns the state that it led to."""
     actor = who if isinstance(who, Actor) else place.actor(who)
     found = record(place, approval)
-    return place.installation.database.write_now(
-        lambda rows: place.installation.approvals.decide(rows, found, decision, actor)
-    )
+    return place.database.write_now(lambda rows: place.installation.approvals.decide(rows, found, decision, actor))
 
 
 def execute(place: Place, sql: str, *parameters: Any) -> int:
     """Change rows behind Keyleash's back, as a clock or an intruder would; returns how many."""
-    return place.installation.database.write_now(lambda rows: rows.execute(sql, parameters).rowcount)
+    return place.database.write_now(lambda rows: rows.execute(sql, parameters).rowcount)

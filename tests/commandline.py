@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from tests import postgres
+
 ROOT = Path(__file__).parent.parent
 MAIN = "from server.cli import main; main()"
 ON_TERMINAL = (
@@ -57,6 +59,7 @@ class CommandLine:
             "KEYLEASH_HOLD_SECONDS": "0",
             "PYTHONPATH": str(ROOT),
             "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",
+            **postgres.environment(self.home),
             **self.environ,
         }
 
@@ -65,10 +68,11 @@ class CommandLine:
         out, err = _captured(), _captured()
         given = io.TextIOWrapper(io.BytesIO(stdin or b""), encoding="utf-8")
         code = 0
+        environment = self.environment
         with pytest.MonkeyPatch.context() as patch, contextlib.chdir(cwd or self.person):
-            for name in set(os.environ) - set(self.environment):
+            for name in set(os.environ) - set(environment):
                 patch.delenv(name)
-            for name, value in self.environment.items():
+            for name, value in environment.items():
                 patch.setenv(name, value)
             patch.setattr(sys, "argv", ["keyleash", *arguments])
             for name, stream in {"stdin": given, "stdout": out, "stderr": err}.items():

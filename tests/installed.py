@@ -4,21 +4,25 @@ import contextlib
 import os
 import sqlite3
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from server.app import Installation, open_installation
 from server.clock import now_ms
 from server.connections import Connection, plan, store
-from server.database import Database, migrate
+from server.database import Database, open_database
 from server.identity import Actor, Caller, Member, create_agent, create_member, create_org
 from server.rules import add
 from server.settings import Settings
+from server.sqlite import migrate
+from tests import postgres
 from vault import Secret, Vault, root_key_spec
 
+PATIENCE_S = 30.0
 SECRET = "rk_test_canary_8Jq2vXw0Zr5TnYb7LdKe"
 
 
@@ -31,13 +35,18 @@ class Place:
     owner: Member
     tokens: dict[str, str] = field(default_factory=dict)
 
+    @cached_property
+    def database(self) -> Database:
+        """Everything that is kept, as the operator sees it; production serves with `installation.database`."""
+        return operators(self.installation)
+
     @property
     def home(self) -> Path:
         return self.installation.settings.home
 
     def agent(self, name: str = "reconciler", *, standalone: bool = False) -> str:
         """Create an agent and return its token."""
-        self.tokens[name] = self.installation.database.write_now(
+        self.tokens[name] = self.database.write_now(
             lambda rows: create_agent(
                 rows, self.org, name=name, member=None if standalone else self.owner, by=self.owner.name
             )
@@ -51,7 +60,7 @@ class Place:
         return caller
 
     def member(self, name: str, roles: Sequence[str] = ("member",), os_user: str | None = None) -> Member:
-        self.installation.database.write_now(
+        self.database.write_now(
             lambda rows: create_member(rows, self.org, name=name, roles=roles, os_user=os_user, by="test")
         )
         return self.installation.directory.member(self.org, name)
@@ -69,7 +78,7 @@ class Place:
             base_url=base_url,
             private=("127.0.0.1/32",),
         )
-        return self.installation.database.write_now(
+        return self.database.write_now(
             lambda rows: store(
                 rows,
                 self.installation.vault,
@@ -85,7 +94,50 @@ class Place:
         )
 
     def rule(self, **body: Any) -> str:
-        return self.installation.database.write_now(lambda rows: add(rows, self.org, body, by="test")).id
+        return self.database.write_now(lambda rows: add(rows, self.org, body, by="test")).id
+
+    def refuse_entries(self, event: str | None = None) -> None:
+        """From now on no entry can be written, of this event or of any, as when the disk is full."""
+        which = "" if event is None else f"WHEN (NEW.event = '{event}')"
+        if self.installation.settings.database_url is None:
+            does = "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+        else:
+            does = "FOR EACH ROW EXECUTE FUNCTION full()"
+            said = "CREATE FUNCTION full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'disk full'; END $$"
+            self.database.write_now(lambda rows: rows.execute(said.replace("full()", '"full"()')))
+        does = does.replace("full()", '"full"()')
+        self.database.write_now(
+            lambda rows: rows.execute(f'CREATE TRIGGER "full" BEFORE INSERT ON audit_entry {which} {does}')
+        )
+
+    def unlock_the_log(self) -> None:
+        """What only whoever owns the database can do: from now on its entries can be changed and deleted."""
+        if self.installation.settings.database_url is None:
+            for trigger in ("audit_entry_no_update", "audit_entry_no_delete"):
+                self.database.write_now(lambda rows, name=trigger: rows.execute(f"DROP TRIGGER {name}"))
+        else:
+            self.database.write_now(lambda rows: rows.execute("DROP TRIGGER audit_entry_stays ON audit_entry"))
+
+    @contextlib.contextmanager
+    def in_the_way(self, change: Callable[[Any], object]) -> Iterator[None]:
+        """Another process has the org's lock inside of the block, makes a change, and commits at its end."""
+        holds, go = threading.Event(), threading.Event()
+
+        def held(rows: Any) -> None:
+            rows.execute("SELECT 1 FROM org WHERE id = ?", (self.org,)).fetchall()
+            holds.set()
+            assert go.wait(PATIENCE_S)
+            change(rows)
+
+        with contextlib.closing(open_database(self.installation.settings, as_operator=True)) as other:
+            thread = threading.Thread(target=lambda: other.of(self.org).write_now(held))
+            thread.start()
+            try:
+                assert holds.wait(PATIENCE_S)
+                yield
+            finally:
+                go.set()
+                thread.join()
 
     def actor(self, member: Member | None = None) -> Actor:
         return Actor(member or self.owner, "os user")
@@ -94,23 +146,34 @@ class Place:
         """Bodies of this org's entries, oldest first, of the named events (all where none is named)."""
         from server.audit import select
 
-        found = [dict(entry.body) for entry in select(self.installation.database, self.org)]
+        found = [dict(entry.body) for entry in select(self.database.of(self.org), self.org)]
         return [body for body in found if not names or body["event"] in names]
 
 
 def make(home: Path, *, hold_seconds: float = 0.0, org: str = "acme", preset: str = "default") -> Place:
-    """Create an installation with one org and its owner, and open it."""
+    """Create an installation with one org and its owner, and open it; on PostgreSQL where the test is run on that."""
     settings = Settings(home=home, hold_seconds=hold_seconds)
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     settings.database.parent.mkdir(mode=0o700)
-    settings.database.touch(mode=0o600)
-    settings.database.write_bytes(_empty_database())
-    database = Database(settings.database)
+    if postgres.wanted():
+        owner, app = postgres.database_of(home)
+        settings = replace(settings, database_url=app, database_owner=owner)
+    else:
+        settings.database.touch(mode=0o600)
+        settings.database.write_bytes(_empty_database())
+    database = open_database(settings, as_operator=True)
     vault = Vault(root_key_spec("file", home).create())
     database.write_now(vault.install)
     database.close()
     installation = open_installation(settings)
     return add_org(installation, org, preset)
+
+
+def operators(installation: Installation) -> Database:
+    """The database of an installation, for whoever may see all of it."""
+    if installation.settings.database_url is None:
+        return installation.database
+    return open_database(installation.settings, as_operator=True)
 
 
 @lru_cache
@@ -131,7 +194,7 @@ def add_org(installation: Installation, name: str, preset: str = "default") -> P
         create_member(rows, org, name="alice", roles=("owner",), os_user="alice", by="test")
         return org
 
-    org = installation.database.write_now(create)
+    org = operators(installation).write_now(create)
     return Place(installation, org, installation.directory.member(org, "alice"))
 
 

@@ -102,9 +102,18 @@ class Event(StrEnum):
     CONNECTOR_TEST_BEGUN = "connector.test_begun"  # durable before its credential is opened; names the reads
     CONNECTOR_TESTED = "connector.tested"
 
+    CHANNEL_CREATED = "channel.created"
+    CHANNEL_ROTATED = "channel.rotated"
+    CHANNEL_TESTED = "channel.tested"
+    CHANNEL_DISABLED = "channel.disabled"  # the receiver said that it is gone for good
+    CHANNEL_REMOVED = "channel.removed"
+    CHANNEL_GAVE_UP = "channel.gave_up"  # a notice could not be delivered within a day
+
     RULE_ADDED = "rule.added"
     RULE_REMOVED = "rule.removed"
     PRESET_CHANGED = "preset.changed"
+    RULES_APPLIED = "rules.applied"  # the whole set was replaced by a file's, or by that of an earlier version
+    RULES_REPLAYED = "rules.replayed"  # a draft was tried on the calls that are kept; nothing was called
 
     VAULT_OPENED = "vault.opened"
     VAULT_SEALED = "vault.sealed"
@@ -125,6 +134,7 @@ class Event(StrEnum):
 
     INSTALLATION_CREATED = "installation.created"
     INSTALLATION_UPGRADED = "installation.upgraded"
+    DATABASE_MOVED = "database.moved"  # everything is about to be carried to another database, or that `failed`
 
 
 class Head(NamedTuple):

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from server.audit.entry import AuditError, Head
 from server.audit.reading import Reader, head
@@ -52,21 +52,17 @@ class Gap(NamedTuple):
         return f"{entries} behind (known up to {self.known.seq}, the same up to {self.kept}{other})"
 
 
-def logs(db: Reader) -> list[str]:
-    """The orgs that have a log, removed ones as well."""
-    return [
-        str(org)
-        for (org,) in db.read(
-            "WITH RECURSIVE log(org) AS (SELECT MIN(org) FROM audit_entry UNION ALL "
-            "SELECT (SELECT MIN(org) FROM audit_entry WHERE org > log.org) FROM log WHERE log.org IS NOT NULL) "
-            "SELECT org FROM log WHERE org IS NOT NULL"
-        )
-    ]
+class Logs(Reader, Protocol):
+    """The logs of a database, one for each org, removed ones as well."""
+
+    def of(self, org: str) -> Reader: ...
+
+    def orgs(self) -> list[str]: ...
 
 
-def heads(db: Reader) -> dict[str, Head]:
+def heads(db: Logs) -> dict[str, Head]:
     """How far each log goes now. Raises AuditError where a last entry was altered."""
-    found = {org: head(db, org) for org in logs(db)}
+    found = {org: head(db.of(org), org) for org in db.orgs()}
     return {org: end for org, end in found.items() if end is not None}
 
 
@@ -76,9 +72,9 @@ def hash_at(db: Reader, org: str, seq: int) -> str | None:
     return str(found[0][0]) if found else None
 
 
-def gaps(db: Reader, known: Iterable[tuple[str, Head]]) -> list[Gap]:
+def gaps(db: Logs, known: Iterable[tuple[str, Head]]) -> list[Gap]:
     """Where the logs of this database do not contain what is known of them."""
-    return [gap for org, end in known if (gap := _gap(db, org, end)) is not None]
+    return [gap for org, end in known if (gap := _gap(db.of(org), org, end)) is not None]
 
 
 def _gap(db: Reader, org: str, known: Head) -> Gap | None:
@@ -114,11 +110,11 @@ class NotedHeads:
                 "was put back. Find out why; then remove that file, and the next server notes the heads anew."
             ) from None
 
-    def missing(self, db: Reader) -> list[Gap]:
+    def missing(self, db: Logs) -> list[Gap]:
         """What was noted and is not in this database. Raises NotedProblem."""
         return gaps(db, self.read().items())
 
-    def note(self, db: Reader) -> None:
+    def note(self, db: Logs) -> None:
         """Note how far the logs go. Raises NotedProblem, and moves nothing, where this database is behind."""
         with self._alone():
             noted = self.read()
@@ -129,7 +125,7 @@ class NotedHeads:
             if now != noted:
                 self._write(now)
 
-    def settle(self, db: Reader) -> None:
+    def settle(self, db: Logs) -> None:
         """Take this database as it is, whatever was noted before."""
         with self._alone():
             self._write(heads(db))

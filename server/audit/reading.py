@@ -78,17 +78,17 @@ def _page(db: Reader, where: str, order: str, params: Sequence[Any]) -> list[tup
     end = f"FROM audit_entry WHERE {where} ORDER BY seq {order} LIMIT ?"
     try:
         return db.read(f"SELECT {', '.join(COLUMNS)} {end}", params)
-    except Exception:
-        return _page_as_bytes(db, end, params)
+    except Exception as error:
+        return _page_as_bytes(db, end, params, error)
 
 
-def _page_as_bytes(db: Reader, end: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
+def _page_as_bytes(db: Reader, end: str, params: Sequence[Any], why: Exception) -> list[tuple[Any, ...]]:
     """The same page where the database refuses to read it as text: a byte that is none, written past Keyleash."""
     casts = ", ".join(f"CAST({name} AS BLOB)" for name in COLUMNS[2:])
     try:
         found = db.read(f"SELECT seq, at, {casts} {end}", params)
-    except Exception as error:
-        raise CannotRead(f"The audit log cannot be read: {str(error).rstrip('.')}. Run `keyleash doctor`.") from None
+    except Exception:
+        raise CannotRead(f"The audit log cannot be read: {str(why).rstrip('.')}. Run `keyleash doctor`.") from None
     return [(*row[:2], *(_text(value) for value in row[2:])) for row in found]
 
 

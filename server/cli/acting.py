@@ -38,6 +38,8 @@ MAY: dict[str, tuple[str, ...]] = {
     "manage their own agents": ("owner", "admin", "approver", "member"),
     "manage everyone's agents": ADMINS,
     "change rules": ADMINS,
+    "replay calls": ADMINS,
+    "manage channels": ADMINS,
     "freeze agents": ADMINS,
     "read the audit log": ("owner", "admin", "auditor"),
 }
@@ -117,14 +119,14 @@ def seated(installation: "Installation", org: str | None, as_member: str | None,
 
 
 @contextmanager
-def opened() -> Generator["Installation"]:
-    """The installation, whoever asks."""
+def opened(*, as_operator: bool = False) -> Generator["Installation"]:
+    """The installation, whoever asks; on PostgreSQL as the database's owner where that is the operator."""
     from server.app import open_installation, quiet_logs
     from server.settings import read_settings
 
     settings = read_settings()
     quiet_logs(settings.log_level)
-    installation = open_installation(settings)
+    installation = open_installation(settings, as_operator=as_operator)
     try:
         yield installation
     finally:

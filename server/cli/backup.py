@@ -34,7 +34,7 @@ def backup(
     from server.app import release
     from server.backup import make_backup
 
-    with opened() as installation:
+    with opened(as_operator=True) as installation:
         require_operator(installation, "making a backup")
         made = make_backup(
             installation.database,
@@ -91,7 +91,9 @@ def restore(
 ) -> None:
     """Bring everything back from a backup, on a new machine or over what is here. Stop what serves it first."""
     from server.app import quiet_logs, root_key_spec
+    from server.database import DatabaseProblem
     from server.settings import read_settings
+    from server.sqlite import INSTEAD
 
     if recovery is None and (root is not None or passphrase_stdin):
         raise typer.BadParameter("--root and --passphrase-stdin belong to a recovery file: give --recovery as well.")
@@ -101,6 +103,8 @@ def restore(
     lost = None
     if recovery is not None:
         lost = LostRoot(recovery, root_key_spec(root or "keychain", settings.home), passphrase_stdin)
+    if settings.database_url is not None and (file is not None or lost is None):
+        raise DatabaseProblem(f"There is nothing that this could restore. {INSTEAD} Nothing was changed.")
     if file is not None:
         _restore(settings, file.absolute(), lost, given, accept_rollback=accept_rollback, yes=yes, json=json)
     elif lost is not None:
@@ -170,7 +174,7 @@ def accept_rollback(yes: Yes = False, json: AsJson = False) -> None:
     from server.duty import require_finished
     from server.rollback import accept_rollback as accept
 
-    with opened() as installation:
+    with opened(as_operator=True) as installation:
         require_operator(installation, "accepting an older database")
         require_finished(installation.database)
         missing = NotedHeads(installation.settings.noted_heads).missing(installation.database)

@@ -169,11 +169,11 @@ def _existing(agents: "list[Agent]", name: str) -> "Agent | None":
 
 def _only_org() -> str | None:
     """The org's name where there is one installation with one org; showing works without."""
-    from server.database import Database, DatabaseProblem
+    from server.database import DatabaseProblem, open_database
     from server.identity import Directory, IdentityProblem
     from server.settings import read_settings
 
-    database = Database(read_settings().database)
+    database = open_database(read_settings())
     try:
         return Directory(database).org(None).name
     except (DatabaseProblem, IdentityProblem):

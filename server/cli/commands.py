@@ -15,12 +15,16 @@ from server.cli import (
     approvals,
     audit,
     backup,
+    channel,
     client,
     connect,
+    database,
     doctor,
     importing,
     people,
     policy,
+    replaying,
+    rulebooks,
     setup,
     trying,
     vault,
@@ -102,6 +106,9 @@ for name, function in backup.COMMANDS.items():
 for name, function in {"new": importing.new, "import-openapi": importing.import_openapi, "test": trying.test}.items():
     connect.connector_app.command(name)(function)
 
+for name, function in {**rulebooks.COMMANDS, **replaying.COMMANDS}.items():
+    policy.app.command(name)(function)
+
 for name, group in {
     "connection": connect.connection_app,
     "connector": connect.connector_app,
@@ -111,8 +118,10 @@ for name, group in {
     "policy": policy.app,
     "approvals": approvals.app,
     "grant": approvals.grant_app,
+    "channel": channel.app,
     "audit": audit.app,
     "vault": vault.app,
+    "database": database.app,
     "client": client.app,
 }.items():
     app.add_typer(group, name=name)

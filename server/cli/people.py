@@ -32,7 +32,7 @@ def create_org(
     from server.cli.setup import found_org
     from server.identity import new_id
 
-    with opened() as installation:
+    with opened(as_operator=True) as installation:
         require_operator(installation, "creating an org")
         vault, org = installation.vault, new_id("org")
         key = installation.database.query(lambda rows: vault.first_org_key(rows, org))
@@ -120,7 +120,7 @@ def remove_org(name: Name, yes: Yes = False, json: AsJson = False) -> None:
     from server.ending import belongings
     from server.identity import remove_org
 
-    with opened() as installation:
+    with opened(as_operator=True) as installation:
         require_operator(installation, "removing an org")
         org = installation.directory.org(name)
         has = installation.database.snapshot(lambda rows: belongings(rows, org.id))

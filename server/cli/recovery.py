@@ -36,7 +36,7 @@ def export_recovery(
     from server.clock import iso, now_ms
     from vault.recovery import exported, require_free, sealed_root
 
-    with opened() as installation:
+    with opened(as_operator=True) as installation:
         require_operator(installation, "exporting the root key")
         wanted = _generation(installation.database)
         _require_no_rotation(installation.database)
@@ -83,10 +83,10 @@ class LostRoot:
 
 def bring_root_back(settings: "Settings", lost: LostRoot, *, json: bool) -> None:
     """Put a lost root key back for the database that is here, which stays as it is."""
-    from server.database import Database, require_schema
+    from server.database import open_database, require_schema
     from server.recovery import recover_root
 
-    database = Database(settings.database)
+    database = open_database(settings, as_operator=True)
     try:
         require_schema(database)
         wanted = _generation(database)

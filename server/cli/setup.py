@@ -15,7 +15,7 @@ from server.cli.acting import AsJson
 from server.cli.output import say, show_json, show_text, warn
 
 if TYPE_CHECKING:
-    from server.database import Rows
+    from server.database import Database, Rows
     from server.settings import Settings
     from vault import FirstOrgKey, RootKeyRef, Vault
 
@@ -70,13 +70,18 @@ def create_installation(settings: "Settings", reference: "RootKeyRef", *, org: s
     Raises one of the PROBLEMS.
     """
     from server.audit import Event, append
-    from server.database import Database, DatabaseProblem, migrate
+    from server.database import DatabaseProblem, open_database
+    from server.sqlite import migrate
     from vault import Vault
 
     with contextlib.ExitStack() as undo:
         try:
             _make_home(settings, undo)
-            migrate(settings.database)
+            if settings.database_url is None:
+                _make_file(settings, undo)
+                migrate(settings.database)
+            else:
+                _make_tables(settings, undo)
         except OSError as error:
             raise DatabaseProblem(
                 f"{settings.home} cannot be set up: {error.strerror or error}. Set KEYLEASH_HOME to a folder of yours."
@@ -91,7 +96,7 @@ def create_installation(settings: "Settings", reference: "RootKeyRef", *, org: s
             made = found_org(rows, vault, name=org, preset=preset)
             append(rows, made, Event.INSTALLATION_CREATED, root=reference.describe()["provider"])
 
-        database = Database(settings.database)
+        database = open_database(settings, as_operator=True)
         undo.callback(database.close)
         database.write_now(change)
         database.close()
@@ -135,17 +140,52 @@ def member_name(system_user: str) -> str:
 
 def upgrade(json: AsJson = False) -> None:
     """Bring the database to this release's schema. A copy of it is kept first."""
-    from server.database import migrate
     from server.settings import read_settings
+    from server.sqlite import migrate
 
     settings = read_settings()
-    before, after, copy = upgrade_database(settings, migrate)
+    if settings.database_url is None:
+        before, after, copy = upgrade_database(settings, migrate)
+    else:
+        before, after, copy = *upgrade_tables(settings), None
     if json:
         show_json({"from": before, "to": after, "backup": None if copy is None else str(copy)})
-    elif copy is None:
+    elif before == after:
         show_text(f"Nothing to do: the database is at schema {after}, which is this release's.")
     else:
-        show_text(f"Upgraded the database from schema {before} to {after}. The one before is kept at {copy}.")
+        kept = "" if copy is None else f" The one before is kept at {copy}."
+        show_text(f"Upgraded the database from schema {before} to {after}.{kept}")
+
+
+def upgrade_tables(settings: "Settings") -> tuple[str, str]:
+    """Migrate a PostgreSQL database as its owner, all or nothing, and put its policies and privileges right.
+
+    Returns its schema before and after. A copy is the operator's to make (`pg_dump`): the README says how.
+    """
+    from server.database import SCHEMA, open_database, require_schema, schema_of
+    from server.postgres import migrate
+
+    with contextlib.closing(open_database(settings, as_operator=True)) as database:
+        found = schema_of(database)
+        if found is None or found > SCHEMA:
+            require_schema(database)
+        migrate(settings.owner_url, settings.serving_role)
+        require_schema(database)
+        if found is not None and found < SCHEMA:
+            _record_upgrade(database, found)
+        return found or SCHEMA, SCHEMA
+
+
+def _record_upgrade(database: "Database", found: str) -> None:
+    from server.audit import Event, append
+    from server.database import SCHEMA
+
+    for (org,) in database.read("SELECT id FROM org ORDER BY id"):
+        database.of(org).write_now(
+            lambda rows, org=org: append(
+                rows, org, Event.INSTALLATION_UPGRADED, schema_before=found, schema_after=SCHEMA
+            )
+        )
 
 
 def upgrade_database(settings: "Settings", migrate: "Callable[[Path], None]") -> tuple[str, str, Path | None]:
@@ -153,10 +193,10 @@ def upgrade_database(settings: "Settings", migrate: "Callable[[Path], None]") ->
 
     Raises DatabaseProblem, which names the backup where there is one.
     """
-    from server.audit import Event, append
-    from server.database import SCHEMA, Database, DatabaseProblem, backup, require_schema, schema_of
+    from server.database import SCHEMA, DatabaseProblem, require_schema, schema_of
+    from server.sqlite import SqliteDatabase, backup
 
-    database = Database(settings.database)
+    database = SqliteDatabase(settings.database)
     try:
         found = schema_of(database)
         if found is None or found >= SCHEMA:
@@ -178,19 +218,14 @@ def upgrade_database(settings: "Settings", migrate: "Callable[[Path], None]") ->
                 f"The upgrade failed ({type(error).__name__}: {' '.join(str(error).split())[:200]}). "
                 f"The database as it was is at {copy}: to go back, copy it over {settings.database}."
             ) from None
-        for (org,) in database.read("SELECT id FROM org ORDER BY id"):
-            database.write_now(
-                lambda rows, org=org: append(
-                    rows, org, Event.INSTALLATION_UPGRADED, schema_before=found, schema_after=SCHEMA
-                )
-            )
+        _record_upgrade(database, found)
         return found, SCHEMA, copy
     finally:
         database.close()
 
 
 def _make_home(settings: "Settings", undo: contextlib.ExitStack) -> None:
-    """The folders and an empty database file, all for this user alone. Raises DatabaseProblem where one is there."""
+    """The folders, for this user alone. Raises DatabaseProblem where there is an installation."""
     from server.database import DatabaseProblem
 
     if settings.database.exists():
@@ -206,6 +241,20 @@ def _make_home(settings: "Settings", undo: contextlib.ExitStack) -> None:
         )
     _make_folder(settings.home, undo)
     _make_folder(settings.database.parent, undo)
+
+
+def _make_tables(settings: "Settings", undo: contextlib.ExitStack) -> None:
+    """Every table in an empty PostgreSQL database. Raises DatabaseProblem where it is not empty."""
+    from server.postgres import make, wipe
+
+    make(settings.owner_url, settings.serving_role)
+    undo.callback(wipe, settings.owner_url)
+
+
+def _make_file(settings: "Settings", undo: contextlib.ExitStack) -> None:
+    """An empty database file, for this user alone."""
+    from server.database import DatabaseProblem
+
     try:
         os.close(os.open(settings.database, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     except FileExistsError:

@@ -27,7 +27,7 @@ def status(json: AsJson = False) -> None:
 
     What was removed and still stands in the files is tried again.
     """
-    with opened() as installation:
+    with opened(as_operator=True) as installation:
         shown = _status(installation)
     if json:
         show_json(shown)
@@ -71,7 +71,7 @@ def rotate_root(yes: Yes = False, json: AsJson = False) -> None:
     from server.rotation import unfinished_root
     from vault import root_key_spec
 
-    with opened() as installation:
+    with opened(as_operator=True) as installation:
         require_operator(installation, "rotating the root key")
         begun, home = unfinished_root(installation.database), installation.settings.home
         if begun is None:
@@ -96,7 +96,7 @@ def rewrap(
     """Move to a root key in another place, from a file to a key service for instance, while calls go on."""
     from vault import root_key_spec
 
-    with opened() as installation:
+    with opened(as_operator=True) as installation:
         require_operator(installation, "moving to another root key")
         place = root_key_spec(to, installation.settings.home)
         require_yes(f"Put every org's key under a root key in {place.provider}, {place.location}?", yes=yes)
@@ -114,7 +114,7 @@ def drop_root(
     from server.app import root_place
     from server.rotation import destroy_root, drop_root
 
-    with opened() as installation:
+    with opened(as_operator=True) as installation:
         require_operator(installation, "dropping a root key")
         require_yes(
             f"Destroy the root key of generation {generation}? Backups that were made under it cannot be opened then.",
@@ -137,7 +137,7 @@ def rotate_org(name: Annotated[str, typer.Argument(metavar="ORG")], yes: Yes = F
     from server.cli.erasing import erased, whether_gone
     from server.rotation import rotate_org
 
-    with opened() as installation:
+    with opened(as_operator=True) as installation:
         require_operator(installation, "rotating an org's key")
         org = installation.directory.org(name)
         require_yes(f"Give {org.name} a new key, and put everything that is sealed for it under that?", yes=yes)

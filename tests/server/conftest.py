@@ -54,7 +54,7 @@ def keyleash(tmp_path: Path) -> CommandLine:
 @pytest.fixture
 def owner(place: Place, keyleash: CommandLine) -> CommandLine:
     """The command line of the owner of `place`, who is the system user that runs the tests."""
-    place.installation.database.write_now(
+    place.database.write_now(
         lambda rows: rows.execute("UPDATE member SET os_user = ? WHERE name = 'alice'", (system_user(),))
     )
     return keyleash

@@ -16,7 +16,6 @@ from typing import Any
 
 from server.app import open_installation
 from server.audit import AuditError, Status, select, verify_database
-from server.audit.noted import logs
 from server.cli.commands import app
 from server.database import DatabaseProblem
 from server.duty import require_current
@@ -89,8 +88,8 @@ def left(home: Path, template: Path) -> dict[str, Any]:
         served = True
     except (AuditError, DatabaseProblem):
         served = False
-    last = [next(select(database, org, newest_first=True, limit=1)).body["event"] for org in logs(database)]
-    reports = [verify_database(database, org).status for org in logs(database)]
+    last = [next(select(database, org, newest_first=True, limit=1)).body["event"] for org in database.orgs()]
+    reports = [verify_database(database, org).status for org in database.orgs()]
     ((integrity,),) = database.read("PRAGMA integrity_check")
     found = {
         "is": "new" if set(last) == {"vault.restored"} else "old" if "vault.restored" not in last else "half",

@@ -18,7 +18,7 @@ PASSPHRASE = "correct horse battery"
 
 def happen(place: Place, times: int = 1) -> None:
     for _ in range(times):
-        place.installation.database.write_now(lambda rows: append(rows, place.org, Event.AUDIT_LISTED, by="x"))
+        place.database.write_now(lambda rows: append(rows, place.org, Event.AUDIT_LISTED, by="x"))
 
 
 def everything_in(folder: Path) -> dict[str, bytes]:
@@ -107,7 +107,7 @@ def approval(place: Place, state: str, identifier: str | None = None) -> str:
         "changed_at": now,
     }
     columns, marks = ", ".join(values), ", ".join("?" * len(values))
-    place.installation.database.write_now(
+    place.database.write_now(
         lambda rows: rows.execute(f"INSERT INTO approval ({columns}) VALUES ({marks})", tuple(values.values()))
     )
     return identifier
@@ -119,13 +119,13 @@ def grant(place: Place, *, revoked: bool = False) -> str:
         *(place.org, identifier, "agt_x", "reconciler", "con_x", 1, "stripe_create_refund", "d", "confirm", "b", b"x"),
         *(20, 20, "apr_x", "alice", "client", now, now + 3_600_000, now if revoked else None),
     )
-    place.installation.database.write_now(
+    place.database.write_now(
         lambda rows: rows.execute(f"INSERT INTO call_grant VALUES ({', '.join('?' * len(values))})", values)
     )
     return identifier
 
 
 def states(place: Place) -> dict[str, str]:
-    found = {str(key): str(value) for key, value in place.installation.database.read("SELECT id, state FROM approval")}
-    revoked = place.installation.database.read("SELECT id, revoked_at IS NOT NULL FROM call_grant")
+    found = {str(key): str(value) for key, value in place.database.read("SELECT id, state FROM approval")}
+    revoked = place.database.read("SELECT id, revoked_at IS NOT NULL FROM call_grant")
     return found | {str(key): "revoked" if value else "running" for key, value in revoked}

@@ -10,19 +10,23 @@ import select
 import signal
 import sqlite3
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from server.app import Installation, open_installation
 from server.connections import connections_of, open_credential
 from server.database import Database
+from server.postgres import Connection, PostgresDatabase
 from server.rotation import rotate_org, rotate_root, unfinished_root
 from server.sealed import DERIVED, SEALED
-from server.settings import Settings
+from server.settings import read_settings
+from server.sqlite import SqliteDatabase
+from tests.installed import operators
 from vault import Vault, root_key_spec
 
 
-class Doomed(Database):
+class Doomed(SqliteDatabase):
     """A database whose process is killed just before a certain statement, counted over all its connections."""
 
     def __init__(self, path: Path, last: str) -> None:
@@ -41,10 +45,30 @@ class Doomed(Database):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class DoomedThere(PostgresDatabase):
+    """The same, where its statements go to PostgreSQL."""
+
+    def __init__(self, url: str, last: str) -> None:
+        super().__init__(url)
+        self.done = 0
+
+        def count(statement: bytes) -> None:
+            self.done += 1
+            if str(self.done) == last or (last != "0" and statement.decode().startswith(last)):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        class Counted(Connection):
+            def execute(self, query: Any, *values: Any, **more: Any) -> Any:
+                count(query)
+                return super().execute(query, *values, **more)
+
+        self._server.connections = Counted
+
+
 def everything(installation: Installation) -> dict[str, str]:
     """All that is sealed, opened, and all that is derived: what it is for → what it is, or why it does not open."""
     found: dict[str, str] = {}
-    database, vault = installation.database, installation.vault
+    database, vault = operators(installation), installation.vault
     for org in installation.directory.orgs():
         for connection in connections_of(database, org.id):
             with database.query(lambda rows, one=connection: open_credential(rows, vault, one)) as secret:
@@ -69,7 +93,7 @@ def _texts(rows: Any, vault: Vault, org: str, place: Any) -> dict[str, str]:
 
 def rotate(installation: Installation, what: str, database: Database | None = None) -> None:
     """As the command does it: what was begun is finished, otherwise the next one is begun."""
-    database = database or installation.database
+    database = database or operators(installation)
     if what != "root":
         rotate_org(database, installation.vault, what, by="test")
         return
@@ -81,9 +105,11 @@ def rotate(installation: Installation, what: str, database: Database | None = No
 def main() -> None:
     """See the text of this file."""
     verb, home, *rest = sys.argv[1:]
-    installation = open_installation(Settings(home=Path(home)))
+    installation = open_installation(replace(read_settings(), home=Path(home)))
     if verb == "rotate":
-        doomed = Doomed(installation.settings.database, rest[1])
+        settings = installation.settings
+        here = settings.database_url is None
+        doomed = Doomed(settings.database, rest[1]) if here else DoomedThere(settings.owner_url, rest[1])
         rotate(installation, rest[0], doomed)
         print(doomed.done)
         return

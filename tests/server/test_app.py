@@ -35,7 +35,7 @@ def test_a_rule_that_cannot_be_read_stops_every_call_and_is_not_skipped(place: P
     from server.policy import RuleError
 
     place.rule(who="everyone", tools=["stripe.*"], then="deny")
-    place.installation.database.write_now(
+    place.database.write_now(
         lambda rows: rows.execute('UPDATE rule SET body = \'{"who": "nobody we know"}\' WHERE org = ?', (place.org,))
     )
     with pytest.raises(RuleError):

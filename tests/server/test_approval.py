@@ -65,7 +65,7 @@ async def held(calling: Calling, name: str = "stripe_create_refund", arguments: 
 
 def state_of(place: Place, approval: str) -> str:
     """The state as the row says, whatever the clock says."""
-    return str(place.installation.database.read("SELECT state FROM approval WHERE id = ?", (approval,))[0][0])
+    return str(place.database.read("SELECT state FROM approval WHERE id = ?", (approval,))[0][0])
 
 
 def asked(place: Place, arguments: dict[str, Any] | None = None) -> Asked:
@@ -99,7 +99,7 @@ async def test_a_record_that_is_not_pending_cannot_be_decided(place: Place, call
 
 async def test_only_an_approved_record_can_be_claimed_and_only_once(place: Place, calling: Calling) -> None:
     approval = await held(calling)
-    approvals, database = place.installation.approvals, place.installation.database
+    approvals, database = place.installation.approvals, place.database
     clearance = Clearance(approval=record(place, approval))
     for state in State:
         if state is State.APPROVED:
@@ -119,7 +119,7 @@ async def test_only_an_executing_record_comes_to_an_end_and_only_a_live_one_is_r
     place: Place, calling: Calling
 ) -> None:
     approval = await held(calling)
-    approvals, database = place.installation.approvals, place.installation.database
+    approvals, database = place.installation.approvals, place.database
     found = record(place, approval)
     for state in State:
         execute(place, "UPDATE approval SET state = ? WHERE id = ?", state.value, approval)
@@ -155,7 +155,7 @@ async def test_two_deciders_at_once_make_one_decision(place: Place, calling: Cal
     """Both have read the record while it was pending."""
     approval = await held(calling)
     seen = record(place, approval)
-    approvals, database = place.installation.approvals, place.installation.database
+    approvals, database = place.installation.approvals, place.database
     bob = place.member("bob", ("approver",))
     database.write_now(lambda rows: approvals.decide(rows, seen, Decision.DENY, place.actor()))
     with pytest.raises(ApprovalProblem, match="is denied already"):
@@ -211,9 +211,7 @@ async def test_a_confirm_is_for_the_member_it_was_asked_for_whatever_their_roles
     from server.identity import create_agent
 
     bob, carol = place.member("bob"), place.member("carol")
-    place.installation.database.write_now(
-        lambda rows: create_agent(rows, place.org, name="bobs", member=bob, by="alice")
-    )
+    place.database.write_now(lambda rows: create_agent(rows, place.org, name="bobs", member=bob, by="alice"))
     approval = await held(calling, agent="bobs")
     with pytest.raises(ApprovalProblem, match="carol cannot decide"):
         decide(place, approval, Decision.APPROVE, carol)
@@ -277,7 +275,7 @@ async def test_a_second_person_is_another_than_who_asked_and_may_be_anyone_to_de
 
 async def test_a_group_is_its_members_and_no_role_stands_in_for_it(place: Place, calling: Calling) -> None:
     place.rule(who="everyone", tools=["stripe.create_refund"], then="approve", approvers="group:finance")
-    place.installation.database.write_now(
+    place.database.write_now(
         lambda rows: create_member(
             rows, place.org, name="fay", roles=("member",), os_user=None, by="alice", groups=("finance",)
         )
@@ -327,7 +325,7 @@ async def test_a_claim_looks_at_the_clock_itself(place: Place, calling: Calling)
     execute(place, "UPDATE approval SET expires_at = ?", now_ms() - 1)
     approvals = place.installation.approvals
     with pytest.raises(NoLongerValid, match="expired"):
-        place.installation.database.write_now(
+        place.database.write_now(
             lambda rows: approvals.claim(rows, asked(place), Clearance(approval=record(place, approval)))
         )
     assert state_of(place, approval) == "approved"
@@ -372,7 +370,7 @@ async def test_a_call_on_its_way_is_not_taken_for_lost(place: Place, calling: Ca
     """An upstream has half a minute to answer; four times that is no sign of a loss."""
     approval = await held(calling)
     execute(place, "UPDATE approval SET state = 'executing', changed_at = ?", now_ms() - 120_000)
-    place.installation.database.write_now(lambda rows: sweep(rows, place.org, now_ms()))
+    place.database.write_now(lambda rows: sweep(rows, place.org, now_ms()))
     assert state_of(place, approval) == "executing"
 
 
@@ -418,7 +416,7 @@ def patient(tmp_path: Path, upstream: Upstream) -> Iterator[tuple[Place, Counted
     place = make(tmp_path / "patient")
     place.connect(upstream.url)
     place.agent()
-    gate = Counted(place.installation.database, place.installation.vault, hold_seconds=40)
+    gate = Counted(place.database, place.installation.vault, hold_seconds=40)
     place.installation = replace(place.installation, approvals=gate)
     yield place, gate
     place.installation.close()
@@ -556,15 +554,15 @@ async def test_a_grant_counts_down_and_ends(chat: Place, calling: Calling, upstr
 def _revoked(chat: Place) -> None:
     approvals = chat.installation.approvals
     grant = approvals.grants(chat.org)[0]["id"]
-    chat.installation.database.write_now(lambda rows: approvals.revoke(rows, chat.org, grant, by="alice"))
+    chat.database.write_now(lambda rows: approvals.revoke(rows, chat.org, grant, by="alice"))
 
 
 def _rotated(chat: Place) -> None:
-    connection = connection_named(chat.installation.database, chat.org, "chat")
+    connection = connection_named(chat.database, chat.org, "chat")
     planned = replan(
         connection, chat.installation.catalogue.connectors["slack"], kind=None, base_url=None, private=None
     )
-    chat.installation.database.write_now(
+    chat.database.write_now(
         lambda rows: rotate(
             rows,
             chat.installation.vault,
@@ -635,7 +633,7 @@ async def test_a_grant_is_for_what_it_keeps_and_nothing_near_it(
 
 async def test_a_grant_is_checked_again_in_the_transaction_that_uses_it(chat: Place) -> None:
     """It was there when the call came; it has ended when the call is about to be sent."""
-    approvals, database = chat.installation.approvals, chat.installation.database
+    approvals, database = chat.installation.approvals, chat.database
     clearance = Clearance(grant=approvals.grants(chat.org)[0]["id"])
     for sql in (
         "UPDATE call_grant SET revoked_at = 1",
@@ -756,13 +754,13 @@ async def test_a_grant_of_another_org_cannot_be_revoked(chat: Place) -> None:
     approvals: Approvals = chat.installation.approvals
     grant = approvals.grants(chat.org)[0]["id"]
     with pytest.raises(ApprovalProblem, match="no running grant"):
-        chat.installation.database.write_now(lambda rows: approvals.revoke(rows, other.org, grant, by="mallory"))
+        chat.database.write_now(lambda rows: approvals.revoke(rows, other.org, grant, by="mallory"))
     assert approvals.grants(other.org) == []
     assert len(approvals.grants(chat.org)) == 1
 
 
 def member_of(place: Place, name: str, group: str) -> Member:
-    place.installation.database.write_now(
+    place.database.write_now(
         lambda rows: create_member(
             rows, place.org, name=name, roles=("member",), os_user=None, by="alice", groups=(group,)
         )
@@ -771,7 +769,7 @@ def member_of(place: Place, name: str, group: str) -> Member:
 
 
 def take_away(place: Place, rule: str) -> None:
-    place.installation.database.write_now(lambda rows: remove_rule(rows, place.org, rule, by="alice"))
+    place.database.write_now(lambda rows: remove_rule(rows, place.org, rule, by="alice"))
 
 
 async def test_what_waits_for_a_decision_ends_when_the_connection_gets_a_new_secret(
@@ -783,7 +781,7 @@ async def test_what_waits_for_a_decision_ends_when_the_connection_gets_a_new_sec
     planned = replan(
         connection, installation.catalogue.connector("stripe"), kind=None, base_url=None, private=connection.private
     )
-    installation.database.write_now(
+    place.database.write_now(
         lambda rows: rotate(
             rows,
             installation.vault,

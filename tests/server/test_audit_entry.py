@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from server.audit import Damaged, Event, TooLarge, append, argument_fields, hash_value, select, verify_database
 from server.audit.entry import MAX_BODY, TOO_DEEP, canonical, parse
-from server.database import Database
+from server.sqlite import SqliteDatabase
 
 TABLE = """CREATE TABLE audit_entry (
     org TEXT, seq INTEGER, at INTEGER, event TEXT, body TEXT, previous TEXT, hash TEXT,
@@ -265,7 +265,7 @@ def test_several_writers_make_one_chain(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    database = Database(path)
+    database = SqliteDatabase(path)
     report = verify_database(database, ORG)
     agents = {entry.body["agent"] for entry in select(database, ORG)}
     database.close()

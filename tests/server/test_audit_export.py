@@ -24,7 +24,7 @@ from server.audit import (
     verify_export,
 )
 from server.audit.export import CSV_COLUMNS, cell
-from server.database import Database
+from server.sqlite import SqliteDatabase
 
 TABLE = """CREATE TABLE audit_entry (
     org TEXT, seq INTEGER, at INTEGER, event TEXT, body TEXT, previous TEXT, hash TEXT,
@@ -63,7 +63,7 @@ class Log:
         self.sql.execute("PRAGMA journal_mode=WAL")
         self.sql.execute("PRAGMA synchronous=OFF")
         self.sql.execute(TABLE)
-        self.db = Database(path)
+        self.db = SqliteDatabase(path)
 
     def add(self, *, org=ORG, event=Event.CALL_ATTEMPT, **fields):
         return append(self.sql, org, event, **fields)

@@ -26,7 +26,7 @@ from server.audit import (
     verify_export,
 )
 from server.audit.entry import MAX_BODY, canonical, column, entry_hash, log_hash
-from server.database import Database
+from server.sqlite import SqliteDatabase
 
 # The key stands for what an intruder can do: the real table has triggers and NOT NULL, which he can drop.
 TABLE = """CREATE TABLE audit_entry (
@@ -57,7 +57,7 @@ class Log:
         self.sql.execute("PRAGMA journal_mode=WAL")
         self.sql.execute("PRAGMA synchronous=OFF")
         self.sql.execute(TABLE)
-        self.db = Database(path)
+        self.db = SqliteDatabase(path)
 
     def fill(self):
         attempt = append(self.sql, ORG, Event.CALL_ATTEMPT, at_ms=1_000, **CALL)

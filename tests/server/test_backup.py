@@ -20,12 +20,15 @@ from server.audit.noted import NotedHeads, heads
 from server.backup import BackupProblem, Made, contents, make_backup, read_manifest, seal
 from server.call import call
 from server.copies import Reader, editing, still
-from server.database import SCHEMA, Database, DatabaseProblem
+from server.database import SCHEMA, DatabaseProblem
 from server.locks import exclusive
+from server.sqlite import SqliteDatabase
 from tests.commandline import CommandLine
 from tests.installed import SECRET, Place, add_org
 from tests.leaks import leak
 from tests.upstream import Upstream
+
+pytestmark = pytest.mark.sqlite_only("it is about SQLite's file")
 
 
 def backed_up(place: Place, target: Path) -> Made:
@@ -179,7 +182,7 @@ def test_neither_the_secret_nor_the_root_key_is_in_it(place: Place, target: Path
 
 def test_it_is_on_record_before_it_is_taken_and_holds_its_own_entry(place: Place, target: Path) -> None:
     add_org(place.installation, "globex")
-    before = head(place.installation.database, place.org)
+    before = head(place.database, place.org)
     made = backed_up(place, target)
     (entry,) = place.events("vault.backed_up")
     assert (entry["file"], entry["by"], entry["covers"]) == ("backup.db", "operator", str(before))
@@ -189,7 +192,7 @@ def test_it_is_on_record_before_it_is_taken_and_holds_its_own_entry(place: Place
     last = dict(events)
     assert set(last.values()) == {"vault.backed_up"}
     assert len(last) == 2
-    assert heads(place.installation.database) == made.manifest.heads, "the backup is behind from its first moment"
+    assert heads(place.database) == made.manifest.heads, "the backup is behind from its first moment"
 
 
 def test_the_heads_are_noted_after_a_backup(place: Place, target: Path) -> None:
@@ -285,7 +288,7 @@ def test_the_seal_stands_on_the_root_key(place: Place, target: Path, tmp_path: P
         digest = contents(db)
         (mac,) = db.execute("SELECT mac FROM backup_seal").fetchone()
         assert seal(db, place.installation.vault, digest) == mac
-    assert other.installation.database.query(lambda rows: seal(rows, other.installation.vault, digest)) != mac
+    assert other.database.query(lambda rows: seal(rows, other.installation.vault, digest)) != mac
     other.installation.close()
 
 
@@ -347,7 +350,7 @@ def test_a_copy_is_of_the_moment_at_which_it_began(place: Place, target: Path, m
     import server.copies
 
     monkeypatch.setattr(server.copies, "PAGES", 4)
-    database = place.installation.database
+    database = place.database
     began, steps = heads(database), 0
 
     @contextlib.contextmanager
@@ -367,7 +370,7 @@ def test_a_copy_is_of_the_moment_at_which_it_began(place: Place, target: Path, m
 
 
 def test_writers_of_other_processes_and_threads_are_not_held_up(place: Place, target: Path) -> None:
-    database = place.installation.database
+    database = place.database
     done = threading.Event()
     written = 0
 
@@ -405,7 +408,7 @@ class _Nobody:
 def test_the_command_says_what_to_note_and_what_is_not_in_it(owner: CommandLine, place: Place, target: Path) -> None:
     ran = owner("vault", "backup", str(target))
     assert ran.code == 0, ran.err
-    end = head(place.installation.database, place.org)
+    end = head(place.database, place.org)
     assert str(end) in ran.out
     assert hashlib.sha256(target.read_bytes()).hexdigest() in ran.out
     assert "Not in it: the root key" in ran.err
@@ -417,7 +420,7 @@ def test_the_command_speaks_json(owner: CommandLine, place: Place, target: Path)
     said = owner("vault", "backup", str(target), "--json").json
     assert said["file"] == str(target)
     end = said["heads"]["acme"]
-    assert Head(end["seq"], end["hash"]) == head(Database(place.installation.settings.database), place.org)
+    assert Head(end["seq"], end["hash"]) == head(SqliteDatabase(place.installation.settings.database), place.org)
     assert end["org"] == place.org
     assert [root["location"] for root in said["needs_root_keys"]] == [str(place.home / "keys" / "root.key")]
     assert (said["altered"], said["left_out"]) == ([], [])
@@ -463,5 +466,5 @@ def test_the_head_of_an_org_is_not_mixed_up_with_that_of_a_removed_one_of_the_sa
     shown = owner("vault", "backup", str(target), "--json").json["heads"]
     assert len(shown) == 5  # and each as `--head` takes it
     assert {name for name in shown if not name.startswith("org_")} == {"acme"}
-    assert shown[beta] == {"org": beta, **heads(place.installation.database)[beta]._asdict()}
+    assert shown[beta] == {"org": beta, **heads(place.database)[beta]._asdict()}
     assert f"{beta}=" in owner("vault", "backup", str(target.with_name("second.db"))).out

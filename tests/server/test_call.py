@@ -1,6 +1,5 @@
 """The path of a call: what is sent, what is not, and what is on record either way."""
 
-import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from server.app import running
 from server.approval import Decision, State
 from server.call import Outcome, Parts, call
+from server.database import Rows
 from server.errors import (
     ApprovalRequired,
     BadArguments,
@@ -82,7 +82,7 @@ async def test_nothing_is_sent_where_no_rule_allows_it(tmp_path: Path, upstream:
     place.connect(upstream.url)
     place.agent("robot", standalone=True)
     async with running(place.installation) as parts:
-        with pytest.raises(Refused):
+        with pytest.raises(NoSuchTool):
             await call(parts, place.caller("robot"), "stripe_list_charges", {}, Nobody())
     assert upstream.requests == []
     assert [entry["outcome"] for entry in place.events("call.refused")] == ["refused"]
@@ -229,7 +229,7 @@ async def test_a_rule_made_stricter_while_a_call_was_held_wins(
         await calling("stripe_create_refund", REFUND)
     decide(place, held.value.approval, Decision.APPROVE)
     place.rule(who="everyone", tools=["stripe.create_refund"], then="deny")
-    with pytest.raises(Refused):
+    with pytest.raises(NoSuchTool):
         await calling("stripe_create_refund", REFUND)
     assert upstream.requests == []
 
@@ -240,7 +240,7 @@ async def test_an_approval_does_not_outlive_the_credential_it_was_given_for(
     with pytest.raises(ApprovalRequired) as held:
         await calling("stripe_create_refund", REFUND)
     decide(place, held.value.approval, Decision.APPROVE)
-    place.installation.database.write_now(
+    place.database.write_now(
         lambda rows: rows.execute("UPDATE connection SET credential_version = 7 WHERE org = ?", (place.org,))
     )
     with pytest.raises(NoLongerValid):
@@ -255,17 +255,17 @@ async def test_a_removed_agent_and_a_frozen_org_stop_a_held_call(
     client = Client(Decision.APPROVE)
 
     async def approve_late(question: Question) -> Decision:
-        place.installation.database.write_now(lambda rows: set_frozen(rows, place.org, frozen=True, by="alice"))
+        place.database.write_now(lambda rows: set_frozen(rows, place.org, frozen=True, by="alice"))
         return Decision.APPROVE
 
     client.ask = approve_late  # type: ignore[method-assign]
     with pytest.raises(Refused, match="rules"):
         await call(parts, caller, "stripe_create_refund", REFUND, client)
-    place.installation.database.write_now(lambda rows: set_frozen(rows, place.org, frozen=False, by="alice"))
+    place.database.write_now(lambda rows: set_frozen(rows, place.org, frozen=False, by="alice"))
     agent = place.installation.directory.agent(place.org, "reconciler")
 
     async def approve_removed(question: Question) -> Decision:
-        place.installation.database.write_now(lambda rows: remove_agent(rows, place.org, agent, by="alice"))
+        place.database.write_now(lambda rows: remove_agent(rows, place.org, agent, by="alice"))
         return Decision.APPROVE
 
     client.ask = approve_removed  # type: ignore[method-assign]
@@ -313,12 +313,7 @@ async def test_a_sealed_vault_refuses_every_call(tmp_path: Path, upstream: Upstr
 async def test_an_attempt_that_cannot_be_recorded_is_not_sent(
     place: Place, calling: Calling, upstream: Upstream
 ) -> None:
-    place.installation.database.write_now(
-        lambda rows: rows.execute(
-            "CREATE TRIGGER full BEFORE INSERT ON audit_entry "
-            "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
-        )
-    )
+    place.refuse_entries()
     with pytest.raises(Unrecorded):
         await calling("stripe_list_charges", {})
     assert upstream.requests == []
@@ -327,12 +322,7 @@ async def test_an_attempt_that_cannot_be_recorded_is_not_sent(
 async def test_a_result_whose_outcome_cannot_be_recorded_is_withheld(
     place: Place, calling: Calling, upstream: Upstream
 ) -> None:
-    place.installation.database.write_now(
-        lambda rows: rows.execute(
-            "CREATE TRIGGER full BEFORE INSERT ON audit_entry WHEN NEW.event = 'call.outcome' "
-            "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
-        )
-    )
+    place.refuse_entries("call.outcome")
     upstream.answer = lambda request: Answer({"data": [{"id": "ch_secret_result"}]})
     with pytest.raises(Unrecorded) as withheld:
         await calling("stripe_list_charges", {})
@@ -373,9 +363,7 @@ async def test_an_hour_covers_the_same_target_and_nothing_else(
     grant = place.installation.approvals.grants(place.org)[0]
     assert grant["uses_left"] == grant["uses"] - 1
     assert grant["bounds"] == {"channel": "C1"}
-    place.installation.database.write_now(
-        lambda rows: place.installation.approvals.revoke(rows, place.org, grant["id"], by="alice")
-    )
+    place.database.write_now(lambda rows: place.installation.approvals.revoke(rows, place.org, grant["id"], by="alice"))
     with pytest.raises(ApprovalRequired):
         await calling("chat_post_message", {**message, "text": "once more"})
     assert len(upstream.requests) == 2
@@ -410,7 +398,7 @@ def decide(place: Place, approval: str, decision: Decision, member: Any = None) 
     approvals = place.installation.approvals
     record = approvals.find(place.org, approval)
     assert record is not None
-    place.installation.database.write_now(lambda rows: approvals.decide(rows, record, decision, place.actor(member)))
+    place.database.write_now(lambda rows: approvals.decide(rows, record, decision, place.actor(member)))
 
 
 def prompt(place: Place, approval: str) -> str:
@@ -442,21 +430,21 @@ async def test_what_changes_while_the_attempt_waits_to_be_written_still_counts(
 ) -> None:
     place.rule(who="everyone", tools=["stripe.*"], then="allow")
     agent = place.installation.directory.agent(place.org, "reconciler")
-    other = sqlite3.connect(place.installation.settings.database, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(Refused):
+
+    def changed(rows: Rows) -> None:
+        match change:
+            case "freeze":
+                set_frozen(rows, place.org, frozen=True, by="alice")
+            case "deny":
+                add_rule(rows, place.org, {"who": "everyone", "tools": ["*"], "then": "deny"}, by="alice")
+            case _:
+                remove_agent(rows, place.org, agent, by="alice")
+
+    with pytest.raises(NoSuchTool if change == "deny" else Refused):
         async with collapse(), anyio.create_task_group() as group:
-            group.start_soon(call, parts, place.caller(), "stripe_create_refund", REFUND, Nobody())
-            await anyio.wait_all_tasks_blocked()
-            match change:
-                case "freeze":
-                    set_frozen(other, place.org, frozen=True, by="alice")
-                case "deny":
-                    add_rule(other, place.org, {"who": "everyone", "tools": ["*"], "then": "deny"}, by="alice")
-                case _:
-                    remove_agent(other, place.org, agent, by="alice")
-            other.execute("COMMIT")
-    other.close()
+            with place.in_the_way(changed):
+                group.start_soon(call, parts, place.caller(), "stripe_create_refund", REFUND, Nobody())
+                await anyio.wait_all_tasks_blocked()
     assert upstream.requests == []
     assert place.events("call.attempt") == []
 
@@ -487,7 +475,7 @@ async def test_a_grants_last_use_goes_to_one_call_and_the_others_are_asked_about
     place.connect(upstream.url, connector="slack", name="chat")
     upstream.answer = lambda request: Answer({"ok": True, "ts": "1"})
     assert (await calling("chat_post_message", {"channel": "C1", "text": "a"}, Client(Decision.APPROVE_HOUR))).ok
-    place.installation.database.write_now(lambda rows: rows.execute("UPDATE call_grant SET uses_left = 1"))
+    place.database.write_now(lambda rows: rows.execute("UPDATE call_grant SET uses_left = 1"))
     ends: list[str] = []
 
     async def post(text: str) -> None:
@@ -515,9 +503,7 @@ async def test_an_agent_that_is_denied_again_and_again_pauses(
         await calling("stripe_create_refund", {**REFUND, "amount": 11}, client)
     assert client.questions == []
     assert "pauses" in place.events("call.refused")[-1]["reason"]
-    place.installation.database.write_now(
-        lambda rows: rows.execute("UPDATE approval SET changed_at = changed_at - 11 * 60 * 1000")
-    )
+    place.database.write_now(lambda rows: rows.execute("UPDATE approval SET changed_at = changed_at - 11 * 60 * 1000"))
     assert (await calling("stripe_create_refund", {**REFUND, "amount": 11}, client)).ok
     assert len(upstream.requests) == 1
 
@@ -529,9 +515,9 @@ async def test_a_rule_that_denies_ends_what_was_approved_for_good(
         await calling("stripe_create_refund", REFUND)
     decide(place, held.value.approval, Decision.APPROVE)
     rule = place.rule(who="everyone", tools=["stripe.create_refund"], then="deny")
-    with pytest.raises(Refused):
+    with pytest.raises(NoSuchTool):
         await calling("stripe_create_refund", REFUND)
-    place.installation.database.write_now(lambda rows: remove_rule(rows, place.org, rule, by="alice"))
+    place.database.write_now(lambda rows: remove_rule(rows, place.org, rule, by="alice"))
     with pytest.raises(ApprovalRequired):
         await calling("stripe_create_refund", REFUND)
     assert upstream.requests == []
@@ -552,5 +538,5 @@ async def test_what_ends_with_an_agent_is_on_record(place: Place, calling: Calli
     with pytest.raises(ApprovalRequired) as held:
         await calling("stripe_create_refund", REFUND)
     agent = place.installation.directory.agent(place.org, "reconciler")
-    place.installation.database.write_now(lambda rows: remove_agent(rows, place.org, agent, by="alice"))
+    place.database.write_now(lambda rows: remove_agent(rows, place.org, agent, by="alice"))
     assert [entry["approval"] for entry in place.events("approval.cancelled")] == [held.value.approval]

@@ -43,6 +43,7 @@ from server.call import Parts, call
 from server.connections import open_credential, replan, rotate, store, verify
 from server.credential import resolved
 from server.errors import CallRefused
+from tests import postgres
 from tests.agents import ERAS, Nobody, Person, answering, connected, execute, reopened, with_connector
 from tests.installed import SECRET, Place
 from tests.leaks import leak, leaking_files
@@ -255,7 +256,7 @@ def shown(value: object) -> str:
 def stored(place: Place) -> Iterator[str]:
     """All that the installation tells people: the log in every format, approvals, prompts, outcomes, grants."""
     for name in FORMATS:
-        yield "".join(export_lines(place.installation.database, place.org, format=name))
+        yield "".join(export_lines(place.database, place.org, format=name))
     approvals = place.installation.approvals
     for record in approvals.list(place.org):
         yield f"{record!r} {approvals.prompt(record)} {approvals.details(record)} {approvals.outcome(record)}"
@@ -304,7 +305,7 @@ def connect(place: Place, url: str, secret: str | Secret, *, kind: str = "token"
     fields: Any = secret
     if isinstance(secret, str):
         fields = {"user": "agnes", "password": secret} if kind == "pair" else {"secret": secret}
-    place.installation.database.write_now(
+    place.database.write_now(
         lambda rows: store(
             rows,
             place.installation.vault,
@@ -491,9 +492,7 @@ async def send_look(place: Place, egress: Egress, *, kind: str | None = None) ->
     workspace = place.installation.workspaces.of(place.caller())
     bound = workspace.offer.bind("mirror_look", {"what": "it"})
     connection = workspace.connections["mirror"]
-    secret = place.installation.database.snapshot(
-        lambda rows: open_credential(rows, place.installation.vault, connection)
-    )
+    secret = place.database.snapshot(lambda rows: open_credential(rows, place.installation.vault, connection))
     return await egress.send(
         prepare(bound, base_url=connection.base_url),
         attach=attaching(bound.connector.kind(kind or connection.kind), secret),
@@ -606,6 +605,7 @@ async def test_a_failure_inside_keyleash_is_named_and_not_quoted(mirror: Place, 
     assert mirror.events("call.outcome")[0]["outcome"] == "unknown"
 
 
+@pytest.mark.sqlite_only("it looks at what SQLite's driver raises")
 async def test_a_credential_that_cannot_be_written_is_in_no_traceback(mirror: Place) -> None:
     connection = mirror.installation.workspaces.of(mirror.caller()).connections["stripe"]
     connector = mirror.installation.catalogue.connectors["stripe"]
@@ -688,7 +688,7 @@ async def test_no_object_on_the_path_shows_the_credential(mirror: Place) -> None
             connection = workspace.connections["mirror"]
             bound = workspace.offer.bind("mirror_look", {"what": "it"})
             prepared = prepare(bound, base_url=connection.base_url)
-            secret = parts.database.snapshot(lambda rows: open_credential(rows, parts.vault, connection))
+            secret = mirror.database.snapshot(lambda rows: open_credential(rows, parts.vault, connection))
             reply = await send_look(mirror, parts.egress)
             outcome = await call(parts, caller, "mirror_look", {"what": "it"}, Nobody())
             objects = {
@@ -771,6 +771,7 @@ async def test_a_server_that_logs_all_it_can_logs_no_credential(mirror: Place) -
         upstream.answer = lambda request: Answer({"error": {"message": request.headers["authorization"]}}, 500)
         connect(mirror, upstream.url, PLAIN)
         env = {**os.environ, "KEYLEASH_HOME": str(mirror.home), "KEYLEASH_HOLD_SECONDS": "0", "KEYLEASH_LOG": "debug"}
+        env |= postgres.environment(mirror.home)
         code = "import logging; logging.getLogger().setLevel(1); from server.cli import main; main()"
         parameters = StdioServerParameters(
             command=sys.executable,
@@ -836,7 +837,7 @@ async def test_a_secret_that_was_had_and_refused_is_nowhere(
     connect(mirror, upstream.url, to_reference(places.keep(source, value)))
     async with hasty(mirror, references=places.resolver(home=mirror.home)) as parts:
         said = await heard(parts, mirror, "mirror_look", {"what": "it"})
-        sealed = parts.database.snapshot(
+        sealed = mirror.database.snapshot(
             lambda rows: open_credential(rows, parts.vault, parts.workspaces.of(mirror.caller()).connections["mirror"])
         )
         kind = parts.workspaces.of(mirror.caller()).offer.tools[0].connector.credentials[0]
@@ -888,6 +889,7 @@ async def test_a_server_that_logs_all_it_can_logs_no_secret_that_stays_elsewhere
             "KEYLEASH_LOG": "debug",
             "KEYLEASH_KV_ADDR": places.kv.url,
             "KEYLEASH_KV_TOKEN_FILE": str(places.folder / "kv.token"),
+            **postgres.environment(mirror.home),
         }
         code = "import logging; logging.getLogger().setLevel(1); from server.cli import main; main()"
         parameters = StdioServerParameters(

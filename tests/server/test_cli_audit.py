@@ -45,7 +45,7 @@ def test_entries_are_listed_newest_last_and_the_listing_is_one(owner: CommandLin
 
 @pytest.mark.parametrize("why", ["reason", "error"])
 def test_the_list_says_why_a_call_did_not_succeed(owner: CommandLine, place: Place, why: str) -> None:
-    place.installation.database.write_now(
+    place.database.write_now(
         lambda rows: append(rows, place.org, Event.CALL_OUTCOME, tool="t", outcome="failed", **{why: "unreachable"})
     )
     assert "failed: unreachable" in owner("audit", "list").out
@@ -202,7 +202,7 @@ def test_an_export_that_fails_leaves_no_file(owner: CommandLine, tmp_path: Path)
 
 
 def test_hostile_text_in_the_record_is_not_interpreted(owner: CommandLine, place: Place) -> None:
-    place.installation.database.write_now(
+    place.database.write_now(
         lambda rows: append(
             rows, place.org, Event.CALL_REFUSED, agent="[bold]x\x1b[2J", tool="t\nforged line", reason="r"
         )

@@ -78,10 +78,10 @@ def test_where_the_agent_cannot_be_made_the_file_is_as_it_was(owner: CommandLine
     path.write_text('{"mcpServers": {}}')
     assert owner("client", "add", "claude-code", "--agent", "Bad Name").code == 1
     # The database takes the agent's row and then refuses the commit: what was written in between is taken back.
-    place.installation.database.write_now(
+    place.database.write_now(
         lambda rows: rows.execute("CREATE TABLE promise (x TEXT REFERENCES org (id) DEFERRABLE INITIALLY DEFERRED)")
     )
-    place.installation.database.write_now(
+    place.database.write_now(
         lambda rows: rows.execute(
             "CREATE TRIGGER broken AFTER INSERT ON agent BEGIN INSERT INTO promise VALUES ('no such org'); END"
         )

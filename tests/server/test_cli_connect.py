@@ -150,7 +150,7 @@ def test_a_verification_that_fails_stores_nothing(
     assert (ran.code, ran.out) == (1, "")
     assert "Nothing was stored." in ran.err
     assert [one["name"] for one in owner("connection", "list", "--json").json] == ["stripe"]
-    assert place.installation.database.read("SELECT COUNT(*) FROM vault_credential") == [(1,)]
+    assert place.database.read("SELECT COUNT(*) FROM vault_credential") == [(1,)]
 
 
 def test_an_unreachable_account_is_not_stored_unless_untried(owner: CommandLine) -> None:
@@ -290,7 +290,7 @@ def test_a_reference_is_tried_and_only_it_is_stored(
     assert ran.code == 0, ran.err
     assert f"stays where it is (file:{file})" in ran.out
     assert len(upstream.requests) == 1
-    assert place.installation.database.read("SELECT DISTINCT field FROM vault_field ORDER BY 1") == [
+    assert place.database.read("SELECT DISTINCT field FROM vault_field ORDER BY 1") == [
         ("@reference",),
         ("secret",),
     ]
@@ -332,7 +332,7 @@ def test_a_connection_goes_from_a_stored_secret_to_a_reference_and_back(
     assert there.code == 0, there.err
     assert "stays where it is (env:STRIPE_HERE)" in there.out
     assert "set it where the server is started" in there.err
-    assert place.installation.database.read("SELECT version, field FROM vault_field") == [(2, "@reference")]
+    assert place.database.read("SELECT version, field FROM vault_field") == [(2, "@reference")]
     assert holder("connection", "test", "stripe").code == 0
     unset = owner("connection", "test", "stripe")
     assert unset.code == 1
@@ -340,7 +340,7 @@ def test_a_connection_goes_from_a_stored_secret_to_a_reference_and_back(
     upstream.secret = CANARY
     back = owner("connection", "rotate", "stripe", "--secret-stdin", "--json", stdin=CANARY.encode())
     assert (back.json["source"], back.json["credential_version"]) == ("vault", 3)
-    assert place.installation.database.read("SELECT version, field FROM vault_field") == [(3, "secret")]
+    assert place.database.read("SELECT version, field FROM vault_field") == [(3, "secret")]
     assert [entry["source"] for entry in place.events("connection.rotated")] == ["env", "vault"]
     assert "STRIPE_HERE" not in json.dumps(place.events())
 
@@ -373,8 +373,8 @@ def test_a_reference_that_leads_to_no_secret_says_why_and_nothing_is_stored(
     assert says in ran.err
     assert "just a secret" not in ran.err
     assert upstream.requests == []
-    assert place.installation.database.read("SELECT COUNT(*) FROM connection") == [(1,)]
-    assert place.installation.database.read("SELECT COUNT(*) FROM vault_field") == [(1,)]
+    assert place.database.read("SELECT COUNT(*) FROM connection") == [(1,)]
+    assert place.database.read("SELECT COUNT(*) FROM vault_field") == [(1,)]
 
 
 def test_an_untried_reference_is_resolved_all_the_same(owner: CommandLine, upstream: Upstream) -> None:
@@ -434,7 +434,7 @@ def test_a_reference_that_was_tampered_with_is_not_shown_as_if_it_were_true(
 def test_what_was_sealed_before_a_rotation_is_gone_from_the_files(
     owner: CommandLine, place: Place, way: tuple[str, ...]
 ) -> None:
-    (before,) = place.installation.database.read("SELECT data_key, sealed FROM vault_credential, vault_field")
+    (before,) = place.database.read("SELECT data_key, sealed FROM vault_credential, vault_field")
     assert all(files_holding(owner.home, part) for part in before)
     ran = owner("connection", "rotate", "stripe", *way, "--json", stdin=SECRET.encode())
     assert ran.code == 0, ran.err
@@ -449,7 +449,7 @@ def test_what_was_sealed_before_a_rotation_is_gone_from_the_files(
 def test_the_same_secret_under_a_new_key_keeps_its_version(
     owner: CommandLine, upstream: Upstream, place: Place
 ) -> None:
-    database = place.installation.database
+    database = place.database
     before = database.read("SELECT data_key, key_id FROM vault_credential")
     ran = owner("connection", "rotate", "stripe", "--keep-secret")
     assert ran.code == 0, ran.err
@@ -485,9 +485,9 @@ def test_a_rotated_connection_uses_the_new_secret_and_keeps_its_place(
     assert owner("connection", "test", "stripe").code == 0
     (entry,) = place.events("connection.rotated")
     assert (entry["credential_version"], entry["by"], entry["verified"]) == (2, "alice", True)
-    revision = place.installation.database.read("SELECT revision FROM org")
+    revision = place.database.read("SELECT revision FROM org")
     owner("connection", "rotate", "stripe", "--secret-stdin", stdin=CANARY.encode())
-    assert place.installation.database.read("SELECT revision FROM org") == [(revision[0][0] + 1,)]
+    assert place.database.read("SELECT revision FROM org") == [(revision[0][0] + 1,)]
 
 
 def test_a_rotation_that_fails_leaves_the_old_secret_in_place(
@@ -495,24 +495,24 @@ def test_a_rotation_that_fails_leaves_the_old_secret_in_place(
 ) -> None:
     ran = owner("connection", "rotate", "stripe", "--secret-stdin", stdin=CANARY.encode())
     assert ran.code == 1
-    assert connection_named(place.installation.database, place.org, "stripe").credential_version == 1
+    assert connection_named(place.database, place.org, "stripe").credential_version == 1
     assert place.events("connection.rotated") == []
     assert owner("connection", "test", "stripe").code == 0
 
 
 def test_of_two_rotations_at_once_the_second_is_refused_whole(place: Place, upstream: Upstream) -> None:
-    before = connection_named(place.installation.database, place.org, "stripe")
+    before = connection_named(place.database, place.org, "stripe")
     planned = replan(before, place.installation.catalogue.connectors["stripe"], kind=None, base_url=None, private=None)
 
     def change(rows: Rows) -> None:
         given = {"secret": CANARY}
         rotate(rows, place.installation.vault, before, planned, fields=given, account=None, verified=False, by="alice")
 
-    place.installation.database.write_now(change)
+    place.database.write_now(change)
     with pytest.raises(ConnectionProblem, match="meanwhile"):
-        place.installation.database.write_now(change)
-    assert connection_named(place.installation.database, place.org, "stripe").credential_version == 2
-    assert place.installation.database.read("SELECT MAX(version) FROM vault_credential") == [(2,)]
+        place.database.write_now(change)
+    assert connection_named(place.database, place.org, "stripe").credential_version == 2
+    assert place.database.read("SELECT MAX(version) FROM vault_credential") == [(2,)]
     assert len(place.events("connection.rotated")) == 1
 
 
@@ -542,7 +542,7 @@ def test_removing_asks_and_takes_the_secret_with_it(owner: CommandLine, place: P
     assert len(owner("connection", "list", "--json").json) == 1
     assert owner("connection", "remove", "stripe", "--yes").code == 0
     assert owner("connection", "list", "--json").json == []
-    assert place.installation.database.read("SELECT COUNT(*) FROM vault_field") == [(0,)]
+    assert place.database.read("SELECT COUNT(*) FROM vault_field") == [(0,)]
 
 
 def test_a_sealed_vault_takes_no_secret(owner: CommandLine) -> None:

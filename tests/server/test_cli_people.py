@@ -13,7 +13,7 @@ from tests.installed import Place, files_holding
 
 def as_role(place: Place, line: CommandLine, *roles: str) -> CommandLine:
     """The person at the terminal becomes a member with these roles; alice stays the owner."""
-    place.installation.database.write_now(lambda rows: rows.execute("UPDATE member SET os_user = NULL"))
+    place.database.write_now(lambda rows: rows.execute("UPDATE member SET os_user = NULL"))
     place.member("somebody", roles, os_user=system_user())
     return line
 
@@ -77,16 +77,16 @@ def test_each_role_may_do_exactly_what_it_may(role: str, place: Place, owner: Co
     wrong = {}
     for command, roles in COMMANDS.items():
         may = role in roles
-        before = place.installation.database.read("SELECT COUNT(*) FROM audit_entry")
+        before = place.database.read("SELECT COUNT(*) FROM audit_entry")
         ran = line(*command)
-        after = place.installation.database.read("SELECT COUNT(*) FROM audit_entry")
+        after = place.database.read("SELECT COUNT(*) FROM audit_entry")
         refused = ran.code in (1, 3) and "may not" in ran.err and after == before and ran.out == ""
         if refused is may or (may and ran.code != 0):
             wrong[command] = (may, ran)
         if may and command[:2] in {("member", "remove"), ("agent", "remove"), ("connection", "remove")}:
             undo(place, command)
         if command == ("freeze",):
-            place.installation.database.write_now(lambda rows: rows.execute("UPDATE org SET frozen_at = NULL"))
+            place.database.write_now(lambda rows: rows.execute("UPDATE org SET frozen_at = NULL"))
     assert wrong == {}
 
 
@@ -101,7 +101,7 @@ def undo(place: Place, command: tuple[str, ...]) -> None:
 
 
 def test_a_stranger_is_told_how_to_be_known(place: Place, owner: CommandLine) -> None:
-    place.installation.database.write_now(lambda rows: rows.execute("UPDATE member SET os_user = 'nobody-here'"))
+    place.database.write_now(lambda rows: rows.execute("UPDATE member SET os_user = 'nobody-here'"))
     ran = owner("connection", "list")
     assert (ran.code, ran.out) == (1, "")
     assert system_user() in ran.err
@@ -141,11 +141,11 @@ def test_another_org_has_its_own_owner_key_and_log(owner: CommandLine, place: Pl
 
 
 def test_an_org_that_cannot_be_made_leaves_nothing(owner: CommandLine, place: Place) -> None:
-    before = place.installation.database.read("SELECT COUNT(*) FROM vault_org_key")
+    before = place.database.read("SELECT COUNT(*) FROM vault_org_key")
     for wrong in (("acme",), ("Bad Name",), ("fine", "--preset", "lax")):
         assert owner("org", "create", *wrong).code == 1
     assert [org["name"] for org in owner("org", "list", "--json").json] == ["acme"]
-    assert place.installation.database.read("SELECT COUNT(*) FROM vault_org_key") == before
+    assert place.database.read("SELECT COUNT(*) FROM vault_org_key") == before
 
 
 def test_without_the_root_key_no_org_is_made(owner: CommandLine) -> None:

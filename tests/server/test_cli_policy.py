@@ -38,7 +38,7 @@ def test_a_rule_is_kept_by_id_and_shown_by_name(owner: CommandLine, place: Place
     for who in ("agent:reconciler", "member:alice", "role:admin", "group:finance", "acting"):
         ran = owner("policy", "add", "--who", who, "--tools", "stripe.get_*", "--then", "deny", "--json")
         assert ran.json["who"] == who
-    kept = [str(rule.who) for rule in rules_of(place.installation.database, place.org)]
+    kept = [str(rule.who) for rule in rules_of(place.database, place.org)]
     agent = place.installation.directory.agent(place.org, "reconciler")
     assert kept == [f"agent:{agent.id}", f"member:{place.owner.id}", "role:admin", "group:finance", "acting"]
     shown = owner("policy", "list", "--json").json
@@ -120,7 +120,7 @@ def test_a_rule_that_makes_no_sense_is_refused_and_not_kept(
     ran = owner("policy", "add", *wrong)
     assert (ran.code, ran.out) == (code, "")
     assert "Traceback" not in ran.err
-    assert rules_of(place.installation.database, place.org) == []
+    assert rules_of(place.database, place.org) == []
     assert place.events("rule.added") == []
 
 
@@ -135,9 +135,9 @@ def test_a_rule_is_removed_by_its_id(owner: CommandLine, place: Place) -> None:
     rule = place.rule(who="everyone", tools=["stripe.*"], then="allow")
     asked = owner.alone("policy", "remove", rule)
     assert asked.code == 1
-    assert len(rules_of(place.installation.database, place.org)) == 1
+    assert len(rules_of(place.database, place.org)) == 1
     assert owner("policy", "remove", rule, "--yes").code == 0
-    assert rules_of(place.installation.database, place.org) == []
+    assert rules_of(place.database, place.org) == []
     assert owner("policy", "remove", rule, "--yes").code == 1
 
 
@@ -170,7 +170,7 @@ def test_what_decides_before_any_rule_is_explained_too(owner: CommandLine, place
     frozen = owner(*explain, "reconciler").json
     assert (frozen["ruling"], frozen["rules"]) == ("deny", [])
     owner("unfreeze")
-    place.installation.database.write_now(lambda rows: rows.execute("UPDATE agent SET expires_at = 1"))
+    place.database.write_now(lambda rows: rows.execute("UPDATE agent SET expires_at = 1"))
     assert "expired" in owner(*explain, "reconciler").json["reason"]
 
 

@@ -121,7 +121,7 @@ def test_only_the_operator_exports_the_key(owner: CommandLine, place: Place, tar
 
 
 def test_while_a_rotation_is_unfinished_one_key_would_not_do(owner: CommandLine, place: Place, target: Path) -> None:
-    place.installation.database.write_now(
+    place.database.write_now(
         lambda rows: begin_root(rows, provider="file", location=str(place.home / "keys" / "root-2.key"))
     )
     ran = export(owner, target)

@@ -13,9 +13,10 @@ import pytest
 from server.cli import doctor as doctor_room
 from server.cli.doctor import CHECKS, PLACES_AT_ONCE, Patient
 from server.cli.setup import member_name, upgrade_database
-from server.database import SCHEMA, Database, DatabaseProblem
+from server.database import SCHEMA, DatabaseProblem
 from server.identity import system_user
 from server.settings import Settings
+from server.sqlite import SqliteDatabase
 from tests.agents import reopened
 from tests.commandline import CommandLine, with_environment
 from tests.installed import SECRET, Place
@@ -249,9 +250,7 @@ def test_doctor_finds_a_missing_root_key(owner: CommandLine) -> None:
 
 
 def test_doctor_finds_a_credential_that_does_not_open(place: Place, owner: CommandLine) -> None:
-    place.installation.database.write_now(
-        lambda rows: rows.execute("UPDATE connection SET base_url = 'https://evil.test'")
-    )
+    place.database.write_now(lambda rows: rows.execute("UPDATE connection SET base_url = 'https://evil.test'"))
     code, found = findings(owner)
     assert code == 1
     assert "keyleash connection rotate stripe --org acme" in found["credentials"][0][1]
@@ -338,7 +337,7 @@ def test_doctor_finds_a_reference_that_the_row_does_not_own_up_to(
     place: Place, owner: CommandLine, upstream: Upstream
 ) -> None:
     place.connect(upstream.url, name="pointing", secret=to_reference("cmd:touch /nowhere"))
-    place.installation.database.write_now(lambda rows: rows.execute("UPDATE connection SET source = 'vault'"))
+    place.database.write_now(lambda rows: rows.execute("UPDATE connection SET source = 'vault'"))
     code, found = findings(owner)
     assert code == 1
     assert [(status, "cannot be opened" in message) for status, message in found["credentials"]] == [
@@ -400,11 +399,11 @@ def test_a_check_that_breaks_hides_no_other(place: Place) -> None:
 
 
 def test_doctor_changes_nothing(place: Place, owner: CommandLine) -> None:
-    before = Database(place.installation.settings.database).read("SELECT COUNT(*) FROM audit_entry")
+    before = SqliteDatabase(place.installation.settings.database).read("SELECT COUNT(*) FROM audit_entry")
     (owner.home / "keys" / "root.key").chmod(0o644)
     assert owner("doctor").code == 1
     assert mode(owner.home / "keys" / "root.key") == 0o644
-    assert Database(place.installation.settings.database).read("SELECT COUNT(*) FROM audit_entry") == before
+    assert SqliteDatabase(place.installation.settings.database).read("SELECT COUNT(*) FROM audit_entry") == before
 
 
 def test_every_check_is_listed_once() -> None:

@@ -16,7 +16,10 @@ from sqlmodel import SQLModel
 
 import server.tables
 import vault.tables
-from server.database import SCHEMA, Database, DatabaseProblem, backup, migrate, require_schema
+from server.database import SCHEMA, DatabaseProblem, require_schema
+from server.sqlite import SqliteDatabase, backup, migrate
+
+pytestmark = pytest.mark.sqlite_only("it is about SQLite's file")
 
 assert server.tables, vault.tables
 
@@ -36,7 +39,7 @@ def add(rows: Any, name: str) -> None:
 
 @pytest.mark.anyio
 async def test_writes_that_come_together_share_a_commit_and_a_bad_one_spoils_no_other(path: Path) -> None:
-    database = Database(path)
+    database = SqliteDatabase(path)
     problems: list[Exception] = []
 
     async def write(name: str) -> None:
@@ -55,7 +58,7 @@ async def test_writes_that_come_together_share_a_commit_and_a_bad_one_spoils_no_
 
 @pytest.mark.anyio
 async def test_a_commit_that_fails_fails_every_writer_and_leaves_nothing(path: Path) -> None:
-    database = Database(path)
+    database = SqliteDatabase(path)
     await database.write(lambda rows: add(rows, "before"))
     writer = database._writer
     assert writer is not None
@@ -82,7 +85,7 @@ class Panic(BaseException):
 @pytest.mark.anyio
 @pytest.mark.parametrize("raised", [Panic, StopIteration, KeyError])
 async def test_whatever_a_change_raises_no_writer_waits_for_ever(path: Path, raised: type[BaseException]) -> None:
-    database = Database(path)
+    database = SqliteDatabase(path)
 
     def bad(rows: Any) -> None:
         add(rows, "bad")
@@ -98,7 +101,7 @@ async def test_whatever_a_change_raises_no_writer_waits_for_ever(path: Path, rai
 
 @pytest.mark.anyio
 async def test_another_process_that_writes_is_waited_for(path: Path) -> None:
-    database = Database(path)
+    database = SqliteDatabase(path)
     other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
     async with anyio.create_task_group() as group:
@@ -113,7 +116,7 @@ async def test_another_process_that_writes_is_waited_for(path: Path) -> None:
 
 def test_a_database_is_for_its_owner_only_and_never_half_synchronous(path: Path) -> None:
     assert path.stat().st_mode & 0o077 == 0
-    database = Database(path)
+    database = SqliteDatabase(path)
     assert database.read("PRAGMA synchronous") == [(2,)]
     assert database.read("PRAGMA journal_mode") == [("wal",)]
     assert database.read("PRAGMA secure_delete") == [(1,)]
@@ -121,7 +124,7 @@ def test_a_database_is_for_its_owner_only_and_never_half_synchronous(path: Path)
 
 
 def test_the_log_can_be_added_to_and_nothing_else(path: Path) -> None:
-    database = Database(path)
+    database = SqliteDatabase(path)
     row = ("o", 1, 0, "e", "{}", "0", "0")
     sql = "INSERT INTO audit_entry (org, seq, at, event, body, previous, hash) VALUES (?, ?, ?, ?, ?, ?, ?)"
     database.write_now(lambda rows: rows.execute(sql, row))
@@ -162,7 +165,7 @@ def test_this_release_was_written_for_the_newest_migration() -> None:
 
 @pytest.mark.parametrize(("found", "mend"), [("0000", "keyleash upgrade"), ("9999", "newer release")])
 def test_a_schema_that_is_not_known_is_refused_with_what_to_do(path: Path, found: str, mend: str) -> None:
-    database = Database(path)
+    database = SqliteDatabase(path)
     database.write_now(lambda rows: rows.execute("UPDATE alembic_version SET version_num = ?", (found,)))
     with pytest.raises(DatabaseProblem, match=mend):
         require_schema(database)
@@ -171,15 +174,15 @@ def test_a_schema_that_is_not_known_is_refused_with_what_to_do(path: Path, found
 
 def test_where_there_is_no_database_it_says_init(tmp_path: Path) -> None:
     with pytest.raises(DatabaseProblem, match="keyleash init"):
-        require_schema(Database(tmp_path / "nothing.db"))
+        require_schema(SqliteDatabase(tmp_path / "nothing.db"))
     assert not (tmp_path / "nothing.db").exists()
 
 
 def test_a_backup_is_whole_private_and_overwrites_nothing(path: Path, tmp_path: Path) -> None:
-    database = Database(path)
+    database = SqliteDatabase(path)
     database.write_now(lambda rows: add(rows, "kept"))
     backup(path, tmp_path / "backups" / "copy.db")
-    copy = Database(tmp_path / "backups" / "copy.db")
+    copy = SqliteDatabase(tmp_path / "backups" / "copy.db")
     assert copy.read("SELECT id FROM org") == [("kept",)]
     assert (tmp_path / "backups" / "copy.db").stat().st_mode & 0o077 == 0
     with pytest.raises(FileExistsError):
@@ -193,7 +196,7 @@ def test_a_database_that_cannot_be_opened_is_let_go_of_at_once(path: Path) -> No
     path.write_text("broken" * 1000)
     path.with_name(f"{path.name}-wal").write_text("an old journal")
     with pytest.raises(DatabaseProblem, match="damaged") as kept:
-        Database(path).read("SELECT 1")
+        SqliteDatabase(path).read("SELECT 1")
     held = [link.resolve() for link in Path("/proc/self/fd").iterdir()] if Path("/proc/self/fd").exists() else []
     assert [name for name in held if name.parent == path.parent] == []
     assert kept.value

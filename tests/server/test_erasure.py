@@ -17,13 +17,15 @@ import server.tables
 import vault.tables
 from server.app import open_installation, running
 from server.connections import Connection, ConnectionProblem, connection_named, connections_of, open_credential, remove
-from server.database import Database, backup
 from server.erasure import SEALED, _done, attempt, pending, request, retrying
+from server.sqlite import SqliteDatabase, backup
 from tests.commandline import CommandLine
 from tests.installed import Place, add_org, make
 from tests.processes import holding, killed_before
 from tests.remnants import remnants, sealed_of
 from vault import Vault
+
+pytestmark = pytest.mark.sqlite_only("it is about SQLite's file")
 
 assert server.tables, vault.tables
 
@@ -33,7 +35,7 @@ MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 def stripe(place: Place, name: str = "stripe") -> Connection:
-    return connection_named(place.installation.database, place.org, name)
+    return connection_named(place.database, place.org, name)
 
 
 def removed(place: Place, name: str = "stripe") -> list[bytes]:
@@ -103,7 +105,7 @@ class History:
             self.alive.remove(connection)
 
     def run(self) -> None:
-        database = self.place.installation.database
+        database = self.place.database
         database.write_now(lambda rows: [self.put(rows) for _ in range(self.chance.randint(60, 110))])
         for _ in range(4):
             database.write_now(self.some)
@@ -126,7 +128,7 @@ def test_no_piece_of_what_was_removed_is_left_whatever_happened_before(seed: int
         place = make(Path(folder) / "home")
         history = History(place, random.Random(seed))
         history.run()
-        database = place.installation.database
+        database = place.database
         kept = database.read("SELECT * FROM vault_field ORDER BY rowid")
         assert attempt(database) == []
         assert remnants(place.home, history.gone) == []
@@ -141,10 +143,10 @@ def test_every_table_of_the_vault_is_written_anew() -> None:
 
 def test_a_removed_connection_leaves_nothing_and_is_on_record(place: Place) -> None:
     sealed = removed(place)
-    (waiting,) = pending(place.installation.database)
+    (waiting,) = pending(place.database)
     assert (waiting.org, waiting.what, waiting.name) == (place.org, "connection", "stripe")
     assert place.events("erasure.completed") == []
-    assert attempt(place.installation.database) == []
+    assert attempt(place.database) == []
     assert remnants(place.home, sealed) == []
     (entry,) = place.events("erasure.completed")
     assert (entry["connection"], entry["erased"], entry["id"]) == ("stripe", "connection", waiting.id)
@@ -177,7 +179,7 @@ def test_what_stays_opens_as_before(place: Place) -> None:
 
 
 def test_while_another_process_reads_an_older_state_it_is_pending_and_later_gone(place: Place) -> None:
-    database = place.installation.database
+    database = place.database
     with holding(database.path) as let_go:
         sealed = removed(place)
         (waiting,) = attempt(database, patience_s=AT_ONCE)
@@ -193,7 +195,7 @@ def test_while_another_process_reads_an_older_state_it_is_pending_and_later_gone
 
 def test_trying_in_vain_writes_nothing(place: Place) -> None:
     """Or each try would make the log longer that the reader keeps from being cut."""
-    database = place.installation.database
+    database = place.database
     log = database.path.with_name(database.path.name + "-wal")
     with holding(database.path):
         removed(place)
@@ -205,15 +207,15 @@ def test_trying_in_vain_writes_nothing(place: Place) -> None:
 
 
 def test_a_process_that_has_the_database_open_and_reads_nothing_holds_nothing_up(place: Place) -> None:
-    with holding(place.installation.database.path) as let_go:
+    with holding(place.database.path) as let_go:
         let_go()
         sealed = removed(place)
-        assert attempt(place.installation.database, patience_s=AT_ONCE) == []
+        assert attempt(place.database, patience_s=AT_ONCE) == []
         assert remnants(place.home, sealed) == []
 
 
 def test_a_process_that_is_writing_is_waited_for_within_bounds(place: Place) -> None:
-    database = place.installation.database
+    database = place.database
     sealed = removed(place)
     with holding(database.path, "BEGIN IMMEDIATE") as let_go:
         assert not database.erase(SEALED, patience_s=AT_ONCE)
@@ -224,7 +226,7 @@ def test_a_process_that_is_writing_is_waited_for_within_bounds(place: Place) -> 
 
 def test_waiting_lets_others_write(place: Place) -> None:
     """A checkpoint that waits for a reader would hold the write lock all the while."""
-    database = place.installation.database
+    database = place.database
     removed(place)
     with holding(database.path) as let_go:
         trying = threading.Thread(target=attempt, args=(database,), kwargs={"patience_s": 30})
@@ -239,11 +241,11 @@ def test_waiting_lets_others_write(place: Place) -> None:
 
 def test_a_reader_that_begins_meanwhile_leaves_it_pending(place: Place) -> None:
     """Between writing anew and the last look at the log; the first look has found nobody."""
-    database = place.installation.database
+    database = place.database
     sealed = removed(place)
     opened: list[Any] = []
 
-    class Met(Database):
+    class Met(SqliteDatabase):
         def _connect(self) -> Any:
             connection = super()._connect()
 
@@ -266,13 +268,13 @@ def test_whoever_tries_at_the_same_time_it_is_recorded_once(place: Place) -> Non
     for name in ("one", "two", "three"):
         place.connect("http://127.0.0.1:9", name=name)
     sealed = [blob for name in ("stripe", "one", "two", "three") for blob in removed(place, name)]
-    others = [Database(place.installation.database.path) for _ in range(4)]
+    others = [SqliteDatabase(place.database.path) for _ in range(4)]
     trying = [threading.Thread(target=attempt, args=(each,)) for each in others]
     for each in trying:
         each.start()
     for each in trying:
         each.join(60)
-    assert attempt(place.installation.database) == []
+    assert attempt(place.database) == []
     assert remnants(place.home, sealed) == []
     done = [entry["connection"] for entry in place.events("erasure.completed")]
     assert sorted(done) == ["one", "stripe", "three", "two"]
@@ -281,7 +283,7 @@ def test_whoever_tries_at_the_same_time_it_is_recorded_once(place: Place) -> Non
 
 
 def test_what_is_asked_again_meanwhile_stays_on_the_list(place: Place) -> None:
-    database = place.installation.database
+    database = place.database
     database.write_now(lambda rows: request(rows, place.org, "key_1", "key", "of acme"))
     database.write_now(lambda rows: rows.execute("UPDATE erasure SET requested_at = requested_at + 60000"))
     (first,) = pending(database)  # and then the clock was put back
@@ -294,7 +296,7 @@ def test_what_is_asked_again_meanwhile_stays_on_the_list(place: Place) -> None:
 
 
 def test_a_damaged_log_keeps_its_own_on_the_list_and_holds_up_no_other(place: Place) -> None:
-    database = place.installation.database
+    database = place.database
     other = add_org(place.installation, "globex")
     other.connect("http://127.0.0.1:9")
     removed(place)
@@ -311,7 +313,7 @@ def test_a_damaged_log_keeps_its_own_on_the_list_and_holds_up_no_other(place: Pl
 
 
 def test_a_database_that_refuses_leaves_everything_pending(place: Place) -> None:
-    database = place.installation.database
+    database = place.database
     removed(place)
     database.write_now(lambda rows: rows.execute("ALTER TABLE vault_derived RENAME TO elsewhere"))
     before = database.read("SELECT * FROM vault_field ORDER BY rowid")
@@ -324,7 +326,7 @@ def test_a_database_that_refuses_leaves_everything_pending(place: Place) -> None
 
 
 def test_who_removes_a_connection_hears_that_its_secret_is_gone(place: Place, owner: CommandLine) -> None:
-    sealed = sealed_of(place.installation.database, place.org, stripe(place).id)
+    sealed = sealed_of(place.database, place.org, stripe(place).id)
     ran = owner.alone("connection", "remove", "stripe", "--yes")
     assert (ran.code, ran.err) == (0, "")
     assert ran.out == "Removed stripe. Its secret is gone from the database's files.\n"
@@ -333,9 +335,9 @@ def test_who_removes_a_connection_hears_that_its_secret_is_gone(place: Place, ow
 
 def test_who_removes_a_connection_hears_that_its_secret_waits_for_a_reader(place: Place, owner: CommandLine) -> None:
     connection = stripe(place)
-    sealed = sealed_of(place.installation.database, place.org, connection.id)
+    sealed = sealed_of(place.database, place.org, connection.id)
     place.connect("http://127.0.0.1:9", name="another")
-    with holding(place.installation.database.path) as let_go:
+    with holding(place.database.path) as let_go:
         ran = owner("connection", "remove", "stripe", "--yes", "--json")
         assert (ran.code, ran.json) == (0, {"name": "stripe", "id": connection.id, "erased": False})
         second = owner("connection", "remove", "another", "--yes")
@@ -345,7 +347,7 @@ def test_who_removes_a_connection_hears_that_its_secret_waits_for_a_reader(place
         checked = [one for one in owner("doctor", "--json").json if one["check"] == "erasures"]
         assert [one["status"] for one in checked] == ["warn", "warn"]
         assert "acme: the connection stripe was removed at" in checked[0]["message"]
-        assert str(place.installation.database.path) in checked[0]["message"]
+        assert str(place.database.path) in checked[0]["message"]
         assert owner("doctor").code == 0
         let_go()
     place.connect("http://127.0.0.1:9", name="third")
@@ -357,8 +359,8 @@ def test_who_removes_a_connection_hears_that_its_secret_waits_for_a_reader(place
 
 def test_copies_that_still_hold_it_are_named(place: Place, owner: CommandLine) -> None:
     folder = place.installation.settings.backups
-    backup(place.installation.database.path, folder / "keyleash-0001.db")
-    sealed = sealed_of(place.installation.database, place.org, stripe(place).id)
+    backup(place.database.path, folder / "keyleash-0001.db")
+    sealed = sealed_of(place.database, place.org, stripe(place).id)
     ran = owner("connection", "remove", "stripe", "--yes")
     assert ran.code == 0
     assert str(folder) in ran.err
@@ -370,7 +372,7 @@ def test_copies_that_still_hold_it_are_named(place: Place, owner: CommandLine) -
 
 def take_away(path: Path, org: str, name: str) -> None:
     """What `connection remove` does."""
-    database = Database(path)
+    database = SqliteDatabase(path)
     for connection in connections_of(database, org):
         if connection.name == name:
             database.write_now(lambda rows, one=connection: remove(rows, Vault(None), one, by="somebody"))
@@ -382,7 +384,7 @@ def take_away(path: Path, org: str, name: str) -> None:
 def test_killed_at_any_statement_it_is_whole_or_removed_and_gone_when_run_again() -> None:
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
         place = make(Path(folder) / "home")
-        database, vault = place.installation.database, place.installation.vault
+        database, vault = place.database, place.installation.vault
         kept = place.connect("http://127.0.0.1:9", name="kept")
         seen: set[tuple[int, int, bool]] = set()
         statement, killed = 0, True
@@ -414,24 +416,24 @@ def test_killed_at_any_statement_it_is_whole_or_removed_and_gone_when_run_again(
 @pytest.fixture
 def held_up(place: Place) -> Iterator[tuple[list[bytes], Any]]:
     """What was sealed for a connection that was removed while another process reads; and how that lets go."""
-    with holding(place.installation.database.path) as let_go:
+    with holding(place.database.path) as let_go:
         sealed = removed(place)
-        assert attempt(place.installation.database, patience_s=AT_ONCE) != []
+        assert attempt(place.database, patience_s=AT_ONCE) != []
         yield sealed, let_go
 
 
 async def until_gone(place: Place) -> None:
     with anyio.fail_after(30):
-        while pending(place.installation.database):  # noqa: ASYNC110 - other threads and processes give no event
+        while pending(place.database):  # noqa: ASYNC110 - other threads and processes give no event
             await anyio.sleep(0.01)
 
 
 @pytest.mark.anyio
 async def test_a_server_tries_again_until_it_is_gone(place: Place, held_up: tuple[list[bytes], Any]) -> None:
     sealed, let_go = held_up
-    async with retrying(place.installation.database, every_s=0.01):
+    async with retrying(place.database, every_s=0.01):
         await anyio.sleep(0.1)
-        assert len(pending(place.installation.database)) == 1
+        assert len(pending(place.database)) == 1
         let_go()
         await until_gone(place)
     assert remnants(place.home, sealed) == []
@@ -448,7 +450,7 @@ async def test_a_server_that_starts_erases_what_was_left(place: Place) -> None:
 
 @pytest.mark.anyio
 async def test_trying_again_outlives_a_database_that_cannot_be_read(place: Place) -> None:
-    database = place.installation.database
+    database = place.database
     away = database.path.with_name("away.db")
     sealed = removed(place)
     database.close()

@@ -163,7 +163,7 @@ async def test_an_approval_does_not_outlive_a_changed_document(
     assert text != LINEAR
     changed = {"linear": parse(text)}
     catalogue = replace(place.installation.catalogue, connectors={**place.installation.catalogue.connectors, **changed})
-    after = replace(parts, workspaces=Workspaces(place.installation.database, catalogue))
+    after = replace(parts, workspaces=Workspaces(place.database, catalogue))
     with pytest.raises(NoLongerValid, match="definition has changed"):
         await call(after, place.caller(), "linear_delete_issue", {"issue": "ENG-1"}, Nobody())
     assert linear.requests == []

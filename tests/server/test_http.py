@@ -66,14 +66,14 @@ async def test_a_removed_agents_token_stops_at_the_next_request(place: Place) ->
     agent = place.installation.directory.agent(place.org, "reconciler")
     async with serving(place.installation) as url:
         assert (await post(url, token)).status_code == 200
-        place.installation.database.write_now(lambda rows: remove_agent(rows, place.org, agent, by="alice"))
+        place.database.write_now(lambda rows: remove_agent(rows, place.org, agent, by="alice"))
         assert (await post(url, token)).status_code == 401
 
 
 async def test_an_expired_token_is_no_token(place: Place) -> None:
     from server.identity import create_agent
 
-    token = place.installation.database.write_now(
+    token = place.database.write_now(
         lambda rows: create_agent(rows, place.org, name="old", member=place.owner, by="alice", expires_at=1)
     )
     async with serving(place.installation) as url:
@@ -81,7 +81,7 @@ async def test_an_expired_token_is_no_token(place: Place) -> None:
 
 
 async def test_a_frozen_org_stops_all_its_agents(place: Place) -> None:
-    place.installation.database.write_now(lambda rows: set_frozen(rows, place.org, frozen=True, by="alice"))
+    place.database.write_now(lambda rows: set_frozen(rows, place.org, frozen=True, by="alice"))
     async with serving(place.installation) as url:
         reply = await post(url, place.tokens["reconciler"])
     assert reply.status_code == 403

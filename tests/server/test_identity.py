@@ -7,7 +7,7 @@ import pytest
 from server.app import running
 from server.call import Parts, call
 from server.connections import connections_of
-from server.errors import NoSuchTool, Refused
+from server.errors import NoSuchTool
 from server.identity import (
     Frozen,
     IdentityProblem,
@@ -89,7 +89,7 @@ def test_what_is_not_exactly_a_token_is_nobody(place: Place, other: Place) -> No
 
 
 def test_a_token_is_kept_as_a_hash_and_a_new_one_ends_the_old(place: Place) -> None:
-    directory, database = place.installation.directory, place.installation.database
+    directory, database = place.installation.directory, place.database
     old = place.tokens["reconciler"]
     assert database.read("SELECT token_hash FROM agent") == [(token_hash(old),)]
     mark = place.caller().token_mark
@@ -102,7 +102,7 @@ def test_a_token_is_kept_as_a_hash_and_a_new_one_ends_the_old(place: Place) -> N
 
 
 def test_a_removed_or_expired_agent_is_nobody_by_token_and_by_id(place: Place) -> None:
-    directory, database = place.installation.directory, place.installation.database
+    directory, database = place.installation.directory, place.database
     place.agent("second")
     caller = place.caller("second")
     execute(place, "UPDATE agent SET expires_at = 1 WHERE name = 'second'")
@@ -130,7 +130,7 @@ async def test_the_agents_of_a_removed_member_stop_and_do_not_become_standalone(
     place: Place, parts: Parts, upstream: Upstream
 ) -> None:
     bob = place.member("bob")
-    database, directory = place.installation.database, place.installation.directory
+    database, directory = place.database, place.installation.directory
     token = database.write_now(lambda rows: create_agent(rows, place.org, name="bobs", member=bob, by="bob"))
     place.rule(who="everyone", tools=["stripe.*"], then="allow")  # would cover a standalone agent as well
     before = place.caller("bobs")
@@ -143,7 +143,7 @@ async def test_the_agents_of_a_removed_member_stop_and_do_not_become_standalone(
 
 
 def test_the_last_owner_cannot_be_removed(place: Place) -> None:
-    database, directory = place.installation.database, place.installation.directory
+    database, directory = place.database, place.installation.directory
     place.member("bob", ("admin",))
     place.member("carol", ("owner", "approver"))
     carol = directory.member(place.org, "carol")
@@ -155,7 +155,7 @@ def test_the_last_owner_cannot_be_removed(place: Place) -> None:
 
 def test_two_owners_who_remove_each_other_leave_one(place: Place) -> None:
     """Both were read while there were two; the count is taken in the transaction that removes."""
-    database, directory = place.installation.database, place.installation.directory
+    database, directory = place.database, place.installation.directory
     carol = place.member("carol", ("owner",))
     database.write_now(lambda rows: remove_member(rows, place.org, place.owner, by="carol"))
     with pytest.raises(IdentityProblem, match="only owner"):
@@ -165,7 +165,7 @@ def test_two_owners_who_remove_each_other_leave_one(place: Place) -> None:
 
 def test_an_owner_of_another_org_does_not_count(place: Place, other: Place) -> None:
     with pytest.raises(IdentityProblem, match="only owner"):
-        place.installation.database.write_now(lambda rows: remove_member(rows, place.org, place.owner, by="alice"))
+        place.database.write_now(lambda rows: remove_member(rows, place.org, place.owner, by="alice"))
     assert other.owner.name == place.owner.name
 
 
@@ -198,12 +198,12 @@ def test_a_name_is_plain_wherever_a_person_reads_it(place: Place) -> None:
             lambda rows, name=name: create_org(rows, name=name, preset="default", by="alice"),
         ):
             with pytest.raises(IdentityProblem, match="cannot name"):
-                place.installation.database.write_now(make)
+                place.database.write_now(make)
     assert place.events() == before
 
 
 def test_a_name_is_taken_once_in_an_org_and_is_free_in_another(place: Place) -> None:
-    database = place.installation.database
+    database = place.database
     with pytest.raises(IdentityProblem, match="already an agent"):
         place.agent("reconciler")
     with pytest.raises(IdentityProblem, match="already a member"):
@@ -242,7 +242,7 @@ async def test_a_narrowed_agent_sees_and_reaches_what_it_is_narrowed_to(
     place: Place, parts: Parts, upstream: Upstream, narrowing: Narrowing, admitted: bool
 ) -> None:
     place.rule(who="everyone", tools=["*"], then="allow")  # rules do not widen a leash
-    place.installation.database.write_now(
+    place.database.write_now(
         lambda rows: create_agent(rows, place.org, name="narrow", member=place.owner, by="alice", narrowing=narrowing)
     )
     caller = place.caller("narrow")
@@ -252,19 +252,19 @@ async def test_a_narrowed_agent_sees_and_reaches_what_it_is_narrowed_to(
     if admitted:
         assert (await call(parts, caller, "stripe_list_charges", {}, Nobody())).ok
     else:
-        with pytest.raises(Refused):
+        with pytest.raises(NoSuchTool):
             await call(parts, caller, "stripe_list_charges", {}, Nobody())
     assert len(upstream.requests) == admitted
 
 
 async def test_a_narrowing_by_effect_stops_a_tool_of_another_effect(place: Place, parts: Parts) -> None:
     place.rule(who="everyone", tools=["*"], then="allow")
-    place.installation.database.write_now(
+    place.database.write_now(
         lambda rows: create_agent(
             rows, place.org, name="reader", member=place.owner, by="alice", narrowing=Narrowing(effects=("read",))
         )
     )
-    with pytest.raises(Refused):
+    with pytest.raises(NoSuchTool):
         await call(parts, place.caller("reader"), "stripe_create_refund", {"charge": "ch_1"}, Nobody())
     offered = {tool.tool.effect.value for tool in tools_for(parts, place.caller("reader"))}
     assert offered == {"read"}
@@ -276,7 +276,7 @@ async def test_a_narrowing_by_effect_stops_a_tool_of_another_effect(place: Place
 async def test_a_freeze_stops_one_org_at_its_next_call_and_is_lifted(
     place: Place, other: Place, upstream: Upstream
 ) -> None:
-    database, directory = place.installation.database, place.installation.directory
+    database, directory = place.database, place.installation.directory
     database.write_now(lambda rows: set_frozen(rows, place.org, frozen=True, by="alice"))
     with pytest.raises(Frozen, match="acme"):
         directory.by_token(place.tokens["reconciler"])
@@ -292,7 +292,7 @@ async def test_tools_and_connections_of_another_org_are_not_there(
 ) -> None:
     other.connect(upstream.url, name="theirs")
     assert {tool.connection for tool in tools_for(parts, place.caller())} == {"stripe"}
-    assert [connection.name for connection in connections_of(place.installation.database, place.org)] == ["stripe"]
+    assert [connection.name for connection in connections_of(place.database, place.org)] == ["stripe"]
     with pytest.raises(NoSuchTool):
         await call(parts, place.caller(), "theirs_list_charges", {}, Nobody())
     assert upstream.requests == []

@@ -133,7 +133,7 @@ async def test_while_the_service_is_down_calls_go_on_until_their_keys_time_is_ov
         with pytest.raises(KeysAway):
             await call(parts, place.caller(), "stripe_create_refund", {"charge": "ch_1"}, Nobody())
         assert len(upstream.requests) == sent
-        assert place.installation.database.read("SELECT COUNT(*) FROM approval") == [(0,)]
+        assert place.database.read("SELECT COUNT(*) FROM approval") == [(0,)]
         refused = [entry["reason"] for entry in place.events("call.refused")]
         assert refused == ["keys unavailable"] * 2
         assert len(place.events("call.attempt")) == 2
@@ -144,7 +144,7 @@ async def test_a_service_that_is_down_is_left_alone_for_a_moment_and_then_asked_
 ) -> None:
     async with running(place.installation) as parts:
         now = Clock()
-        keys = replace(parts, keys=type(parts.keys)(place.installation.database, place.installation.vault, now))
+        keys = replace(parts, keys=type(parts.keys)(place.database, place.installation.vault, now))
         service.down = True
         for _ in range(5):
             with pytest.raises(KeysAway):
@@ -177,7 +177,7 @@ async def test_a_held_call_waits_without_any_key_being_asked_for_inside_a_transa
     asked = service.unwrap
 
     def watched(blob: bytes, *, context: Sequence[str]) -> bytes:
-        writer = place.installation.database._writer
+        writer = place.database._writer
         seen.append(writer is not None and writer.in_transaction)
         return asked(blob, context=context)
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from server.audit import Event, Head, append
-from server.audit.noted import Gap, NotedHeads, NotedProblem, gaps, heads, logs
+from server.audit.noted import Gap, NotedHeads, NotedProblem, gaps, heads
 from server.copies import copy_database
 from server.database import DatabaseProblem
 from server.duty import RolledBack, on_duty, require_current
@@ -30,7 +30,7 @@ PATIENCE_S = 30.0
 
 def happen(place: Place, times: int = 1, org: str | None = None) -> None:
     for _ in range(times):
-        place.installation.database.write_now(lambda rows: append(rows, org or place.org, Event.AUDIT_LISTED, by="x"))
+        place.database.write_now(lambda rows: append(rows, org or place.org, Event.AUDIT_LISTED, by="x"))
 
 
 def noted_of(place: Place) -> NotedHeads:
@@ -39,7 +39,7 @@ def noted_of(place: Place) -> NotedHeads:
 
 def put_back(place: Place, copy: Path) -> None:
     """Put an older database in the place of the present one, as somebody does who copies files."""
-    place.installation.database.close()
+    place.database.close()
     for suffix in ("-wal", "-shm"):
         place.installation.settings.database.with_name(f"keyleash.db{suffix}").unlink(missing_ok=True)
     place.installation.settings.database.write_bytes(copy.read_bytes())
@@ -50,7 +50,7 @@ def older(place: Place, tmp_path: Path) -> Path:
     """A copy of the database, after which three more entries were recorded and noted."""
     copy_database(place.installation.settings.database, tmp_path / "older.db")
     happen(place, 3)
-    noted_of(place).note(place.installation.database)
+    noted_of(place).note(place.database)
     return tmp_path / "older.db"
 
 
@@ -59,72 +59,75 @@ def older(place: Place, tmp_path: Path) -> Path:
 
 def test_every_log_is_noted_in_a_private_file(place: Place) -> None:
     other = add_org(place.installation, "globex")
-    noted_of(place).note(place.installation.database)
+    noted_of(place).note(place.database)
     path = place.installation.settings.noted_heads
     assert set(json.loads(path.read_text())["heads"]) == {place.org, other.org}
-    assert noted_of(place).read() == heads(place.installation.database)
+    assert noted_of(place).read() == heads(place.database)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
 def test_a_log_whose_org_is_gone_is_noted_too(place: Place) -> None:
-    place.installation.database.write_now(lambda rows: append(rows, "org_gone", Event.ORG_REMOVED))
-    assert logs(place.installation.database) == sorted([place.org, "org_gone"])
+    place.database.write_now(lambda rows: append(rows, "org_gone", Event.ORG_REMOVED))
+    assert place.database.orgs() == sorted([place.org, "org_gone"])
 
 
 def test_noting_moves_with_the_log_and_writes_nothing_while_it_stands(place: Place) -> None:
     noted = noted_of(place)
-    noted.note(place.installation.database)
+    noted.note(place.database)
     first = noted.path.stat()
-    noted.note(place.installation.database)
+    noted.note(place.database)
     assert noted.path.stat().st_mtime_ns == first.st_mtime_ns
     assert noted.path.stat().st_ino == first.st_ino
     happen(place)
-    noted.note(place.installation.database)
-    assert noted.read() == heads(place.installation.database)
+    noted.note(place.database)
+    assert noted.read() == heads(place.database)
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 def test_an_older_database_is_found_and_moves_nothing_back(place: Place, older: Path) -> None:
     noted = noted_of(place)
     before = noted.path.read_bytes()
     put_back(place, older)
-    (gap,) = noted.missing(place.installation.database)
+    (gap,) = noted.missing(place.database)
     assert (gap.org, gap.lost, gap.forked) == (place.org, 3, False)
     with pytest.raises(NotedProblem, match="3 entries behind"):
-        noted.note(place.installation.database)
+        noted.note(place.database)
     assert noted.path.read_bytes() == before
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 def test_an_older_database_that_grew_longer_than_the_newer_one_was_is_found(place: Place, older: Path) -> None:
     noted = noted_of(place)
     before = noted.path.read_bytes()
     put_back(place, older)
     happen(place, 10)
-    (gap,) = noted.missing(place.installation.database)
+    (gap,) = noted.missing(place.database)
     assert (gap.forked, gap.lost) == (True, None)
     with pytest.raises(NotedProblem, match="another log than the one that was noted"):
-        noted.note(place.installation.database)
+        noted.note(place.database)
     assert noted.path.read_bytes() == before
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 def test_a_log_that_is_gone_altogether_is_found(place: Place) -> None:
-    place.installation.database.write_now(lambda rows: append(rows, "org_gone", Event.ORG_CREATED))
-    noted_of(place).note(place.installation.database)
+    place.database.write_now(lambda rows: append(rows, "org_gone", Event.ORG_CREATED))
+    noted_of(place).note(place.database)
     with contextlib.closing(sqlite3.connect(place.installation.settings.database)) as db, db:
         db.execute("DROP TRIGGER audit_entry_no_delete")
         db.execute("DELETE FROM audit_entry WHERE org = 'org_gone'")
-    assert [(gap.org, gap.lost) for gap in noted_of(place).missing(place.installation.database)] == [("org_gone", 1)]
+    assert [(gap.org, gap.lost) for gap in noted_of(place).missing(place.database)] == [("org_gone", 1)]
 
 
 def test_settling_takes_the_database_as_it_is(place: Place, older: Path) -> None:
     put_back(place, older)
-    noted_of(place).settle(place.installation.database)
-    assert noted_of(place).missing(place.installation.database) == []
+    noted_of(place).settle(place.database)
+    assert noted_of(place).missing(place.database) == []
 
 
 def test_many_processes_note_and_none_moves_another_back(place: Place) -> None:
     """Each looks at the database and at the file under one lock, so that the last word is the newest."""
-    database, noted = place.installation.database, noted_of(place)
+    database, noted = place.database, noted_of(place)
     problems: list[Exception] = []
 
     def work() -> None:
@@ -166,7 +169,7 @@ def test_a_file_that_is_not_ours_tells_nothing_and_is_said(place: Place, content
     path = place.installation.settings.noted_heads
     path.parent.mkdir(mode=0o700)
     path.write_bytes(content)
-    for use in (noted_of(place).read, lambda: noted_of(place).note(place.installation.database)):
+    for use in (noted_of(place).read, lambda: noted_of(place).note(place.database)):
         with pytest.raises(NotedProblem, match=r"heads\.json cannot be read.*remove that file"):
             use()
     assert path.read_bytes() == content
@@ -175,7 +178,7 @@ def test_a_file_that_is_not_ours_tells_nothing_and_is_said(place: Place, content
 def test_a_disk_that_takes_nothing_is_said(place: Place) -> None:
     (place.home / "checkpoints").write_text("in the way")
     with pytest.raises(NotedProblem, match="cannot be written"):
-        noted_of(place).note(place.installation.database)
+        noted_of(place).note(place.database)
 
 
 def test_gaps_are_said_in_words() -> None:
@@ -191,7 +194,7 @@ def test_gaps_are_said_in_words() -> None:
 
 
 def test_a_server_notes_the_heads_at_its_start_and_at_its_end(place: Place) -> None:
-    settings, database = place.installation.settings, place.installation.database
+    settings, database = place.installation.settings, place.database
     with on_duty(database, settings):
         assert noted_of(place).read() == heads(database)
         happen(place)
@@ -200,7 +203,7 @@ def test_a_server_notes_the_heads_at_its_start_and_at_its_end(place: Place) -> N
 
 
 def test_a_server_notes_the_heads_from_time_to_time(place: Place) -> None:
-    settings, database = place.installation.settings, place.installation.database
+    settings, database = place.installation.settings, place.database
     with on_duty(database, settings, every_s=0.001):
         happen(place)
         wanted, deadline = heads(database), time.monotonic() + PATIENCE_S
@@ -209,19 +212,20 @@ def test_a_server_notes_the_heads_from_time_to_time(place: Place) -> None:
 
 
 def test_what_cannot_be_noted_stops_no_server(place: Place, caplog: pytest.LogCaptureFixture) -> None:
-    settings, database = place.installation.settings, place.installation.database
+    settings, database = place.installation.settings, place.database
     with on_duty(database, settings):
         settings.noted_heads.write_text("broken")
         happen(place)
     assert "could not be noted" in caplog.text
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 def test_nothing_is_served_from_an_older_database(place: Place, older: Path) -> None:
     put_back(place, older)
     served = []
     with (
         pytest.raises(RolledBack, match=r"older database was put back.*3 entries behind.*vault accept-rollback"),
-        on_duty(place.installation.database, place.installation.settings),
+        on_duty(place.database, place.installation.settings),
     ):
         served.append(True)
     assert served == []
@@ -233,22 +237,22 @@ def test_nothing_is_served_where_nothing_tells(place: Place) -> None:
     settings = place.installation.settings
     settings.noted_heads.parent.mkdir(mode=0o700)
     settings.noted_heads.write_text("broken")
-    with pytest.raises(NotedProblem), on_duty(place.installation.database, settings):
+    with pytest.raises(NotedProblem), on_duty(place.database, settings):
         raise AssertionError("it was served")
 
 
 def test_nothing_is_served_while_a_restore_is_unfinished(place: Place) -> None:
-    place.installation.database.write_now(lambda rows: rows.execute("CREATE TABLE backup_manifest (body TEXT)"))
+    place.database.write_now(lambda rows: rows.execute("CREATE TABLE backup_manifest (body TEXT)"))
     with pytest.raises(RolledBack, match=r"cut off.*vault restore"):
-        require_current(place.installation.database, place.installation.settings)
+        require_current(place.database, place.installation.settings)
 
 
 def test_while_a_server_runs_nothing_is_restored(place: Place) -> None:
     settings = place.installation.settings
-    with on_duty(place.installation.database, settings):
+    with on_duty(place.database, settings):
         with pytest.raises(DatabaseProblem, match="being served"), exclusive(settings.serving_lock):
             raise AssertionError("a restore began under a server")
-        with on_duty(place.installation.database, settings):
+        with on_duty(place.database, settings):
             pass
 
 
@@ -307,7 +311,7 @@ def test_a_server_that_is_told_to_stop_notes_what_was_recorded_until_then(
             assert server.wait(timeout=PATIENCE_S) == 0
         finally:
             server.kill()
-    assert noted_of(place).read() == heads(place.installation.database)
+    assert noted_of(place).read() == heads(place.database)
 
 
 def _until_it_listens(port: int) -> None:
@@ -321,8 +325,9 @@ def _until_it_listens(port: int) -> None:
 # -- the commands
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 def test_no_installation_is_made_where_another_one_is_noted_and_gone(place: Place, owner: CommandLine) -> None:
-    noted_of(place).note(place.installation.database)
+    noted_of(place).note(place.database)
     place.installation.close()
     shutil.rmtree(place.home / "data")
     shutil.rmtree(place.home / "keys")
@@ -333,6 +338,7 @@ def test_no_installation_is_made_where_another_one_is_noted_and_gone(place: Plac
     assert owner("init", "--org", "acme", "--root", "file").code == 0
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 def test_doctor_and_serve_say_how_to_mend_an_older_database(place: Place, owner: CommandLine, older: Path) -> None:
     put_back(place, older)
     ran = owner("doctor", "--json")

@@ -31,6 +31,7 @@ from tests.leaks import leak
 from tests.processes import holding
 from tests.remnants import remnants, sealed_of
 from tests.serving import serving
+from tests.telling import hooked
 from tests.upstream import Answer, Upstream
 from vault import VaultError
 
@@ -47,13 +48,13 @@ def the_org(place: Place) -> Org:
 
 def take_away(place: Place) -> None:
     org = the_org(place)
-    place.installation.database.write_now(lambda rows: remove_org(rows, org, by="the operator"))
+    place.database.write_now(lambda rows: remove_org(rows, org, by="the operator"))
 
 
 def rows_of(place: Place) -> dict[str, int]:
     """How many rows the org has in each table by org that there is."""
     tables = [name for name, table in SQLModel.metadata.tables.items() if "org" in table.columns]
-    read = place.installation.database.read
+    read = place.database.read
     return {
         table: read(f"SELECT COUNT(*) FROM {table} WHERE org = ?", (place.org,))[0][0]
         for table in sorted(tables)
@@ -62,8 +63,9 @@ def rows_of(place: Place) -> dict[str, int]:
 
 
 async def full(place: Place, parts: Parts, upstream: Upstream) -> None:
-    """Give the org something in every table: an approved and a held call, a grant, a rule, people and agents."""
+    """Give the org something in every table: calls approved and held, a grant, a rule, a channel, people and agents."""
     place.connect(upstream.url, connector="slack", name="chat")
+    hooked(place, "http://127.0.0.1:9/nobody/listens/there")
     place.member("bob", ("auditor",))
     place.agent("robot", standalone=True)
     place.rule(who="everyone", tools=["stripe.get_balance"], then="allow")
@@ -72,8 +74,8 @@ async def full(place: Place, parts: Parts, upstream: Upstream) -> None:
     assert (await call(parts, place.caller(), "chat_post_message", message, Person(Decision.APPROVE_HOUR))).ok
     with pytest.raises(ApprovalRequired):
         await call(parts, place.caller(), "stripe_create_refund", REFUND, Nobody())
-    rotate_org(place.installation.database, place.installation.vault, place.org, by="alice")  # keeps derived keys
-    assert attempt(place.installation.database) == []
+    rotate_org(place.database, place.installation.vault, place.org, by="alice")  # keeps derived keys
+    assert attempt(place.database) == []
 
 
 @pytest.fixture
@@ -106,7 +108,7 @@ async def test_nothing_of_the_org_is_left_but_its_log_and_other_orgs_keep_everyt
     other.agent()
     theirs = rows_of(other)
     assert all(rows_of(whole).values()), "a table by org is empty, and its removal not tested"
-    sealed = sealed_of(whole.installation.database, whole.org)
+    sealed = sealed_of(whole.database, whole.org)
     count = len(whole.events())
     ran = owner("org", "remove", "acme", "--yes", "--json")
     assert ran.code == 0, ran.err
@@ -118,6 +120,7 @@ async def test_nothing_of_the_org_is_left_but_its_log_and_other_orgs_keep_everyt
         "rules": 1,
         "approvals": 2,
         "grants": 1,
+        "channels": 1,
         "keys": 1,
     }
     assert not any(rows_of(whole).values())
@@ -157,7 +160,7 @@ async def test_what_ended_is_on_record_and_the_removal_is_the_last_administrativ
 @pytest.mark.anyio
 async def test_the_values_in_its_log_can_be_searched_by_nobody_any_more(whole: Place, owner: CommandLine) -> None:
     vault = whole.installation.vault
-    database = whole.installation.database
+    database = whole.database
     assert len(database.query(lambda rows: vault.derive(rows, whole.org, "audit-values"))) == 32
     assert owner("org", "remove", "acme", "--yes").code == 0
     with pytest.raises(VaultError):
@@ -198,7 +201,7 @@ def test_who_removes_it_second_is_told_and_changes_nothing(place: Place) -> None
     take_away(place)
     count = len(place.events())
     with pytest.raises(IdentityProblem, match="meanwhile"):
-        place.installation.database.write_now(lambda rows: remove_org(rows, org, by="another"))
+        place.database.write_now(lambda rows: remove_org(rows, org, by="another"))
     assert len(place.events()) == count
     assert [gone.removed_by for gone in place.installation.directory.removed_orgs()] == ["the operator"]
 
@@ -247,8 +250,8 @@ def test_a_removed_orgs_log_is_read_exported_and_verified_by_the_operator(
 
 def test_an_altered_log_of_a_removed_org_is_found(place: Place, owner: CommandLine) -> None:
     assert owner("org", "remove", "acme", "--yes").code == 0
-    place.installation.database.write_now(lambda rows: rows.execute("DROP TRIGGER audit_entry_no_update"))
-    place.installation.database.write_now(
+    place.unlock_the_log()
+    place.database.write_now(
         lambda rows: rows.execute("UPDATE audit_entry SET body = replace(body, 'alice', 'malice') WHERE seq = 2")
     )
     ran = owner("audit", "verify", "--org", place.org)
@@ -301,9 +304,10 @@ def test_removed_orgs_are_listed_and_every_other_command_says_where_the_log_is(
 # -- who reads, and what waits
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 def test_while_a_process_reads_the_key_is_pending_shown_and_later_gone(place: Place, owner: CommandLine) -> None:
-    sealed = sealed_of(place.installation.database, place.org)
-    with holding(place.installation.database.path) as let_go:
+    sealed = sealed_of(place.database, place.org)
+    with holding(place.database.path) as let_go:
         ran = owner("org", "remove", "acme", "--yes")
         assert ran.code == 0
         assert "when the process that is reading the database lets go" in ran.out
@@ -327,8 +331,8 @@ def test_a_connections_removal_that_waits_is_completed_in_the_log_of_the_removed
     place: Place, owner: CommandLine
 ) -> None:
     installation = place.installation
-    connection = connection_named(installation.database, place.org, "stripe")
-    installation.database.write_now(lambda rows: remove(rows, installation.vault, connection, by="alice"))
+    connection = connection_named(place.database, place.org, "stripe")
+    place.database.write_now(lambda rows: remove(rows, installation.vault, connection, by="alice"))
     assert owner("org", "remove", "acme", "--yes").code == 0
     assert [entry["erased"] for entry in place.events("erasure.completed")] == ["connection", "org"]
 
@@ -401,7 +405,7 @@ async def test_a_call_under_way_when_its_connection_is_removed_finishes_and_the_
     place: Place, parts: Parts, upstream: Upstream, owner: CommandLine
 ) -> None:
     caller = place.caller()
-    sealed = sealed_of(place.installation.database, place.org, place_connection(place))
+    sealed = sealed_of(place.database, place.org, place_connection(place))
 
     def meanwhile() -> None:
         ran = owner.alone("connection", "remove", "stripe", "--yes", "--json")
@@ -417,7 +421,7 @@ async def test_a_call_under_way_when_its_connection_is_removed_finishes_and_the_
 
 
 def place_connection(place: Place) -> str:
-    return connection_named(place.installation.database, place.org, "stripe").id
+    return connection_named(place.database, place.org, "stripe").id
 
 
 @pytest.mark.anyio
@@ -434,7 +438,7 @@ async def test_a_call_under_way_when_its_org_is_removed_finishes_on_record_and_t
     )
     assert came.ok
     assert [entry["outcome"] for entry in place.events("call.outcome")] == ["succeeded"]
-    assert place.installation.database.read("SELECT 1 FROM approval") == []
+    assert place.database.read("SELECT 1 FROM approval") == []
     for again in ("stripe_get_balance", "stripe_list_charges"):
         with pytest.raises(CallRefused):
             await call(parts, caller, again, {}, Nobody())
@@ -476,7 +480,7 @@ async def test_an_hours_grant_that_comes_too_late_grants_nothing(
     with pytest.raises(NoLongerValid):
         await call(parts, caller, "chat_post_message", message, Removing(Decision.APPROVE_HOUR))
     assert upstream.requests == []
-    assert place.installation.database.read("SELECT 1 FROM call_grant") == []
+    assert place.database.read("SELECT 1 FROM call_grant") == []
 
 
 @pytest.mark.anyio

@@ -18,6 +18,7 @@ from mcp.shared.exceptions import MCPError
 
 from server.app import protocol_server, running
 from server.approval import Decision, State
+from tests import postgres
 from tests.agents import Answering, answering
 from tests.installed import SECRET, Place
 from tests.serving import serving
@@ -45,6 +46,7 @@ async def connected(
     elif transport == "stdio":
         command = "from server.cli import main; main()"
         env = {**os.environ, "KEYLEASH_HOME": str(place.home), "KEYLEASH_HOLD_SECONDS": "0"}
+        env |= postgres.environment(place.home)
         parameters = StdioServerParameters(
             command=sys.executable, args=["-c", command, "serve", "--agent", agent], env=env
         )
@@ -293,4 +295,4 @@ def decide(place: Place, approval: str) -> None:
     approvals = place.installation.approvals
     record = approvals.find(place.org, approval)
     assert record is not None
-    place.installation.database.write_now(lambda rows: approvals.decide(rows, record, Decision.APPROVE, place.actor()))
+    place.database.write_now(lambda rows: approvals.decide(rows, record, Decision.APPROVE, place.actor()))

@@ -15,7 +15,8 @@ from server.app import running
 from server.approval import Decision, State
 from server.call import REFERENCES_AT_ONCE, Outcome, Parts, call
 from server.connections import ConnectionProblem, connection_named, reencrypt, replan, rotate
-from server.database import Database, Rows
+from server.database import Rows
+from server.sqlite import SqliteDatabase
 from tests.agents import Nobody, Person, execute
 from tests.installed import SECRET, Place
 from tests.places import SOURCES, Places
@@ -29,7 +30,7 @@ REFUND = {"charge": "ch_1", "amount": 1200}
 
 def point(place: Place, reference: str, *, secret: Secret | None = None) -> None:
     """The connection `stripe` reads its secret there from now on (or has this one)."""
-    database = place.installation.database
+    database = place.database
     connection = connection_named(database, place.org, "stripe")
     connector = place.installation.catalogue.connectors["stripe"]
     planned = replan(connection, connector, kind=None, base_url=None, private=None)
@@ -290,7 +291,7 @@ async def test_a_place_that_hangs_in_the_system_does_not_hold_the_call(
 # -- what changes between the attempt and the sending
 
 
-class Between(Database):
+class Between(SqliteDatabase):
     """A database to which something happens right after each attempt has been written; notes what is opened then."""
 
     then: Callable[[], None] = staticmethod(lambda: None)
@@ -316,7 +317,7 @@ async def test_what_happens_to_the_credential_after_the_attempt_makes_no_call_fa
 ) -> None:
     if source != "vault":
         point(place, places.keep(source, SECRET))
-    connection = connection_named(place.installation.database, place.org, "stripe")
+    connection = connection_named(place.database, place.org, "stripe")
     database = Between(place.installation.settings.database)
 
     def happen() -> None:
@@ -324,9 +325,7 @@ async def test_what_happens_to_the_credential_after_the_attempt_makes_no_call_fa
             case "rotated":
                 point(place, "", secret=Secret({"secret": "rk_test_another_one_altogether"}))
             case "encrypted anew":
-                place.installation.database.write_now(
-                    lambda rows: reencrypt(rows, place.installation.vault, connection, by="alice")
-                )
+                place.database.write_now(lambda rows: reencrypt(rows, place.installation.vault, connection, by="alice"))
             case _:
                 for table in ("vault_field", "vault_credential", "connection"):
                     execute(place, f"DELETE FROM {table}")
@@ -342,10 +341,10 @@ async def test_what_happens_to_the_credential_after_the_attempt_makes_no_call_fa
 async def test_a_rotated_credential_leaves_none_of_the_earlier_ones(
     place: Place, places: Places, upstream: Upstream
 ) -> None:
-    sealed = place.installation.database.read("SELECT sealed FROM vault_field")
+    sealed = place.database.read("SELECT sealed FROM vault_field")
     for _ in range(3):
         point(place, places.keep("env", SECRET))
-    database = place.installation.database
+    database = place.database
     assert database.read("SELECT version FROM vault_credential") == [(4,)]
     assert database.read("SELECT version, field FROM vault_field") == [(4, "@reference")]
     assert sealed[0] not in database.read("SELECT sealed FROM vault_field")
@@ -359,7 +358,7 @@ async def test_encrypted_anew_the_credential_is_the_same_and_what_was_approved_s
     async with resolving(place, places) as parts:
         with pytest.raises(ApprovalRequired) as held:
             await call(parts, place.caller(), "stripe_create_refund", REFUND, Nobody())
-        approvals, database = place.installation.approvals, place.installation.database
+        approvals, database = place.installation.approvals, place.database
         record = approvals.find(place.org, held.value.approval)
         assert record is not None
         database.write_now(lambda rows: approvals.decide(rows, record, Decision.APPROVE, place.actor()))
@@ -375,14 +374,12 @@ async def test_encrypted_anew_the_credential_is_the_same_and_what_was_approved_s
 
 
 async def test_what_somebody_else_has_changed_meanwhile_is_not_encrypted_anew(place: Place, places: Places) -> None:
-    before = connection_named(place.installation.database, place.org, "stripe")
+    before = connection_named(place.database, place.org, "stripe")
     point(place, places.keep("env", SECRET))
-    rows = place.installation.database.read("SELECT * FROM vault_credential")
+    rows = place.database.read("SELECT * FROM vault_credential")
     with pytest.raises(ConnectionProblem, match="meanwhile"):
-        place.installation.database.write_now(
-            lambda rows: reencrypt(rows, place.installation.vault, before, by="alice")
-        )
-    assert place.installation.database.read("SELECT * FROM vault_credential") == rows
+        place.database.write_now(lambda rows: reencrypt(rows, place.installation.vault, before, by="alice"))
+    assert place.database.read("SELECT * FROM vault_credential") == rows
     assert [entry.get("same_secret") for entry in place.events("connection.rotated")] == [None]
 
 

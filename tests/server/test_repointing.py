@@ -58,10 +58,10 @@ def given(request: pytest.FixtureRequest, places: Places) -> Secret:
 @pytest.fixture
 def place(place: Place, given: Secret) -> Place:
     """The place; what is sealed for `stripe` was given a second time."""
-    connection = connection_named(place.installation.database, place.org, "stripe")
+    connection = connection_named(place.database, place.org, "stripe")
     connector = place.installation.catalogue.connectors["stripe"]
     planned = replan(connection, connector, kind=None, base_url=None, private=None)
-    place.installation.database.write_now(
+    place.database.write_now(
         lambda rows: rotate(
             rows,
             place.installation.vault,
@@ -154,7 +154,7 @@ def _each(edits: dict[str, dict[str, list[Any]]]) -> Iterator[tuple[str, str, An
 
 def test_every_column_is_tried(place: Place) -> None:
     for table in ("connection", "vault_credential", "vault_field"):
-        columns = {row[1] for row in place.installation.database.read(f"PRAGMA table_info({table})")}
+        columns = {row[1] for row in place.database.read(f"PRAGMA table_info({table})")}
         assert columns == BOUND.get(table, {}).keys() | FREE.get(table, {}).keys()
 
 
@@ -164,14 +164,14 @@ async def test_no_column_of_the_database_sends_a_secret_elsewhere(
     place: Place, upstream: Upstream, elsewhere: Upstream, edits: dict[str, dict[str, list[Any]]], warm: bool
 ) -> None:
     bound = json.dumps([elsewhere.url, ["127.0.0.1/32"]])
-    connection = connection_named(place.installation.database, place.org, "stripe")
+    connection = connection_named(place.database, place.org, "stripe")
     tried = 0
     async with running(place.installation) as parts:
         assert (await call(parts, place.caller(), "stripe_list_charges", {}, Nobody())).ok
         for table, column, value in [
             (t, c, v) for t, columns in edits.items() for c, vs in columns.items() for v in vs
         ]:
-            (before,) = place.installation.database.read(f"SELECT {column} FROM {table}")[0]
+            (before,) = place.database.read(f"SELECT {column} FROM {table}")[0]
             after = value
             if isinstance(value, str):
                 after = value.replace("BOUND ELSEWHERE", bound).replace("ELSEWHERE", elsewhere.url)
@@ -194,7 +194,7 @@ async def test_no_column_of_the_database_sends_a_secret_elsewhere(
             tried += 1
         assert tried > 10
         assert (await call(parts, place.caller(), "stripe_list_charges", {}, Nobody())).ok, "all is as it was"
-    assert connection_named(place.installation.database, place.org, "stripe") == connection
+    assert connection_named(place.database, place.org, "stripe") == connection
 
 
 COPY_FIELD = "INSERT INTO vault_field SELECT org, connection, version, '{}', sealed FROM vault_field"
@@ -230,7 +230,7 @@ async def test_nor_do_columns_that_were_changed_to_fit_each_other(
     place: Place, upstream: Upstream, elsewhere: Upstream, statements: list[str]
 ) -> None:
     bound = json.dumps([elsewhere.url, ["127.0.0.1/32"]])
-    rows = partial(place.installation.database.read, "SELECT * FROM connection, vault_credential, vault_field")
+    rows = partial(place.database.read, "SELECT * FROM connection, vault_credential, vault_field")
     before = rows()
     for sql in statements:
         _edit(place, sql.replace("ELSEWHERE", elsewhere.url).replace("BOUND", bound))
@@ -256,7 +256,7 @@ async def test_a_credential_moved_to_another_connection_or_org_does_not_open(
         for table in ("vault_field", "vault_credential"):
             assert execute(place, f"DELETE FROM {table} WHERE connection = ?", target.id) == 1
         for table in ("vault_credential", "vault_field"):
-            names = [row[1] for row in place.installation.database.read(f"PRAGMA table_info({table})")]
+            names = [row[1] for row in place.database.read(f"PRAGMA table_info({table})")]
             taken = ", ".join({"org": "?", "connection": "?"}.get(name, name) for name in names)
             copied = f"INSERT INTO {table} SELECT {taken} FROM {table} WHERE connection = ?"
             assert execute(place, copied, target.org, target.id, source.id) == 1
@@ -284,7 +284,7 @@ def _connected_probe(place: Place, upstream: Upstream, given: Secret) -> None:
         base_url=upstream.url,
         private=("127.0.0.1/32",),
     )
-    place.installation.database.write_now(
+    place.database.write_now(
         lambda rows: store(
             rows,
             place.installation.vault,
@@ -396,7 +396,7 @@ async def test_no_edit_of_a_connector_file_sends_a_secret_elsewhere(
     with contextlib.suppress(DefinitionError):
         parse(text, "probe.yaml")
         with_connector(place, "probe", text)
-    connection = connection_named(place.installation.database, place.org, "probe")
+    connection = connection_named(place.database, place.org, "probe")
     async with running(place.installation) as parts:
         for tool, arguments in {"probe_query": {"words": "x"}, "probe_header": {"mark": "mine"}}.items():
             with contextlib.suppress(CallRefused):

@@ -13,9 +13,9 @@ from server.audit import Event, Head, append, head
 from server.audit.noted import NotedHeads, heads
 from server.connections import connections_of, open_credential
 from server.copies import copy_database
-from server.database import Database
 from server.locks import shared
 from server.settings import Settings
+from server.sqlite import SqliteDatabase
 from tests.commandline import CommandLine
 from tests.installed import SECRET, Place, make
 from tests.leaks import leak, leaking_files
@@ -33,6 +33,8 @@ from tests.server.restoring import (
     states,
 )
 
+pytestmark = pytest.mark.sqlite_only("it is about SQLite's file")
+
 # -- onto a new machine
 
 
@@ -41,10 +43,8 @@ def test_a_new_machine_gets_everything_back(backup: Backup) -> None:
     ran = new("vault", "restore", str(backup.file), "--json")
     assert ran.code == 0, ran.err
     place = reopened(backup.place, new.home)
-    (connection,) = connections_of(place.installation.database, place.org)
-    with place.installation.database.query(
-        lambda rows: open_credential(rows, place.installation.vault, connection)
-    ) as opened:
+    (connection,) = connections_of(place.database, place.org)
+    with place.database.query(lambda rows: open_credential(rows, place.installation.vault, connection)) as opened:
         assert opened.reveal() == SECRET
     assert new("audit", "verify").code == 0
     assert sorted(path.name for path in new.home.iterdir()) == ["checkpoints", "data"]
@@ -70,7 +70,7 @@ def test_where_nothing_tells_how_far_the_log_went_all_agents_are_stopped(backup:
 
 def test_a_head_noted_elsewhere_shows_that_nothing_is_missing(backup: Backup) -> None:
     new = backup.elsewhere()
-    noted = head(backup.place.installation.database, backup.place.org)
+    noted = head(backup.place.database, backup.place.org)
     ran = new("vault", "restore", str(backup.file), "--head", f"acme={noted}", "--json")
     assert ran.code == 0, ran.err
     assert (ran.json["frozen"], ran.json["not_compared"], ran.json["compared"]) == (False, [], ["--head"])
@@ -80,7 +80,7 @@ def test_a_head_noted_elsewhere_shows_that_nothing_is_missing(backup: Backup) ->
 def test_a_head_that_the_backup_does_not_reach_refuses_it(backup: Backup) -> None:
     new = backup.elsewhere()
     happen(backup.place, 4)
-    noted = head(backup.place.installation.database, backup.place.org)
+    noted = head(backup.place.database, backup.place.org)
     for name in ("acme", backup.place.org):
         ran = new("vault", "restore", str(backup.file), "--head", f"{name}={noted}")
         assert ran.code == 1
@@ -283,8 +283,8 @@ def test_a_restore_that_goes_back_is_refused_and_says_for_whom_and_how_far(backu
 
 def test_an_accepted_rollback_is_on_record_with_what_it_lost(backup: Backup) -> None:
     happen(backup.place, 3)
-    NotedHeads(backup.place.installation.settings.noted_heads).note(backup.place.installation.database)
-    was = head(backup.place.installation.database, backup.place.org)
+    NotedHeads(backup.place.installation.settings.noted_heads).note(backup.place.database)
+    was = head(backup.place.database, backup.place.org)
     ran = backup.here("--accept-rollback", "--json")
     assert ran.code == 0, ran.err
     (gap,) = ran.json["behind"]
@@ -303,7 +303,7 @@ def test_an_accepted_rollback_is_on_record_with_what_it_lost(backup: Backup) -> 
 
 def test_heads_noted_outside_refuse_an_older_backup_though_the_database_is_gone(backup: Backup) -> None:
     happen(backup.place, 2)
-    NotedHeads(backup.place.installation.settings.noted_heads).note(backup.place.installation.database)
+    NotedHeads(backup.place.installation.settings.noted_heads).note(backup.place.database)
     backup.place.installation.close()
     shutil.rmtree(backup.place.home / "data")
     ran = backup.line("vault", "restore", str(backup.file))
@@ -344,7 +344,7 @@ def test_what_was_there_is_kept_and_can_be_restored_again(backup: Backup) -> Non
     assert kept.parent == backup.place.home / "backups"
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     assert kept.read_bytes()[18:20] == b"\x01\x01", "it would want a journal beside it"
-    with contextlib.closing(Database(kept)) as copy:
+    with contextlib.closing(SqliteDatabase(kept)) as copy:
         assert heads(copy)[backup.place.org].seq == before
     again = backup.line("vault", "restore", str(kept), "--yes", "--accept-rollback")
     assert again.code == 0, again.err
@@ -382,7 +382,7 @@ def test_what_happens_while_the_backup_is_examined_is_not_lost(backup: Backup, m
     swap = server.replacing._swap
 
     def late(*given: Any) -> None:
-        with contextlib.closing(Database(backup.live)) as other:
+        with contextlib.closing(SqliteDatabase(backup.live)) as other:
             other.write_now(lambda rows: append(rows, backup.place.org, Event.AUDIT_LISTED, by="late"))
         swap(*given)
 
@@ -399,7 +399,7 @@ def test_what_happens_while_the_backup_is_examined_is_not_lost(backup: Backup, m
 
 def test_who_has_the_database_open_sees_the_restored_one(backup: Backup) -> None:
     """A command that runs on meanwhile; its cached view is stale, because the org's revision moved beyond it."""
-    database = backup.place.installation.database
+    database = backup.place.database
     backup.place.rule(who="everyone", tools=["stripe.*"], then="deny")
     caller = backup.place.caller()
     assert len(backup.place.installation.workspaces.of(caller).rules) == 1
@@ -484,14 +484,14 @@ def test_approvals_and_grants_out_of_a_backup_cannot_be_used(
 def test_connections_with_tokens_that_are_used_once_need_consent_again(
     place: Place, owner: CommandLine, tmp_path: Path, scheme: str, asked: bool
 ) -> None:
-    place.installation.database.write_now(lambda rows: rows.execute("UPDATE connection SET scheme = ?", (scheme,)))
+    place.database.write_now(lambda rows: rows.execute("UPDATE connection SET scheme = ?", (scheme,)))
     file = tmp_path / "b.db"
     assert owner("vault", "backup", str(file)).code == 0
     place.installation.close()
     ran = owner("vault", "restore", str(file), "--yes")
     assert ran.code == 0, ran.err
     after = reopened(place)
-    ((marked,),) = after.installation.database.read("SELECT needs_consent_at IS NOT NULL FROM connection")
+    ((marked,),) = after.database.read("SELECT needs_consent_at IS NOT NULL FROM connection")
     (entry,) = after.events("vault.restored")
     assert bool(marked) is asked
     assert entry.get("needs_consent") == (["stripe"] if asked else None)
@@ -574,7 +574,7 @@ def test_an_older_database_put_back_by_hand_is_used_only_when_that_is_accepted(b
     older = backup.folder / "older.db"
     copy_database(backup.live, older)
     happen(backup.place, 3)
-    NotedHeads(backup.place.installation.settings.noted_heads).note(backup.place.installation.database)
+    NotedHeads(backup.place.installation.settings.noted_heads).note(backup.place.database)
     backup.place.installation.close()
     for name in ("keyleash.db-wal", "keyleash.db-shm"):
         backup.live.with_name(name).unlink(missing_ok=True)

@@ -21,7 +21,11 @@ PASSPHRASE = "correct horse battery"
 EVERY = int(os.environ.get("KEYLEASH_KILL_EVERY", "0"))
 """Kill at every so many steps rather than at the chosen share of them; 1 takes minutes."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="needs fork")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="needs fork"),
+    pytest.mark.sqlite_only("it is about SQLite's file"),
+]
 
 
 @pytest.fixture
@@ -37,8 +41,8 @@ def file(place: Place, owner: CommandLine, tmp_path: Path) -> Path:
     assert ran.code == 0
     (folder / "mine.yaml").unlink()
     for _ in range(3):
-        place.installation.database.write_now(lambda rows: append(rows, place.org, Event.AUDIT_LISTED, by="x"))
-    NotedHeads(place.installation.settings.noted_heads).note(place.installation.database)
+        place.database.write_now(lambda rows: append(rows, place.org, Event.AUDIT_LISTED, by="x"))
+    NotedHeads(place.installation.settings.noted_heads).note(place.database)
     place.installation.close()
     return file
 

@@ -14,7 +14,8 @@ from alembic.config import Config
 from server.audit import Event, append
 from server.audit.noted import NotedHeads
 from server.copies import copy_database
-from server.database import SCHEMA, Database
+from server.database import SCHEMA
+from server.sqlite import SqliteDatabase
 from tests.commandline import CommandLine
 from tests.installed import Place
 from tests.server.restoring import (
@@ -25,6 +26,8 @@ from tests.server.restoring import (
     rows_of,
 )
 from vault import root_key_spec
+
+pytestmark = pytest.mark.sqlite_only("it is about SQLite's file")
 
 # -- what is no backup, or was altered
 
@@ -216,7 +219,7 @@ def test_a_copy_of_an_older_schema_comes_back_at_this_releases(keyleash: Command
     )
     assert ran.code == 0, ran.err
     assert keyleash("vault", "status", "--json").json["sealed"] is False
-    with contextlib.closing(Database(live)) as database:
+    with contextlib.closing(SqliteDatabase(live)) as database:
         assert database.read("SELECT version_num FROM alembic_version") == [(SCHEMA,)]
         events = [event for (event,) in database.read("SELECT event FROM audit_entry ORDER BY seq")]
     assert events == ["org.created", "installation.upgraded", "org.frozen", "vault.restored"]
@@ -318,7 +321,7 @@ def test_a_damaged_database_is_kept_and_replaced(backup: Backup, damage: str) ->
 
 def test_a_damaged_database_is_no_way_around_the_noted_heads(backup: Backup) -> None:
     happen(backup.place, 2)
-    NotedHeads(backup.place.installation.settings.noted_heads).note(backup.place.installation.database)
+    NotedHeads(backup.place.installation.settings.noted_heads).note(backup.place.database)
     backup.place.installation.close()
     backup.live.write_text("broken" * 1000)
     ran = backup.here()
@@ -337,9 +340,9 @@ def test_noted_heads_that_cannot_be_read_stop_a_restore(backup: Backup) -> None:
 def test_a_database_that_cannot_be_read_just_now_is_not_taken_for_a_damaged_one(
     backup: Backup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import server.database
+    import server.sqlite
 
-    monkeypatch.setattr(server.database, "_BUSY_MS", 10)
+    monkeypatch.setattr(server.sqlite, "_BUSY_MS", 10)
     backup.place.installation.close()
     with contextlib.closing(sqlite3.connect(backup.live, isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode=EXCLUSIVE")

@@ -12,9 +12,10 @@ from typing import TypeVar
 import pytest
 
 from server.app import open_installation
-from server.database import Database, Rows
+from server.database import Rows
 from server.rotation import RotationProblem, rotate_root
 from server.settings import Settings
+from server.sqlite import SqliteDatabase
 from tests.commandline import ROOT, CommandLine
 from tests.installed import Place
 from tests.server.rotating import everything
@@ -26,7 +27,7 @@ PASSPHRASE = b"six words drawn by chance alone"
 
 
 def roots(place: Place) -> list[tuple[int, str, bool]]:
-    rows = Database(place.installation.settings.database).read(
+    rows = SqliteDatabase(place.installation.settings.database).read(
         "SELECT id, location, retired_at IS NOT NULL FROM vault_root ORDER BY id"
     )
     return [(generation, Path(location).name, bool(retired)) for generation, location, retired in rows]
@@ -70,16 +71,16 @@ def test_a_place_where_no_key_can_be_made_leaves_no_move_behind(
 def test_a_begun_move_does_not_adopt_the_root_key_of_an_earlier_generation(owner: CommandLine, place: Place) -> None:
     """As an earlier release left it: begun for the very place that the key in use is in."""
     location = str(place.home / "keys" / "root.key")
-    place.installation.database.write_now(lambda rows: begin_root(rows, provider="file", location=location))
+    place.database.write_now(lambda rows: begin_root(rows, provider="file", location=location))
     refused = owner("vault", "rotate-root", "--yes")
     assert refused.code == 1
     assert "it is the root key of generation 1" in refused.err
-    assert place.installation.database.read("SELECT root FROM vault_org_key") == [(1,)]
+    assert place.database.read("SELECT root FROM vault_org_key") == [(1,)]
     assert owner("vault", "rewrap", "--to", f"file:{place.home / 'keys' / 'other.key'}", "--yes").code == 0
 
 
 def test_a_begun_move_whose_key_is_gone_is_not_finished_with_another_one(owner: CommandLine, place: Place) -> None:
-    database, vault = place.installation.database, place.installation.vault
+    database, vault = place.database, place.installation.vault
     second = root_key_spec(f"file:{place.home / 'keys' / 'root-2.key'}", place.home)
     rotate_root(database, vault, second, by="test")
     database.write_now(lambda rows: rows.execute("UPDATE vault_root SET retired_at = NULL"))
@@ -120,7 +121,7 @@ def test_dropping_a_generation_spares_a_key_that_a_later_generation_is_too(owner
         rows.execute("UPDATE vault_org_key SET root = 2")
         rows.execute("UPDATE vault_root SET retired_at = 1 WHERE id = 1")
 
-    place.installation.database.write_now(again)
+    place.database.write_now(again)
     dropped = owner("vault", "drop-root", "1", "--yes", "--json")
     assert (dropped.code, dropped.json["destroyed"]) == (0, False)
     assert "the root key of generation 2 as well" in dropped.json["why_not"]
@@ -143,9 +144,9 @@ def test_in_a_home_that_was_moved_the_next_root_key_is_made_there_and_the_one_be
 def test_an_org_key_is_not_moved_under_a_generation_that_a_restore_has_taken_away(
     owner: CommandLine, place: Place
 ) -> None:
-    database, vault = place.installation.database, place.installation.vault
+    database, vault = place.database, place.installation.vault
 
-    class Replaced(Database):
+    class Replaced(SqliteDatabase):
         """A database that is replaced by an older one as soon as the rotation has made its key ready."""
 
         def query(self, read: Callable[[Rows], T]) -> T:
@@ -165,7 +166,7 @@ def test_a_backup_and_doctor_say_what_a_rotation_that_was_left_half_way_needs(
     owner: CommandLine, place: Place, tmp_path: Path
 ) -> None:
     assert "no recovery file holds both" not in owner("vault", "backup", str(tmp_path / "whole.db")).err
-    database, vault = place.installation.database, place.installation.vault
+    database, vault = place.database, place.installation.vault
     rotate_root(database, vault, root_key_spec(f"file:{place.home / 'keys' / 'root-2.key'}", place.home), by="test")
     database.write_now(lambda rows: rows.execute("UPDATE vault_root SET retired_at = NULL"))
     ran = owner("vault", "backup", str(tmp_path / "half.db"))
@@ -205,7 +206,7 @@ def test_a_backup_that_does_not_say_its_schema_is_damaged(owner: CommandLine, pl
 
 def test_what_the_root_key_before_wrapped_is_not_kept(owner: CommandLine, place: Place) -> None:
     assert owner("vault", "rotate-root", "--yes").code == 0
-    kept = place.installation.database.read("SELECT id FROM vault_root WHERE installation_key IS NOT NULL")
+    kept = place.database.read("SELECT id FROM vault_root WHERE installation_key IS NOT NULL")
     assert kept == [(2,)]
 
 

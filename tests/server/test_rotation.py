@@ -24,6 +24,7 @@ from server.errors import ApprovalRequired
 from server.identity import remove_org
 from server.rotation import Moved, RotationProblem, _drop, drop_root, rotate_org, rotate_root
 from server.sealed import DERIVED, SEALED
+from tests import postgres
 from tests.agents import Nobody, decide, execute
 from tests.commandline import CommandLine
 from tests.installed import SECRET, Place, add_org
@@ -64,7 +65,7 @@ async def held(parts: Parts, place: Place, name: str = "stripe_create_refund", a
 
 
 def counts(place: Place, sql: str) -> int:
-    return int(place.installation.database.read(sql)[0][0])
+    return int(place.database.read(sql)[0][0])
 
 
 async def test_after_a_new_root_key_everything_opens_and_nothing_is_under_the_one_before(busy: Place) -> None:
@@ -90,13 +91,13 @@ async def test_after_a_new_root_key_everything_opens_and_nothing_is_under_the_on
 
 async def test_after_a_new_org_key_everything_opens_and_the_one_before_is_gone(busy: Place) -> None:
     before = everything(busy.installation)
-    other = busy.installation.database.read("SELECT * FROM vault_org_key WHERE org <> ?", (busy.org,))
-    done = rotate_org(busy.installation.database, busy.installation.vault, busy.org, by="test")
-    assert (done.version, done.credentials, done.texts, done.dropped, done.resumed) == (2, 6, 6, 1, False)
+    other = busy.database.read("SELECT * FROM vault_org_key WHERE org <> ?", (busy.org,))
+    done = rotate_org(busy.database, busy.installation.vault, busy.org, by="test")
+    assert (done.version, done.credentials, done.texts, done.dropped, done.resumed) == (2, 6, 8, 1, False)
     assert everything(busy.installation) == before
     assert everything(open_installation(busy.installation.settings)) == before
     assert counts(busy, f"SELECT COUNT(*) FROM vault_org_key WHERE org = '{busy.org}' AND version = 1") == 0
-    assert busy.installation.database.read("SELECT * FROM vault_org_key WHERE org <> ?", (busy.org,)) == other
+    assert busy.database.read("SELECT * FROM vault_org_key WHERE org <> ?", (busy.org,)) == other
     assert [entry["step"] for entry in busy.events("vault.org_rotated")] == ["begun", "finished"]
 
 
@@ -173,7 +174,7 @@ def start(*arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "tests.server.rotating", *arguments],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, **postgres.environment(Path(arguments[1])), "PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -193,11 +194,12 @@ def finished(place: Place, what: str) -> str:
     return done.stdout
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 async def test_nothing_that_an_earlier_key_wrapped_is_left_in_the_files(busy: Place) -> None:
     vault_tables = [("vault_org_key", "wrapped"), ("vault_credential", "data_key"), ("vault_derived", "sealed")]
 
     def wrapped() -> list[bytes]:
-        return [row[0] for t, c in vault_tables for row in busy.installation.database.read(f"SELECT {c} FROM {t}")]
+        return [row[0] for t, c in vault_tables for row in busy.database.read(f"SELECT {c} FROM {t}")]
 
     for what in ("root", busy.org, "root"):
         before = wrapped()
@@ -205,7 +207,7 @@ async def test_nothing_that_an_earlier_key_wrapped_is_left_in_the_files(busy: Pl
         gone = set(before) - set(wrapped())
         assert gone
         assert remnants(busy.home, gone)  # in the write-ahead log, until it is erased
-        assert attempt(busy.installation.database) == []
+        assert attempt(busy.database) == []
         assert remnants(busy.home, gone) == []
     assert [entry["erased"] for entry in busy.events("erasure.completed")] == ["key"] * 3
 
@@ -214,7 +216,7 @@ async def test_a_rotation_that_was_begun_keeps_sealing_and_is_finished_by_the_ne
     killed = run("rotate", str(busy.home), busy.org, "UPDATE vault_credential")
     assert killed.returncode == -signal.SIGKILL
     busy.connect("http://127.0.0.1:1", name="meanwhile", secret=f"{SECRET}_new")
-    done = rotate_org(busy.installation.database, busy.installation.vault, busy.org, by="test")
+    done = rotate_org(busy.database, busy.installation.vault, busy.org, by="test")
     assert (done.resumed, done.version) == (True, 2)
     assert everything(busy.installation)[f"{busy.org} meanwhile"] == f"{SECRET}_new"
 
@@ -224,9 +226,7 @@ async def test_an_earlier_key_is_not_dropped_while_anything_is_under_it(busy: Pl
     before = everything(busy.installation)
     stop = "UPDATE vault_credential" if done == "neither" else "UPDATE approval"
     assert run("rotate", str(busy.home), busy.org, stop).returncode == -signal.SIGKILL
-    dropped = busy.installation.database.write_now(
-        lambda rows: _drop(rows, org=busy.org, version=2, by="test", moved=Moved())
-    )
+    dropped = busy.database.write_now(lambda rows: _drop(rows, org=busy.org, version=2, by="test", moved=Moved()))
     assert dropped is None
     assert counts(busy, f"SELECT COUNT(*) FROM vault_org_key WHERE org = '{busy.org}'") == 2
     assert [entry["step"] for entry in busy.events("vault.org_rotated")] == ["begun"]
@@ -245,7 +245,7 @@ async def test_two_that_rotate_at_once_end_with_one_key_and_lose_nothing(busy: P
 
 
 async def test_an_altered_credential_is_named_and_keeps_the_earlier_key_from_being_dropped(busy: Place) -> None:
-    (row,) = busy.installation.database.read("SELECT id FROM connection WHERE name = 'stripe_2'")
+    (row,) = busy.database.read("SELECT id FROM connection WHERE name = 'stripe_2'")
     execute(busy, "UPDATE vault_credential SET data_key = zeroblob(113) WHERE connection = ?", row[0])
     with pytest.raises(RotationProblem, match=r"stripe_2 cannot be opened.*connection rotate stripe_2"):
         rotate(busy.installation, busy.org)
@@ -268,25 +268,25 @@ async def test_an_altered_org_key_is_named_and_the_earlier_root_key_stays(busy: 
     with pytest.raises(RotationProblem, match=f"key of {busy.org} cannot be opened"):
         rotate(busy.installation, "root")
     with pytest.raises(VaultError, match="cannot be dropped"):
-        drop_root(busy.installation.database, 1, by="test")
+        drop_root(busy.database, 1, by="test")
     assert (busy.home / "keys" / "root.key").exists()
 
 
 async def test_a_root_key_with_rows_under_it_or_in_use_cannot_be_dropped(busy: Place) -> None:
     with pytest.raises(VaultError, match="2 keys of orgs are under it"):
-        drop_root(busy.installation.database, 1, by="test")
+        drop_root(busy.database, 1, by="test")
     rotate(busy.installation, "root")
     with pytest.raises(VaultError, match="cannot be dropped"):
-        drop_root(busy.installation.database, 2, by="test")
+        drop_root(busy.database, 2, by="test")
     with pytest.raises(VaultError, match="no root key of generation 7"):
-        drop_root(busy.installation.database, 7, by="test")
-    dropped = drop_root(busy.installation.database, 1, by="test")
+        drop_root(busy.database, 7, by="test")
+    dropped = drop_root(busy.database, 1, by="test")
     assert dropped[:2] == ("file", str(busy.home / "keys" / "root.key"))
     assert everything(open_installation(busy.installation.settings))
 
 
 async def test_a_move_to_one_place_is_finished_before_one_to_another_begins(busy: Place, tmp_path: Path) -> None:
-    database, vault = busy.installation.database, busy.installation.vault
+    database, vault = busy.database, busy.installation.vault
     first, second = (root_key_spec(f"file:{tmp_path / name}", busy.home) for name in ("first.key", "second.key"))
     killed = run("rotate", str(busy.home), "root", "UPDATE vault_root")
     assert killed.returncode == -signal.SIGKILL
@@ -304,13 +304,13 @@ async def test_a_new_root_key_is_never_put_over_one_that_is_there(busy: Place, t
     taken.create()
     there = (tmp_path / "taken.key").read_bytes()
     with pytest.raises(RootKeyProblem, match="There is a root key in file"):
-        rotate_root(busy.installation.database, busy.installation.vault, taken, by="test")
+        rotate_root(busy.database, busy.installation.vault, taken, by="test")
     assert (tmp_path / "taken.key").read_bytes() == there
     assert counts(busy, "SELECT COUNT(*) FROM vault_org_key WHERE root = 1") == 2
 
 
 async def test_an_org_that_is_removed_while_its_key_rotates_is_not_said_to_have_a_new_one(busy: Place) -> None:
-    database, vault = busy.installation.database, busy.installation.vault
+    database, vault = busy.database, busy.installation.vault
     org = busy.installation.directory.org("other")
 
     def removed(_done: int) -> None:
@@ -324,13 +324,13 @@ async def test_an_org_that_is_removed_while_its_key_rotates_is_not_said_to_have_
 
 
 async def test_a_sealed_vault_rotates_nothing(busy: Place) -> None:
-    before = busy.installation.database.read("SELECT * FROM vault_root")
+    before = busy.database.read("SELECT * FROM vault_root")
     place = root_key_spec("file", busy.home).successor(2)
     with pytest.raises(Sealed):
-        rotate_root(busy.installation.database, Vault(None, "why."), place, by="test")
+        rotate_root(busy.database, Vault(None, "why."), place, by="test")
     with pytest.raises(Sealed):
-        rotate_org(busy.installation.database, Vault(None, "why."), busy.org, by="test")
-    assert busy.installation.database.read("SELECT * FROM vault_root") == before
+        rotate_org(busy.database, Vault(None, "why."), busy.org, by="test")
+    assert busy.database.read("SELECT * FROM vault_root") == before
     assert not (busy.home / "keys" / "root-2.key").exists()
 
 
@@ -409,14 +409,14 @@ def test_the_root_key_moves_to_another_place(operator: CommandLine, place: Place
 def test_nothing_is_rotated_unasked_or_without_the_root_key(
     operator: CommandLine, place: Place, arguments: tuple[str, ...]
 ) -> None:
-    before = place.installation.database.read("SELECT * FROM vault_root")
+    before = place.database.read("SELECT * FROM vault_root")
     unasked = operator.alone("vault", *arguments)
     assert (unasked.code, "--yes" in unasked.err) == (1, True)
     (place.home / "keys" / "root.key").rename(place.home / "gone.key")
     sealed = operator("vault", *arguments, "--yes")
     assert sealed.code == 1
     assert "Only the operator may do this" in sealed.err
-    assert place.installation.database.read("SELECT * FROM vault_root") == before
+    assert place.database.read("SELECT * FROM vault_root") == before
 
 
 def test_status_names_a_rotation_that_was_begun_and_how_to_finish_it(operator: CommandLine, place: Place) -> None:

@@ -13,6 +13,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from server.app import protocol_server, release, running
 from server.protocol import discovery as of_the_server
 from server.stdio import VERSIONS, answer_to, discovery
+from tests import postgres
 from tests.installed import Place
 
 PROBE: dict[str, Any] = {
@@ -102,7 +103,7 @@ def run(
     return subprocess.run(
         [sys.executable, "-c", f"{prelude}from server.cli import main; main()", "serve", "--agent", agent],
         input="".join(json.dumps(request) + "\n" for request in requests),
-        env={**os.environ, "KEYLEASH_HOME": str(place.home)},
+        env={**os.environ, **postgres.environment(place.home), "KEYLEASH_HOME": str(place.home)},
         capture_output=True,
         text=True,
         timeout=60,

@@ -208,6 +208,16 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("org", "connection", "version", "field"),
     )
+    if op.get_context().dialect.name == "postgresql":
+        op.execute(
+            "CREATE FUNCTION audit_entry_stays() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE EXCEPTION 'the audit log is append-only'; END $$"
+        )
+        op.execute(
+            "CREATE TRIGGER audit_entry_stays BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_entry "
+            "EXECUTE FUNCTION audit_entry_stays()"
+        )
+        return
     for change in ("UPDATE", "DELETE"):
         op.execute(
             f"CREATE TRIGGER audit_entry_no_{change.lower()} BEFORE {change} ON audit_entry "

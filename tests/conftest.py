@@ -1,0 +1,37 @@
+"""Which database a test runs on: both where it is marked so, otherwise the one that KEYLEASH_TEST_DATABASE names."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+KINDS = ("sqlite", "postgres")
+CHOSEN = os.environ.get("KEYLEASH_TEST_DATABASE", "sqlite")
+assert CHOSEN in KINDS, f"KEYLEASH_TEST_DATABASE is one of {', '.join(KINDS)}"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.definition.get_closest_marker("both_databases") and CHOSEN == "sqlite":
+        metafunc.fixturenames.append("kind")
+        metafunc.parametrize("kind", KINDS, indirect=True)
+
+
+@pytest.fixture
+def kind(request: pytest.FixtureRequest) -> str:
+    """The kind of database that this test runs on."""
+    return str(getattr(request, "param", CHOSEN))
+
+
+@pytest.fixture(autouse=True)
+def _database(kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    if kind == "sqlite":
+        yield
+        return
+    about = request.node.get_closest_marker("sqlite_only")
+    if about is not None:
+        pytest.skip(f"on SQLite only: {about.args[0]}")
+    from tests import postgres
+
+    monkeypatch.setenv("KEYLEASH_TEST_DATABASE", kind)
+    yield
+    postgres.drop_all()
