@@ -339,3 +339,11 @@ def test_text_of_a_document_cannot_leave_its_place_in_the_file(tmp_path: Path) -
     _, connector = drafted(whole, tmp_path, "DELETE /a")
     assert not connector.reviewed
     assert [tool.effect for tool in connector.tools.values()] == [Effect.DESTROY]
+
+
+@pytest.mark.parametrize(
+    ("path", "identifier"), [("/a\u2028b", ""), ("/a\x85b", ""), ("/a", "getA "), ("/a", "get\u2028A")]
+)
+def test_an_operation_is_named_so_that_it_is_found_again(tmp_path: Path, path: str, identifier: str) -> None:
+    _, connector = drafted(operations(("get", path, {"operationId": identifier})), tmp_path, f"GET {path}")
+    assert [tool.method for tool in connector.tools.values()] == ["GET"]
