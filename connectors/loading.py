@@ -414,8 +414,8 @@ def _graphql(name: str, block: dict[str, Spot], about: _About) -> _Way:
 def _openapi(name: str, block: dict[str, Spot], about: _About) -> _Way:
     if about.document is None:
         raise AssertionError("a connector of kind openapi has a document")
-    sent = {header.lower() for header, _ in about.headers}
-    taken = Taken(about.taken.headers | sent | {about.idempotency[0] or ""}, about.taken.queries)
+    sent = {header.lower() for header, _ in about.headers} | {(about.idempotency[0] or "").lower()}
+    taken = Taken(about.taken.headers | sent, about.taken.queries)
     found = read_operation_of(block, about.document, taken)
     return _Way(
         method=found.method,

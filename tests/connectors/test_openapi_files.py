@@ -172,6 +172,12 @@ def test_an_operation_is_a_tool_like_any_other(tmp_path: Path) -> None:
     assert (headers["X-Version"], headers["X-Trace"], request.body) == ("7", "t,u", None)
 
 
+def test_a_header_that_the_connector_sends_is_no_argument(tmp_path: Path) -> None:
+    keyed = {"credentials:": "idempotency: {header: X-Trace, methods: [POST]}\ncredentials:"}
+    (tool,) = loaded(tmp_path, LIST, **keyed).tools.values()
+    assert not {"x_trace", "x_version"} & tool.input_schema["properties"].keys()
+
+
 def test_only_what_is_listed_is_offered_and_the_required_always(tmp_path: Path) -> None:
     text = LIST + "    arguments: [state]\n"
     assert list(one(tmp_path, text).input_schema["properties"]) == ["shop_id", "state"]
