@@ -286,6 +286,7 @@ def test_a_document_that_was_changed_leaves_its_tools_out_and_doctor_says_so(
     assert upstream.requests == []
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 def test_a_backup_takes_the_document_along(place: Place, owner: CommandLine, document: Path, tmp_path: Path) -> None:
     imported(owner, document, "listItems")
     installation = place.installation
