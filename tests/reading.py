@@ -119,10 +119,10 @@ def arrived(request: Received, tool: Tool, seen: Read) -> dict[str, Any]:
             assert take(body, steps) == value
     for argument in tool.arguments:
         if argument.place == "query":
-            name = argument.wire_name + ("[]" if argument.list_style == "brackets" else "")
+            name = argument.wire_name + ("[]" if argument.style == "brackets" else "")
             values = [value for key, value in queried if key == name]
             if argument.schema.get("type") == "array":
-                found[argument.name] = values[0].split(",") if argument.list_style == "comma" and values else values
+                found[argument.name] = values[0].split(",") if argument.style == "comma" and values else values
             elif values:
                 (found[argument.name],) = values
         elif argument.place == "body" and form:

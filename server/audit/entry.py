@@ -104,6 +104,9 @@ class Event(StrEnum):
     CONNECTION_TESTED = "connection.tested"
     CONNECTION_REMOVED = "connection.removed"
 
+    CONNECTOR_TEST_BEGUN = "connector.test_begun"  # durable before its credential is opened; names the reads
+    CONNECTOR_TESTED = "connector.tested"
+
     CHANNEL_CREATED = "channel.created"
     CHANNEL_ROTATED = "channel.rotated"
     CHANNEL_TESTED = "channel.tested"
