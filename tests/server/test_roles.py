@@ -153,8 +153,8 @@ STATED: dict[str, list[Case | Operators | Unowned]] = {
     "grant list": [Case("grant list", ALL)],
     "grant show": [Case("grant show {grant}", DECIDERS | {"auditor"})],
     "grant create": [
-        Case("grant create day --tool stripe_create_refund --runner agent:reconciler --uses 3 --yes", DECIDERS),
-        Case("grant create day --tool stripe_create_refund --runner agent:own --uses 3 --yes", AT_WORK),
+        Case("grant create day --tool chat_post_message --runner agent:reconciler --uses 3 --yes", DECIDERS),
+        Case("grant create day --tool chat_post_message --runner agent:own --uses 3 --yes", AT_WORK),
     ],
     "grant revoke": [Case("grant revoke {grant}", DECIDERS)],
     "audit list": [Case("audit list", AUDITORS)],
