@@ -4,14 +4,13 @@ Effects are suggested on the strict side, and the file says that nobody has revi
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from urllib.parse import urljoin
 
-from connectors.arguments import RESERVED_HEADERS, Taken
+from connectors.arguments import Taken
 from connectors.catalogue import MAX_WIRE_NAME, Offered
 from connectors.compiling import MAX_NAME, Input, Outline, arguments, outline, portable_name
 from connectors.definition import Argument, Connector, Effect, Tool, canonical
@@ -20,15 +19,15 @@ from connectors.effects import derive
 from connectors.errors import Unsendable
 from connectors.finding import Index
 from connectors.request import base
+from connectors.signing_in import beginning, quoted, ways_to_sign_in
 from connectors.slicing import cut
 
 TOO_LARGE = 16_000
 """Bytes of schema, about 4,000 tokens: of more than that, only what is small is offered at first."""
 MOST_FOUND = 20
 
-_TITLE, _DESCRIPTION = 60, 300  # characters
+_TITLE = 60  # characters
 _WHO = ("me", "whoami", "current", "self", "user", "account", "profile", "ping", "status", "health", "balance")
-_HEADER = re.compile(r"[A-Za-z0-9-]{1,64}")
 _PLAIN = re.compile(r"[\x21-\x7e]{1,200}")
 _SEGMENT = re.compile(r"[A-Za-z0-9._~:@-]+")
 
@@ -84,7 +83,7 @@ class Draft:
 def draft(document: Document, chosen: Sequence[Described], *, identifier: str, source: str) -> Draft:
     """Write the file; raises DocumentError where an operation cannot be offered, or two are at different servers."""
     where, notes = _server(document, chosen, source, identifier)
-    ways, more = _credentials(document, chosen)
+    ways, more = ways_to_sign_in(document, chosen)
     notes += more
     content = cut(document, chosen)
     small = read_json_document(content, f"{identifier}.openapi.json")
@@ -125,15 +124,15 @@ def _head(document: Document, identifier: str, where: str, sha256: str, notes: S
     yield from (f"# - {note}" for note in notes)
     yield ""
     yield f"id: {identifier}"
-    yield f"title: {_quoted(line(document.title)[:_TITLE] or identifier)}"
+    yield f"title: {quoted(line(document.title)[:_TITLE] or identifier)}"
     yield "kind: openapi"
     external = Part(document.root, "").get("externalDocs")
     if external is not None and external.text("url").startswith("https://"):
-        yield f"help: {_quoted(line(external.text('url')))}"
+        yield f"help: {quoted(line(external.text('url')))}"
     yield "reviewed: false"
-    yield f"base_url: {_quoted(where)}"
+    yield f"base_url: {quoted(where)}"
     yield f"document: {identifier}.openapi.json"
-    yield f"sha256: {_quoted(sha256)}"
+    yield f"sha256: {quoted(sha256)}"
     yield ""
 
 
@@ -151,18 +150,18 @@ def _tool(
         notes.append(f"{name} has a schema too large for a model; what makes it so is not offered at first.")
     title = original.summary.rstrip(".")
     title = title if 0 < len(title) <= _TITLE else name.replace("_", " ").capitalize()
-    about = _first(original.description) or _first(original.summary) or title
+    about = beginning(original.description) or beginning(original.summary) or title
     keeps = [each.name for each in offered if each.place == "path"] or [each.name for each in offered[:1]]
     names = [each.name for each in offered]
     lines = [
         "",
         f"  {name}:",
         f"    # {line(described.call)}; schema {size} bytes" + ("; DEPRECATED" if described.deprecated else ""),
-        f"    title: {_quoted(title)}",
-        f"    description: {_quoted(about)}",
-        f"    operation: {_quoted(described.id if _unique(document, described) else described.call)}",
+        f"    title: {quoted(title)}",
+        f"    description: {quoted(about)}",
+        f"    operation: {quoted(described.id if _unique(document, described) else described.call)}",
         f"    effect: {effect} # suggested by its method and its words",
-        f"    ask: {_quoted(_ask(title, offered))}",
+        f"    ask: {quoted(_ask(title, offered))}",
     ]
     if effect in (Effect.READ, Effect.SENSITIVE) and keeps:
         lines.append(f"    grant: [{', '.join(keeps)}]")
@@ -206,24 +205,10 @@ def _unique(document: Document, described: Described) -> bool:
     return bool(_PLAIN.fullmatch(described.id)) and sum(each.id == described.id for each in document.operations()) == 1
 
 
-def _first(text: str) -> str:
-    """The first sentences of a description."""
-    if len(text) <= _DESCRIPTION:
-        return text
-    end = max(text.rfind(f"{sign} ", 0, _DESCRIPTION) for sign in ".!?")
-    return text[: end + 1] if end > 40 else f"{text[: _DESCRIPTION - 1].rstrip()}…"
-
-
 def _free(name: str, names: Iterable[str]) -> str:
     taken = set(names)
     others = (f"{name[: MAX_NAME - 3]}_{number}" for number in range(2, len(taken) + 3))
     return name if name not in taken else next(other for other in others if other not in taken)
-
-
-def _quoted(text: str) -> str:
-    """A text as YAML takes it on one line: as JSON has it, but for what cannot be seen."""
-    quoted = json.dumps(text, ensure_ascii=False)
-    return "".join(char if char.isprintable() else f"\\U{ord(char):08x}" for char in quoted)
 
 
 # --- where it is
@@ -302,76 +287,6 @@ def _is_bare(described: Described, document: Document) -> bool:
         return not any(each.required for each in outline(document, described, _NOTHING_TAKEN).inputs)
     except DocumentError:
         return False
-
-
-# --- how one signs in
-
-
-@dataclass(frozen=True, slots=True)
-class _Way:
-    lines: tuple[str, ...]
-    header: str = ""
-    query: str = ""
-
-
-def _credentials(document: Document, chosen: Sequence[Described]) -> tuple[list[_Way], list[str]]:
-    """The ways to sign in that the chosen operations name, in our words; and what there is to say of them."""
-    components = Part(document.root, "").get("components")
-    schemes = components.get("securitySchemes") if components else None
-    wanted = {name for each in chosen for name in _named(each, document)}
-    ways: list[_Way] = []
-    notes: list[str] = []
-    for name, part in schemes.items() if schemes else ():
-        if wanted and name not in wanted:
-            continue
-        way, note = _way(portable_name(name) or "credential", document.resolve(part))
-        ways += [way] if way else []
-        notes += [f"{line(name)}: {note}"] if note else []
-    if not ways:
-        notes.append("No way to sign in could be taken from the document: write `credentials` by the vendor's pages.")
-        ways.append(_simple("token", "bearer", "Say where to make one, and with which rights.")[0])
-    return ways, notes
-
-
-def _named(described: Described, document: Document) -> Iterator[str]:
-    own = described.part.get("security") or Part(document.root, "").get("security")
-    for each in own.list() if own else ():
-        yield from each.mapping
-
-
-def _way(identifier: str, part: Part) -> tuple[_Way | None, str]:
-    kind, scheme, where = part.text("type"), part.text("scheme").lower(), part.text("in")
-    said = _first(line(part.text("description"))) or "Say where to make one, and with which rights."
-    if kind == "http" and scheme == "bearer":
-        return _simple(identifier, "bearer", said)
-    if kind == "http" and scheme == "basic":
-        fields = ("    fields:", "      user: {label: User name, secret: false}", "      password: {label: Password}")
-        return _Way((*_lines(identifier, "basic", said), *fields), header="Authorization"), ""
-    if kind in ("oauth2", "openIdConnect"):
-        way, _ = _simple(identifier, "bearer", "An OAuth access token. It ends, and is not refreshed here.")
-        return way, "signing in by OAuth is taken as a pasted access token."
-    if kind == "apiKey" and where in ("header", "query"):
-        return _key(identifier, where, line(part.text("name")), said)
-    return None, " ".join(f"signing in by {kind or 'nothing'} {scheme or where} is not done here.".split())
-
-
-def _key(identifier: str, where: str, name: str, said: str) -> tuple[_Way | None, str]:
-    lines = (*_lines(identifier, where, said), f"    name: {_quoted(name)}")
-    if where == "query" and name:
-        return _Way(lines, query=name), ""
-    if not _HEADER.fullmatch(name) or name.lower() in RESERVED_HEADERS - {"authorization"}:
-        return None, f"a key in the {where} {name!r} cannot be sent."
-    note = "Authorization takes the bare key; add `prefix:` if a word belongs before it."
-    return _Way(lines, header=name), note if name.lower() == "authorization" else ""
-
-
-def _simple(identifier: str, scheme: str, said: str) -> tuple[_Way, str]:
-    return _Way(_lines(identifier, scheme, said), header="Authorization"), ""
-
-
-def _lines(identifier: str, scheme: str, said: str) -> tuple[str, ...]:
-    label = identifier.replace("_", " ")
-    return f"  {identifier}:", f"    label: {_quoted(label)}", f"    help: {_quoted(said)}", f"    scheme: {scheme}"
 
 
 # --- searching

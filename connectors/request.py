@@ -197,7 +197,7 @@ def _written(argument: Argument, value: Any) -> Iterator[tuple[str, str]]:
     """Names and texts of a value in a query or a form, in the argument's style."""
     name = argument.wire_name
     if argument.style == "json":
-        yield name, value if isinstance(value, str) else canonical(value)
+        yield name, canonical(value)
     elif argument.style == "nested":
         yield from _nested(name, value)
     elif isinstance(value, list):

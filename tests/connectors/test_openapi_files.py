@@ -26,6 +26,7 @@ DOCUMENT: dict[str, Any] = {
                     {"name": "created", "in": "query", "style": "deepObject", "schema": {"type": "object"}},
                     {"name": "ids", "in": "query", "explode": False, "schema": {"type": "array"}},
                     {"name": "state", "in": "query", "schema": {"type": "string", "enum": ["open", "closed"]}},
+                    {"name": "where", "in": "query", "content": {"application/json": {"schema": {}}}},
                     {"name": "X-Version", "in": "header", "required": True, "schema": {"type": "string"}},
                     {"name": "X-Trace", "in": "header", "schema": {"type": "array", "items": {"type": "string"}}},
                 ],
@@ -160,7 +161,7 @@ def test_an_operation_is_a_tool_like_any_other(tmp_path: Path) -> None:
     tool = one(tmp_path, LIST)
     assert (tool.method, tool.path, tool.effect) == ("GET", "/shops/{shop_id}/notes", Effect.READ)
     assert tool.input_schema["required"] == ["shop_id"]
-    assert list(tool.input_schema["properties"]) == ["shop_id", "created", "ids", "state", "x_trace"]
+    assert list(tool.input_schema["properties"]) == ["shop_id", "created", "ids", "state", "where", "x_trace"]
     assert tool.input_schema["additionalProperties"] is False
     request = sent(
         tmp_path, LIST, shop_id="a b", created={"gte": 1, "lt": 2}, ids=["x", "y"], state="open", x_trace=["t", "u"]
@@ -170,6 +171,11 @@ def test_an_operation_is_a_tool_like_any_other(tmp_path: Path) -> None:
     assert parse_qsl(parts.query) == [("created[gte]", "1"), ("created[lt]", "2"), ("ids", "x,y"), ("state", "open")]
     headers = dict(request.headers)
     assert (headers["X-Version"], headers["X-Trace"], request.body) == ("7", "t,u", None)
+
+
+@pytest.mark.parametrize(("value", "text"), [({"a": [1]}, '{"a":[1]}'), ("a", '"a"'), (None, "null")])
+def test_a_parameter_whose_content_is_json_is_written_as_json(tmp_path: Path, value: Any, text: str) -> None:
+    assert parse_qsl(urlsplit(sent(tmp_path, LIST, shop_id="1", where=value).url).query) == [("where", text)]
 
 
 def test_a_header_that_the_connector_sends_is_no_argument(tmp_path: Path) -> None:
