@@ -36,6 +36,7 @@ class Walked:
     """how many answers, errors, lists, exports and lines of the log were looked at"""
     sent: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     done: Counter[str] = field(default_factory=Counter[str])
     recorded: Counter[str] = field(default_factory=Counter[str])
     """what is on record in all the logs, by event"""
@@ -69,7 +70,7 @@ def walk(
 
     `making` makes the place at a home, on whichever database; `environ` is what the command line needs to find it.
     """
-    walked, began = Walked(operations, orgs), time.monotonic()
+    walked, began, used = Walked(operations, orgs), time.monotonic(), time.process_time()
     with (
         tempfile.TemporaryDirectory(prefix="keyleash-walk-") as folder,
         Upstream() as upstream,
@@ -98,7 +99,7 @@ def walk(
         rows = world.operators.read("SELECT event, COUNT(*) FROM audit_entry GROUP BY event")
         walked.recorded = Counter(dict(rows))
         world.installation.close()
-    walked.seconds = time.monotonic() - began
+    walked.seconds, walked.cpu_seconds = time.monotonic() - began, time.process_time() - used
     return walked
 
 
