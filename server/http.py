@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from server.identity import Caller, Frozen, Outside
 from server.narrowing import Network, address_of, within
+from server.page import APPROVAL_PATH, HEADERS, PAGE
 
 log = logging.getLogger("keyleash")
 
@@ -38,7 +39,9 @@ class ByToken(Protocol):
 
 
 class Door:
-    """An ASGI application: `/agent/mcp` for agents, `/health` for whoever watches, nothing else.
+    """An ASGI application: `/agent/mcp` for agents, `/health` for whoever watches, and a page.
+
+    The page is the same for everybody who follows a link to an approval, and holds nothing of any org.
 
     `proxies` are believed about whom they forward; `turned_away` is told of each token used from where it may not be.
     """
@@ -72,6 +75,8 @@ class Door:
             await self._agent(scope, receive, send)
         elif scope["path"] == "/health":
             await _answer(send, 200, {"status": "ok"})
+        elif APPROVAL_PATH.fullmatch(scope["path"]):
+            await _page(send, scope["method"])
         else:
             await _answer(send, 404, {"error": "not_found", "error_description": f"Agents connect at {AGENT_PATH}."})
 
@@ -155,6 +160,16 @@ async def _answer(send: Send, status: int, content: dict[str, str], *, challenge
         headers.append((b"www-authenticate", b'Bearer error="invalid_token"'))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+async def _page(send: Send, method: str) -> None:
+    """How to decide about a held call; nothing can be decided there, and no other method does anything."""
+    if method not in ("GET", "HEAD"):
+        await _answer(send, 405, {"error": "method_not_allowed", "error_description": "Nothing is decided here."})
+        return
+    headers = [*HEADERS, (b"content-length", str(len(PAGE)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if method == "HEAD" else PAGE})
 
 
 def parse_bind(text: str) -> tuple[str, int]:

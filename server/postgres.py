@@ -50,6 +50,8 @@ _BEGIN_READING: Statement = (b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
 _BEGIN: Statement = (b"BEGIN ISOLATION LEVEL READ COMMITTED", ())
 _SAVEPOINT: Statement = (b"SAVEPOINT one", ())
 _RELEASE: Statement = (b"RELEASE one", ())
+_COMMIT: Statement = (b"COMMIT", ())
+_ROLLBACK: Statement = (b"ROLLBACK", ())
 _UNDO: Statement = (b"ROLLBACK TO one", ())
 
 
@@ -92,9 +94,12 @@ class PostgresDatabase(Database):
         with self._server.said(), self._server.readers.line() as line:
             rows = _Transaction(line, [_BEGIN_READING, *self._scope])
             try:
-                return read(rows)
-            finally:
+                found = read(rows)
+            except BaseException:
                 rows.roll_back()
+                raise
+            rows.commit()
+            return found
 
     async def write(self, change: Callable[[Rows], T]) -> T:
         loop = asyncio.get_running_loop()
@@ -121,10 +126,11 @@ class PostgresDatabase(Database):
         What PostgreSQL keeps besides is not in a client's hands: its log, replicas, rows that a reader still sees.
         """
         with self._server.said(), self._server.writers.line() as line:
-            owned = b"SELECT 1 FROM pg_class WHERE oid = $1::regclass AND pg_has_role(current_user, relowner, 'USAGE')"
+            rows = _Queries(line, ())
+            owned = "SELECT 1 FROM pg_class WHERE oid = ?::regclass AND pg_has_role(current_user, relowner, 'USAGE')"
             for table in tables:
-                if line.run([], (owned, (table,)), again=True).fetchone():
-                    line.run([], (f"VACUUM {table}".encode(), ()), again=False)
+                if rows.execute(owned, (table,)).fetchone():
+                    rows.execute(f"VACUUM {table}")
         return True
 
     def faults(self) -> list[str]:
@@ -192,10 +198,12 @@ class PostgresDatabase(Database):
             return outcomes
 
     def _applied(self, rows: "_Transaction", change: Change, *, alone: bool) -> tuple[Any, Exception | None]:
-        if not alone:
-            rows.later(_SAVEPOINT)
         try:
+            if alone:
+                return change(rows), None
+            rows.later(_SAVEPOINT)
             result = change(rows)
+            rows.keep()
         except Exception as error:
             if rows.line.lost or isinstance(error, _UNDOES_ALL):
                 raise
@@ -206,8 +214,6 @@ class PostgresDatabase(Database):
             if isinstance(error, psycopg.Error | StopIteration):  # a future cannot carry a StopIteration
                 error = self._server.problem(error)
             return None, error
-        if not alone:
-            rows.later(_RELEASE)
         return result, None
 
 
@@ -274,32 +280,47 @@ class _Line:
         idle = pq.TransactionStatus.IDLE
         return not self.lost and self.connection.pgconn.transaction_status == idle
 
-    def run(self, before: Sequence[Statement], statement: Statement, *, again: bool) -> Any:
-        """Send these statements in one round trip; returns the last one's cursor.
+    def run(self, statements: Sequence["_Sent"], *, again: bool) -> None:
+        """Send these in one round trip.
 
         `again`: should the connection be one that was kept, and lost meanwhile, all are sent once more over a new one.
         """
         try:
-            return self._sent(before, statement)
+            self._send(statements)
         except psycopg.Error:
             if not (again and self._kept and self.lost):
                 raise
-        self.connection.close()
-        self.connection, self._kept = self._connect(), False
-        return self._sent(before, statement)
+            self.connection.close()
+            self.connection, self._kept = self._connect(), False
+            self._send(statements)
 
-    def _sent(self, before: Sequence[Statement], statement: Statement) -> Any:
+    def _send(self, statements: Sequence["_Sent"]) -> None:
         connection = self.connection
         try:
-            if not before:
-                return connection.execute(*statement)
-            with connection.pipeline():
-                for one in before:
-                    connection.execute(*one)
-                return connection.execute(*statement)
+            if len(statements) == 1:
+                statements[0].cursor = connection.execute(*statements[0].statement)
+                return
+            try:
+                with connection.pipeline():
+                    for one in statements:
+                        one.cursor = connection.execute(*one.statement)
+            except psycopg.Error:
+                # It takes what came after the failed one for prepared, and PostgreSQL has never seen that.
+                connection._prepared.clear()  # pyright: ignore[reportPrivateUsage]
+                raise
         except errors._WaitTimeout:  # pyright: ignore[reportPrivateUsage] - the one exception of its own `wait`
             connection.close()
             raise psycopg.OperationalError("it does not answer") from None
+
+
+class _Sent:
+    """A statement and, once it was sent, what came of it."""
+
+    __slots__ = ("cursor", "statement")
+
+    def __init__(self, statement: Statement) -> None:
+        self.statement = statement
+        self.cursor: Any = None
 
 
 class _Queries:
@@ -309,45 +330,98 @@ class _Queries:
         self._line, self._scope = line, scope
 
     def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Any:
-        return self._line.run(self._scope, (translated(sql), parameters), again=True)
+        sent = [_Sent(one) for one in (*self._scope, (translated(sql), parameters))]
+        self._line.run(sent, again=True)
+        return sent[-1].cursor
 
 
 class _Transaction:
-    """Rows of one transaction. What begins it goes out with its first statement."""
+    """Rows of one transaction. What begins it goes out with its first statement, and what only writes with the next."""
 
     def __init__(self, line: _Line, begin: Sequence[Statement]) -> None:
         self.line = line
-        self._before = list(begin)
-        self._begun = False
+        self._waiting = [_Sent(one) for one in begin]
+        self._used = self._begun = False
 
     def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Any:
-        before, self._before = self._before, []
+        sent = _Sent((translated(sql), parameters))
+        self._waiting.append(sent)
+        self._used = True
+        if only_writes(sql):
+            return _Later(self, sent)
+        self.flush()
+        return sent.cursor
+
+    def flush(self) -> None:
+        """Send what waits."""
         begun, self._begun = self._begun, True
-        return self.line.run(before, (translated(sql), parameters), again=not begun)
+        self._run(again=not begun)
 
     def later(self, statement: Statement) -> None:
         """Send this with the next statement."""
-        self._before.append(statement)
+        self._waiting.append(_Sent(statement))
+
+    def keep(self) -> None:
+        """End a savepoint. What was to be written since is sent first, so that its error is its own."""
+        if self._waiting and self._waiting[-1].statement is _SAVEPOINT:
+            self._waiting.pop()
+            return
+        if self._waiting:
+            self.flush()
+        self.later(_RELEASE)
 
     def undo(self) -> None:
         """Take back everything since the last savepoint."""
-        if _SAVEPOINT in self._before:
-            del self._before[self._before.index(_SAVEPOINT) :]
-        else:
-            self._before = [_UNDO, _RELEASE]
+        for place, one in enumerate(self._waiting):
+            if one.statement is _SAVEPOINT:
+                del self._waiting[place:]
+                return
+        self._waiting = [_Sent(_UNDO), _Sent(_RELEASE)]
 
     def commit(self) -> None:
-        if not self._begun:
+        if not self._used:
             return
-        if self.execute("COMMIT").statusmessage != "COMMIT":
+        last = _Sent(_COMMIT)
+        self._waiting.append(last)
+        self._run(again=False)  # it may have been committed
+        if last.cursor.statusmessage != "COMMIT":
             raise psycopg.InternalError("it was not committed")
 
     def roll_back(self) -> None:
         """Whatever state it is in; a connection that is lost has rolled it back itself."""
-        self._before = []
+        self._waiting = []
         if self._begun and not self.line.lost:
+            self._waiting = [_Sent(_ROLLBACK)]
             with contextlib.suppress(psycopg.Error):
-                self.execute("ROLLBACK")
+                self._run(again=False)
+
+    def _run(self, *, again: bool) -> None:
+        waiting, self._waiting = self._waiting, []
+        self._begun = True
+        if waiting:
+            self.line.run(waiting, again=again)
+
+
+class _Later:
+    """What comes of a statement that waits to be sent with the next: asked for it, it is sent at once."""
+
+    def __init__(self, rows: _Transaction, sent: _Sent) -> None:
+        self._rows, self._sent = rows, sent
+
+    def __getattr__(self, name: str) -> Any:
+        if self._sent.cursor is None:
+            self._rows.flush()
+        return getattr(self._sent.cursor, name)
+
+    def __iter__(self) -> Any:
+        return iter(self.fetchall())
+
+
+@lru_cache(maxsize=1024)
+def only_writes(sql: str) -> bool:
+    """Whether a statement gives no rows, so that whoever sends it need not wait for it."""
+    words = sql.upper().split()
+    return words[:1] in (["INSERT"], ["UPDATE"], ["DELETE"]) and "RETURNING" not in words
 
 
 class _Pool:
@@ -686,7 +760,12 @@ def _require_fit(session: Session, server: Server, role: str) -> None:
         raise DatabaseProblem(f"{server.name} is PostgreSQL {version // 10_000}. Keyleash needs {OLDEST} or newer.")
     if schema is None:
         raise DatabaseProblem(f"{server.name} has no schema that its owner may use: look at its search_path.")
-    if not session.read("SELECT 1 FROM pg_roles WHERE rolname = ?", (role,)):
+    known = session.read("SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = ?", (role,))
+    if known == [(True,)]:
+        raise DatabaseProblem(
+            f"{role} is a superuser or has BYPASSRLS, so no policy holds it. Give another to servers."
+        )
+    if not known:
         raise DatabaseProblem(
             f"There is no role {role} in PostgreSQL. Make it first (README, PostgreSQL), or name the one that serves."
         )

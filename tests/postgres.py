@@ -36,7 +36,7 @@ CREATE ROLE keyleash_app LOGIN;
 class Server:
     """A running PostgreSQL. `url` names one of its databases, as one of its roles."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, fsync: bool = False) -> None:
         self.user = None if os.geteuid() else _somebody()
         self.folder = Path(tempfile.mkdtemp(prefix="keyleash-pg-", dir="/tmp"))
         self.folder.chmod(0o755)
@@ -50,8 +50,8 @@ class Server:
             "listen_addresses": "127.0.0.1",
             "port": self.port,
             "unix_socket_directories": self.folder,
-            "fsync": "off",
-            "full_page_writes": "off",
+            "fsync": "on" if fsync else "off",
+            "full_page_writes": "on" if fsync else "off",
             "max_connections": 200,
             "shared_buffers": "64MB",
             "autovacuum": "off",
@@ -117,7 +117,16 @@ class Server:
 @lru_cache
 def server() -> Server:
     """The one of this run."""
-    return Server()
+    return Server(fsync=_durable)
+
+
+_durable = False
+
+
+def durable() -> None:
+    """Have the one of this run write to disk, as in production; before it is started."""
+    global _durable  # noqa: PLW0603
+    _durable = True
 
 
 @lru_cache

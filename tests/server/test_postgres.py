@@ -343,6 +343,8 @@ async def test_a_commit_whose_answer_is_lost_is_not_said_to_be_kept(place: Place
             return found
 
     async with running(place.installation) as parts:
+        await call(parts, place.caller(), "stripe_list_charges", {}, Nobody())
+        upstream.requests.clear()
         database.close()
         database._server.connections = Deaf
         with pytest.raises(Unrecorded) as told:

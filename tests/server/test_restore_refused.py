@@ -340,7 +340,7 @@ def test_noted_heads_that_cannot_be_read_stop_a_restore(backup: Backup) -> None:
 def test_a_database_that_cannot_be_read_just_now_is_not_taken_for_a_damaged_one(
     backup: Backup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import server.database
+    import server.sqlite
 
     monkeypatch.setattr(server.sqlite, "_BUSY_MS", 10)
     backup.place.installation.close()

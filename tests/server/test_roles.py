@@ -23,7 +23,7 @@ from server.identity import system_user
 from server.policy import ROLES
 from tests.agents import Nobody, decide
 from tests.commandline import CommandLine, Ran
-from tests.installed import SECRET, make
+from tests.installed import make
 from tests.upstream import Answer, Upstream
 
 pytestmark = pytest.mark.sqlite_only("it puts the whole installation back as it was, by its files")
@@ -130,6 +130,16 @@ STATED: dict[str, list[Case | Operators | Unowned]] = {
     "policy add": [Case("policy add --who everyone --tools stripe.* --then deny", ADMINS)],
     "policy remove": [Case("policy remove {rule} --yes", ADMINS)],
     "policy preset": [Case("policy preset", ALL), Case("policy preset strict", ADMINS)],
+    "policy export": [Case("policy export", ALL)],
+    "policy versions": [Case("policy versions", ALL)],
+    "policy apply": [Case("policy apply {rules} --yes", ADMINS)],
+    "policy replay": [Case("policy replay {rules} --since 1d", ADMINS)],
+    "channel list": [Case("channel list", ALL)],
+    "channel show": [Case("channel show bell", ALL)],
+    "channel add": [Case("channel add webhook two --url https://hooks.example.com/x", ADMINS)],
+    "channel test": [Case("channel test bell", ADMINS)],
+    "channel rotate": [Case("channel rotate bell", ADMINS)],
+    "channel remove": [Case("channel remove bell --yes", ADMINS)],
     "approvals list": [Case("approvals list", ALL)],
     "approvals show": [Case("approvals show {approval}", DECIDERS | {"auditor"})],
     "approvals approve": [Case("approvals approve {approval} --yes", DECIDERS)],
@@ -214,7 +224,7 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
     folder = tmp_path_factory.mktemp("roles")
     home, person = folder / "home", folder / "person"
     person.mkdir()
-    with Upstream(SECRET) as upstream:
+    with Upstream() as upstream:
         upstream.answer = lambda request: Answer({"ok": True, "ts": "1", "id": "acct_test"})
         place = make(home)
         place.connect(upstream.url)
@@ -222,13 +232,20 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
         place.agent()
         place.member("carol")
         place.member("dora", ("owner", "member"))
-        somebody = place.member("somebody", ("member",), os_user=system_user())
+        somebody = place.member("somebody", ("owner",), os_user=system_user())
         place.owner, owner = somebody, place.owner
         place.agent("own")
         place.owner = owner
         rule = place.rule(who="everyone", tools=["stripe.list_charges"], then="allow")
         approval, grant = asyncio.run(_held_and_granted(place))
         place.installation.close()
+        line, rules = CommandLine(home, person), folder / "rules.yaml"
+        made = line(
+            *("channel", "add", "webhook", "bell", "--url", f"{upstream.url}/x"),
+            *("--allow-private", "127.0.0.1/32"),
+        )
+        assert made.code == 0, made
+        rules.write_text(line("policy", "export").out)
         with contextlib.closing(sqlite3.connect(place.installation.settings.database)) as database:
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         kept = folder / "kept"
@@ -240,6 +257,7 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
             "approval": approval,
             "grant": grant,
             "folder": str(folder),
+            "rules": str(rules),
             "connector": str(Path(__file__).parents[2] / "configs" / "connectors" / "stripe.yaml"),
         }
         yield Standing(CommandLine(home, person), kept, names)

@@ -29,7 +29,7 @@ def main() -> int:
     print(
         f"{walked.operations} operations over {walked.orgs} orgs on {given.database} in {walked.seconds:.0f} s, "
         f"{walked.cpu_seconds:.0f} s of them at work (seed {given.seed}): {walked.heard} texts looked at, "
-        f"{walked.sent} calls sent, no canary of another org."
+        f"{walked.sent} calls sent, {walked.told} webhooks told, no canary of another org."
     )
     return 0
 
