@@ -234,7 +234,7 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
     folder = tmp_path_factory.mktemp("roles")
     home, person = folder / "home", folder / "person"
     person.mkdir()
-    with Upstream(SECRET) as upstream:
+    with Upstream() as upstream:
         upstream.answer = lambda request: Answer({"ok": True, "ts": "1", "id": "acct_test"})
         place = make(home)
         place.connect(upstream.url)
@@ -242,7 +242,7 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
         place.agent()
         place.member("carol")
         place.member("dora", ("owner", "member"))
-        somebody = place.member("somebody", ("member",), os_user=system_user())
+        somebody = place.member("somebody", ("owner",), os_user=system_user())
         place.owner, owner = somebody, place.owner
         place.agent("own")
         place.owner = owner
