@@ -12,9 +12,12 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
-Kind = Literal["rest", "graphql"]
+Kind = Literal["rest", "graphql", "openapi"]
 Place = Literal["path", "query", "header", "body"]
 ListStyle = Literal["repeat", "comma", "brackets"]
+Style = Literal[ListStyle, "space", "pipe", "nested", "json"]
+"""How a value stands in a query or a form, where it is no plain text: a=1&a=2, a=1,2, a[]=1, a=1%202, a=1%7C2, a[b]=1
+and a[0]=1, or as JSON in one text."""
 BodyStyle = Literal["json", "form"]
 SchemeName = Literal["bearer", "header", "query", "basic"]
 Grant = Literal["code", "client_credentials"]
@@ -86,9 +89,10 @@ class Argument:
     wire_name: str  # the name upstream: `created[gte]`; for a path argument, its hole
     schema: Mapping[str, Any]
     required: bool = False
-    steps: tuple[str, ...] = ()  # in a JSON body: the way to it, `ticket[subject]` as two; a step "0" is a list of one
+    steps: tuple[str, ...] = ()
+    """In a JSON body, the way to it: `ticket[subject]` is two, a step "0" is a list of one, none is the whole body."""
     slashes: bool = False  # a path argument of several segments: each is checked and encoded by itself
-    list_style: ListStyle = "repeat"  # how an array stands in a query
+    style: Style = "repeat"  # in a query or a form
     absent: str = "(not given)"  # what the summary says where the argument was left out
 
 
@@ -119,6 +123,7 @@ class Tool:
     arguments: tuple[Argument, ...] = ()
     input_schema: Mapping[str, Any]  # root object, additionalProperties false, no $ref
     headers: tuple[tuple[str, str], ...] = ()  # fixed, in place of the connector's own of the same name
+    body_style: BodyStyle = "json"
     fixed_query: tuple[tuple[str, str], ...] = ()  # sent with every call
     fixed_body: tuple[tuple[tuple[str, ...], Any], ...] = ()  # the same, as steps and value
     encode: tuple[tuple[tuple[str, ...], str], ...] = ()  # what stands there is written by this encoder
@@ -257,9 +262,9 @@ class Connector:
     verify: Tool  # harmless; succeeds only with a working credential
     account: Selector | None = None  # names the account in the answer to `verify`
     errors: ErrorShape = ErrorShape()
-    body_style: BodyStyle = "json"
     idempotency_header: str | None = None
     idempotency_methods: tuple[str, ...] = ()
+    idempotency_hours: int = 0  # for so long the upstream promises to know a key; 0: it promises nothing
     tools: Mapping[str, Tool]
     deprecations: tuple[Deprecation, ...] = ()
     reviewed: bool = False
@@ -271,6 +276,11 @@ class Connector:
         """What a base URL looks like where every account has its own; empty where `base_url` serves them all."""
         found = _EXAMPLE.fullmatch(self.base_url)
         return found[1] + found[2] if found else ""
+
+    def repeats_within(self, tool: Tool) -> int:
+        """For how many milliseconds the same call with the same key is carried out once; 0 where nobody promises it."""
+        honoured = self.idempotency_header is not None and tool.method in self.idempotency_methods
+        return self.idempotency_hours * 3_600_000 if honoured else 0
 
     def kind(self, identifier: str) -> CredentialKind:
         """The credential kind of this id; KeyError without one."""

@@ -22,6 +22,8 @@ from connectors.source import NAME_PATTERN
 CALL_PATTERN = r"^(GET|HEAD|POST|PUT|PATCH|DELETE) /\S*$"
 ENDPOINT_PATTERN = r"^/\S*$"
 VARIABLE_PATTERN = r"^[A-Za-z][A-Za-z0-9_]*$"
+DOCUMENT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.json$"
+SHA256_PATTERN = r"^[0-9a-f]{64}$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,15 @@ IDEMPOTENCY: Mapping[str, Key] = {
     "methods": Key(
         {"type": "array", "items": {"enum": ["POST", "PUT", "PATCH", "DELETE"]}, "minItems": 1}, required=True
     ),
+    "hours": Key(
+        {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": 720,
+            "description": "How long the vendor promises to know a key. Without it, a call that was lost on its way is "
+            "never sent again.",
+        }
+    ),
 }
 
 VERIFY: Mapping[str, Key] = {
@@ -237,6 +248,9 @@ SCHEMA: Mapping[str, Key] = {
     "enum": Key({"type": "array", "minItems": 1}),
     "const": Key({}),
     "default": Key({"description": "What the upstream takes when it is left out; never filled in here."}),
+    "examples": Key(
+        {"type": "array", "minItems": 1, "description": "For the model; `connector test` takes the first."}
+    ),
     "format": _text("A note for the model; not checked."),
     "pattern": _text("Searched for, in linear time: no look-around, no back-references."),
     "minLength": Key(_COUNT),
@@ -324,6 +338,49 @@ GRAPHQL_OUTPUT: Mapping[str, Key] = {
 VARIABLE: Mapping[str, Key] = {"absent": ARGUMENT["absent"], **SCHEMA}
 
 
+# --- kind: openapi, where it differs
+
+_NAMES = {"type": "string", "pattern": NAME_PATTERN}
+
+OPENAPI_CONNECTOR: Mapping[str, Key] = {
+    **{name: key for name, key in CONNECTOR.items() if name != "body"},
+    "kind": _one_of(["openapi"], "Operations of a pinned document.", required=True),
+    "document": _text(
+        "The OpenAPI document, a JSON file beside this one; never fetched.", required=True, pattern=DOCUMENT_PATTERN
+    ),
+    "sha256": _text("Of the document; with another one nothing is offered.", required=True, pattern=SHA256_PATTERN),
+    "reviewed": _flag(
+        "A person has read every tool: each states its effect. Until then what reads counts as sensitive, and what "
+        "writes as send."
+    ),
+    "tools": _blocks("openapiTool", "What is offered; nothing else is.", required=True),
+}
+
+OPENAPI_TOOL: Mapping[str, Key] = {
+    **{name: key for name, key in TOOL.items() if name not in ("call", "encode")},  # the operation says
+    "operation": _text("Its operationId, or `METHOD /path` as the document has it.", required=True),
+    "arguments": Key(
+        {
+            "type": "array",
+            "items": _NAMES,
+            "description": "Those that are offered, besides the required ones; without the list, all.",
+        }
+    ),
+    "fixed": Key({"type": "object", "description": "Argument: the value that every call sends; it is not offered."}),
+    "rename": Key(
+        {"type": "object", "additionalProperties": _NAMES, "description": "Argument: what it is called here."}
+    ),
+    "slashes": _texts("Path arguments that may hold several segments."),
+    "absent": Key(
+        {
+            "type": "object",
+            "additionalProperties": {"type": "string"},
+            "description": "Argument: what the ask line says where it is left out.",
+        }
+    ),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Form:
     """The blocks whose keys depend on a connector's kind."""
@@ -341,6 +398,7 @@ FORMS: Mapping[Kind, Form] = {
     "graphql": Form(
         GRAPHQL_CONNECTOR, GRAPHQL_IDEMPOTENCY, GRAPHQL_VERIFY, GRAPHQL_ERRORS, GRAPHQL_TOOL, GRAPHQL_OUTPUT
     ),
+    "openapi": Form(OPENAPI_CONNECTOR, IDEMPOTENCY, VERIFY, ERRORS, OPENAPI_TOOL, OUTPUT),
 }
 
 BLOCKS: Mapping[str, Mapping[str, Key]] = {
@@ -363,6 +421,7 @@ BLOCKS: Mapping[str, Mapping[str, Key]] = {
     "graphqlTool": GRAPHQL_TOOL,
     "graphqlOutput": GRAPHQL_OUTPUT,
     "variable": VARIABLE,
+    "openapiTool": OPENAPI_TOOL,
 }
 
 
@@ -376,11 +435,19 @@ def json_schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Keyleash connector",
         "type": "object",
-        "if": {"properties": {"kind": {"const": "graphql"}}, "required": ["kind"]},
+        "if": _of_kind("graphql"),
         "then": _object(GRAPHQL_CONNECTOR),
-        "else": _object(CONNECTOR),
+        "else": {
+            "if": _of_kind("openapi"),
+            "then": _object(OPENAPI_CONNECTOR),
+            "else": _object(CONNECTOR),
+        },
         "$defs": {name: _object(keys) for name, keys in BLOCKS.items()},
     }
+
+
+def _of_kind(kind: Kind) -> dict[str, Any]:
+    return {"properties": {"kind": {"const": kind}}, "required": ["kind"]}
 
 
 def _object(keys: Mapping[str, Key]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ derived on the strict side, and no argument can take the place of a credential.
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -36,10 +36,12 @@ from connectors.definition import (
     Tool,
     canonical,
 )
-from connectors.effects import derive, derive_operation
+from connectors.document import Document
+from connectors.effects import derive, derive_operation, until_reviewed
 from connectors.errors import Unsendable
 from connectors.layout import Layout, read_layout
 from connectors.oauthblock import fields_of_app, read_oauth
+from connectors.operations import pinned_document, read_operation_of
 from connectors.request import base
 from connectors.source import NAME_MEND, NAME_PATTERN, Spot, read_file, read_text, suggestion
 from connectors.variables import read_operation, read_variables
@@ -77,12 +79,15 @@ def _connector(spot: Spot) -> Connector:
     errors = _errors(block.get("errors"), kind)
     about = _About(
         connector=identifier,
+        kind=kind,
         form=form,
+        document=pinned_document(block["document"], block["sha256"]) if kind == "openapi" else None,
         endpoint=_endpoint(block.get("endpoint")),
         base_url=_base_url(block["base_url"]),
         headers=_headers(block.get("headers"), taken),
         body_style=_body_style(block.get("body")),
-        idempotency=_idempotency(block.get("idempotency")) if kind == "rest" else (None, ()),
+        idempotency=_idempotency(block.get("idempotency")) if kind != "graphql" else (None, ()),
+        idempotency_hours=_idempotency_hours(block.get("idempotency")) if kind != "graphql" else 0,
         key_variable=_key_variable(block.get("idempotency")) if kind == "graphql" else "",
         user_errors=errors.user_errors,
         reviewed="reviewed" in block and block["reviewed"].flag("Reviewed"),
@@ -98,9 +103,9 @@ def _connector(spot: Spot) -> Connector:
         verify=_verify(verify, about),
         account=_selector(verify.get("account")),
         errors=errors,
-        body_style=about.body_style,
         idempotency_header=about.idempotency[0],
         idempotency_methods=about.idempotency[1],
+        idempotency_hours=about.idempotency_hours,
         tools={name: _tool(name, tool, about) for name, tool in block["tools"].named("Tools").items()},
         deprecations=tuple(_deprecation(item) for item in _list(block.get("deprecations"), "Deprecations")),
         reviewed=about.reviewed,
@@ -114,12 +119,15 @@ class _About:
     """What a tool needs to know of the connector around it."""
 
     connector: str
+    kind: Kind
     form: keys.Form
+    document: Document | None  # of OpenAPI
     endpoint: str  # of GraphQL; empty for REST
     base_url: str
     headers: tuple[tuple[str, str], ...]
     body_style: BodyStyle
     idempotency: tuple[str | None, tuple[str, ...]]
+    idempotency_hours: int
     key_variable: str  # of GraphQL, in place of a header
     user_errors: str
     reviewed: bool
@@ -183,6 +191,15 @@ def _idempotency(spot: Spot | None) -> tuple[str | None, tuple[str, ...]]:
         item.one_of("A method", ["POST", "PUT", "PATCH", "DELETE"]) for item in block["methods"].items("Methods")
     ]
     return header, tuple(methods)
+
+
+def _idempotency_hours(spot: Spot | None) -> int:
+    hours = spot.mapping("Idempotency").get("hours") if spot is not None else None
+    if hours is None:
+        return 0
+    if not isinstance(hours.value, int) or isinstance(hours.value, bool) or not 1 <= hours.value <= 720:
+        hours.fail("The hours must be a whole number from 1 to 720.", "Write what the vendor promises.")
+    return hours.value
 
 
 def _key_variable(spot: Spot | None) -> str:
@@ -387,6 +404,9 @@ class _Way:
     arguments: tuple[Argument, ...]
     operation: Operation | None = None
     layout: Layout = field(default_factory=Layout)
+    body_style: BodyStyle = "json"
+    headers: tuple[tuple[str, str], ...] = ()
+    compiled: Any = None  # what is sent, where the file alone does not say it
 
 
 def _rest(name: str, block: dict[str, Spot], about: _About) -> _Way:
@@ -398,6 +418,7 @@ def _rest(name: str, block: dict[str, Spot], about: _About) -> _Way:
         suggested=derive(method, path, name),
         arguments=arguments,
         layout=read_layout(block, method, arguments, about.body_style, about.taken),
+        body_style=about.body_style,
     )
 
 
@@ -411,6 +432,31 @@ def _graphql(name: str, block: dict[str, Spot], about: _About) -> _Way:
         arguments=read_variables(block, document, about.taken),
         operation=operation,
     )
+
+
+def _openapi(name: str, block: dict[str, Spot], about: _About) -> _Way:
+    if about.document is None:
+        raise AssertionError("a connector of kind openapi has a document")
+    sent = {header.lower() for header, _ in about.headers} | {(about.idempotency[0] or "").lower()}
+    taken = Taken(about.taken.headers | sent, about.taken.queries)
+    found = read_operation_of(block, about.document, taken)
+    return _Way(
+        method=found.method,
+        path=found.path,
+        suggested=derive(found.method, found.path, f"{found.id} {name}"),
+        arguments=found.arguments,
+        layout=Layout(found.fixed_query, found.fixed_body),
+        body_style=found.body_style,
+        headers=found.headers,
+        compiled=found.sent,
+    )
+
+
+_WAYS: Mapping[Kind, Callable[[str, dict[str, Spot], _About], _Way]] = {
+    "rest": _rest,
+    "graphql": _graphql,
+    "openapi": _openapi,
+}
 
 
 def _verify(block: dict[str, Spot], about: _About) -> Tool:
@@ -442,9 +488,11 @@ def _verify(block: dict[str, Spot], about: _About) -> Tool:
 
 def _tool(name: str, spot: Spot, about: _About) -> Tool:
     block = spot.block("A tool", about.form.tool, keys.required(about.form.tool))
-    way = (_graphql if about.endpoint else _rest)(name, block, about)
+    way = _WAYS[about.kind](name, block, about)
     names = [argument.name for argument in way.arguments]
-    effect = _effect(way, block, spot, about)
+    stated = _effect(way, block, spot, about)
+    unreviewed = about.kind == "openapi" and not about.reviewed
+    effect = until_reviewed(stated) if unreviewed else stated
     output = block["output"].block("Output", about.form.output) if "output" in block else {}
     schema = _input_schema(
         {argument.name: argument.schema for argument in way.arguments},
@@ -460,7 +508,8 @@ def _tool(name: str, spot: Spot, about: _About) -> Tool:
         operation=way.operation,
         arguments=way.arguments,
         input_schema=schema,
-        headers=_headers(block.get("headers"), about.taken.headers),
+        headers=(*way.headers, *_headers(block.get("headers"), about.taken.headers)),
+        body_style=way.body_style,
         fixed_query=way.layout.fixed_query,
         fixed_body=way.layout.fixed_body,
         encode=way.layout.encode,
@@ -471,11 +520,11 @@ def _tool(name: str, spot: Spot, about: _About) -> Tool:
         output_next=_next(output),
         output_next_url=_selector(output.get("next_url")),
         output_usage=_selector(output.get("usage")),
-        ask=_ask(block.get("ask"), names, effect, spot),
-        grant=_names_of(block.get("grant"), names),
+        ask=_ask(block.get("ask"), names, effect, spot, raised=effect is not stated),
+        grant=_grant(block.get("grant"), names, stated, unreviewed=unreviewed),
         plain=_names_of(block.get("plain"), names),
         because=block["because"].text("Because") if "because" in block else "",
-        definition_hash=_hash(about, {"name": name, "effect": effect} | spot.plain()),
+        definition_hash=_hash(about, {"name": name, "effect": effect} | spot.plain(), way.compiled),
         validator=compiled(schema, spot),
     )
 
@@ -514,10 +563,12 @@ def _next(output: Mapping[str, Spot]) -> str:
     return ""
 
 
-def _hash(about: _About, tool: Mapping[str, Any]) -> str:
+def _hash(about: _About, tool: Mapping[str, Any], compiled: Any = None) -> str:
     """Changes with anything that decides what a call of this tool sends, shows or returns."""
     whole = [about.connector, about.base_url, about.headers, about.body_style, about.idempotency, tool]
     whole += [about.endpoint, about.key_variable] if about.endpoint else []
+    whole += [compiled] if compiled else []
+    whole += [about.idempotency_hours] if about.idempotency_hours else []
     return hashlib.sha256(canonical(whole).encode()).hexdigest()
 
 
@@ -532,7 +583,21 @@ def _names_of(spot: Spot | None, arguments: list[str]) -> tuple[str, ...]:
     return tuple(item.one_of("An argument", arguments) for item in spot.items("A list of arguments"))
 
 
-def _ask(spot: Spot | None, arguments: list[str], effect: Effect, tool: Spot) -> str:
+def _grant(spot: Spot | None, arguments: list[str], stated: Effect, *, unreviewed: bool) -> tuple[str, ...]:
+    if spot and unreviewed and stated.strictness >= Effect.WRITE.strictness:
+        spot.fail(
+            "Until this file is reviewed, only its reads are offered an hour.",
+            "Remove `grant:`, or read every tool and set `reviewed: true`.",
+        )
+    return _names_of(spot, arguments)
+
+
+def _ask(spot: Spot | None, arguments: list[str], effect: Effect, tool: Spot, *, raised: bool) -> str:
+    if spot is None and raised:
+        tool.fail(
+            "Until this file is reviewed, a person is asked for its reads too, and this has no `ask`.",
+            "Say in one line what a person agrees to.",
+        )
     if spot is None:
         if effect is not Effect.READ:
             tool.fail(f"A tool whose effect is {effect} needs an `ask`.", "Say in one line what a person agrees to.")

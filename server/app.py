@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from connectors.catalogue import Catalogue, shipped_folder
-from server.approval import Approvals
+from server.approval import Approvals, tending
 from server.call import Parts
 from server.connections import Workspaces
 from server.credential import resolver_of
@@ -162,7 +162,8 @@ def own_root_place(home: Path, provider: str, location: str) -> RootKeyRef:
 
 @asynccontextmanager
 async def running(installation: Installation) -> AsyncGenerator[Parts]:
-    """The parts with the door out open. Meanwhile channels are told, and what was removed is erased and revoked."""
+    """The parts with the door out open. Meanwhile channels are told, what was removed is erased and revoked, and what
+    time brings to held calls is written down."""
     from connectors.egress import Egress  # the HTTP library: commands that send nothing do without
     from server.delivery import delivering
 
@@ -171,6 +172,7 @@ async def running(installation: Installation) -> AsyncGenerator[Parts]:
         Egress() as egress,
         retrying(database),
         sweeping(database, settings.keep_days),
+        tending(database, installation.approvals, keep_days=settings.keep_days),
         delivering(database, vault, public_url=settings.public_url),
     ):
         parts = installation.parts(egress)

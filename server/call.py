@@ -42,6 +42,7 @@ from server.errors import (
     KeysAway,
     NoLongerValid,
     NoSuchTool,
+    OutcomeUnknown,
     Refused,
     Unrecorded,
     VaultSealed,
@@ -208,7 +209,7 @@ async def _anew(parts: Parts, bound: _Bound, clearance: Clearance, person: Perso
     """Decide again, with the caller, rules and connections of now; what was approved stays so if it is enough."""
     again = await _again(parts, bound, clearance)
     if clearance.approval is not None or again.verdict.ruling is Ruling.ALLOW:
-        return again, Clearance(approval=clearance.approval)
+        return again, Clearance(approval=clearance.approval, again=clearance.again)
     return await _require(parts, again, person, None)
 
 
@@ -265,13 +266,15 @@ async def _require(parts: Parts, bound: _Bound, person: Person, pointer: str | N
     """An approval, a grant, or the outcome there already is; what changed while the call was held is seen again."""
     caller, bound_call = bound.caller, bound.call
     before = last_done(parts.database, caller.org, caller.agent, parts.approvals.call_hash(caller.org, bound_call))
+    when = None if before is None else iso(before.at)
     prompt = render(
         caller,
         bound_call,
         bound.request,
         account=bound.connection.account,
         ownership=bound.connection.ownership,
-        done_before=None if before is None else iso(before),
+        done_before=when if before is not None and before.known else None,
+        lost_before=when if before is not None and not before.known else None,
     )
     asked = Asked(caller, bound_call, bound.connection, bound.verdict, prompt)
     try:
@@ -319,6 +322,8 @@ async def _again(parts: Parts, bound: _Bound, clearance: Clearance) -> _Bound:
     approval = clearance.approval
     if clearance.grant is not None and again.verdict.stricter_than(bound.verdict):
         raise Refused("the rules have become stricter since the grant was looked up")
+    if approval is not None and clearance.again and not still_enough(again.verdict, approval):
+        raise OutcomeUnknown(approval.id)
     if approval is not None and not still_enough(again.verdict, approval):
         await parts.approvals.retire(approval, "the rules have become stricter since")
         refusal = NoLongerValid(approval.id, "the rules have become stricter since")
@@ -388,6 +393,7 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attemp
             **_what(bound),
             **_by_leave_of(clearance),
             **argument_fields(key, bound.call.arguments, plain=bound.call.tool.plain),
+            resent=clearance.again or None,
             method=bound.request.method,
             host=bound.request.origin,
         )
@@ -597,7 +603,7 @@ def _what(bound: _Bound) -> dict[str, Any]:
 def _by_leave_of(clearance: Clearance) -> dict[str, Any]:
     approval = clearance.approval
     if approval is None:
-        return {"grant": clearance.grant}
+        return {"grant": clearance.grant, "work": clearance.work}
     last = approval.decisions[-1] if approval.decisions else {}
     return {
         "approval": approval.id,

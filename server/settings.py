@@ -28,7 +28,7 @@ class Settings:
     list_limit: int = 60
     """How many tools a caller is listed at most; with more it gets three that find, describe and call them."""
     keep_days: int = 30
-    """How long a call that was decided is kept for `policy replay`."""
+    """How long what is sealed of calls that are over is kept: for `policy replay`, and of held calls and grants."""
     reference_seconds: float = 10.0
     """How long it may take to read one secret that stays elsewhere."""
     op_token_file: Path | None = None
@@ -169,10 +169,10 @@ def _list_limit() -> int:
 
 def _keep_days() -> int:
     given = os.environ.get("KEYLEASH_KEEP_DAYS", "30")
-    if not given.isdecimal() or len(given) > 3 or not 1 <= int(given) <= 365:
+    if not given.isascii() or not given.isdecimal() or len(given) > 3 or not 1 <= int(given) <= 365:
         raise SettingsProblem(
-            f"KEYLEASH_KEEP_DAYS is {given!r}: give a whole number of days from 1 to 365. For so long the calls that "
-            "were decided are kept, sealed, for `keyleash policy replay`."
+            f"KEYLEASH_KEEP_DAYS is {given!r}: give a whole number of days from 1 to 365. For so long what is "
+            "sealed of calls that are over is kept: for `keyleash policy replay`, and of held calls and grants."
         )
     return int(given)
 

@@ -21,6 +21,7 @@ MAY: dict[str, tuple[str, ...]] = {
     "audit_entry": ("SELECT", "INSERT"),
     "org": ("SELECT", "UPDATE (preset, revision, frozen_at)"),
     "removed_org": ("SELECT",),
+    "rule_version": ("SELECT", "INSERT"),
     "vault_org_key": ("SELECT",),
     "vault_derived": ("SELECT",),
     "vault_root": ("SELECT",),

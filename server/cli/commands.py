@@ -21,11 +21,14 @@ from server.cli import (
     connect,
     database,
     doctor,
+    grants,
+    importing,
     people,
     policy,
     replaying,
     rulebooks,
     setup,
+    trying,
     vault,
 )
 from server.cli.acting import OrgName
@@ -102,6 +105,9 @@ for function in (setup.init, setup.upgrade, doctor.doctor, connect.connect, peop
 for name, function in backup.COMMANDS.items():
     vault.app.command(name)(function)
 
+for name, function in {"new": importing.new, "import-openapi": importing.import_openapi, "test": trying.test}.items():
+    connect.connector_app.command(name)(function)
+
 for name, function in {**rulebooks.COMMANDS, **replaying.COMMANDS}.items():
     policy.app.command(name)(function)
 
@@ -113,7 +119,7 @@ for name, group in {
     "agent": agents.app,
     "policy": policy.app,
     "approvals": approvals.app,
-    "grant": approvals.grant_app,
+    "grant": grants.app,
     "channel": channel.app,
     "audit": audit.app,
     "vault": vault.app,

@@ -23,7 +23,7 @@ from server.identity import system_user
 from server.policy import ROLES
 from tests.agents import Nobody, decide
 from tests.commandline import CommandLine, Ran
-from tests.installed import SECRET, make
+from tests.installed import make
 from tests.telling import hooked
 from tests.upstream import Answer, Upstream
 
@@ -75,6 +75,8 @@ STATED: dict[str, list[Case | Operators | Unowned]] = {
     "connector list": [Unowned("connectors are the installation's", "connector list --json")],
     "connector show": [Unowned("connectors are the installation's", "connector show stripe")],
     "connector check": [Unowned("it reads the file that it is given", "connector check {connector}")],
+    "connector new": [Unowned("it writes a file that is not there yet, where whoever runs it can write one")],
+    "connector import-openapi": [Unowned("it writes files that are not there yet; they offer nothing until connected")],
     "org list": [Unowned("names of orgs, for whoever can read the database", "org list --json")],
     "vault status": [Unowned("where the root key is, for whoever can read the database", "vault status --json")],
     "client show": [Unowned("it prints what to write, and writes nothing", "client show cursor")],
@@ -95,6 +97,7 @@ STATED: dict[str, list[Case | Operators | Unowned]] = {
         Case("connect stripe --name two --no-verify --secret-stdin", ADMINS, stdin=b"rk_test_0123456789"),
         Case("connect stripe --name two --no-verify --secret-from env:HOME", ADMINS),
     ],
+    "connector test": [Case("connector test stripe", ADMINS)],
     "connection list": [Case("connection list", ALL)],
     "connection show": [Case("connection show stripe", ALL)],
     "connection test": [Case("connection test stripe", ADMINS)],
@@ -138,7 +141,7 @@ STATED: dict[str, list[Case | Operators | Unowned]] = {
     "channel list": [Case("channel list", ALL)],
     "channel show": [Case("channel show team", ALL)],
     "channel add": [Case("channel add webhook pager --url-stdin", ADMINS, stdin=b"https://hooks.example.com/in")],
-    "channel test": [Case("channel test team", ADMINS, says="has not taken it")],
+    "channel test": [Case("channel test team", ADMINS)],
     "channel rotate": [Case("channel rotate team", ADMINS)],
     "channel remove": [Case("channel remove team --yes", ADMINS)],
     "approvals list": [Case("approvals list", ALL)],
@@ -146,7 +149,13 @@ STATED: dict[str, list[Case | Operators | Unowned]] = {
     "approvals approve": [Case("approvals approve {approval} --yes", DECIDERS)],
     "approvals deny": [Case("approvals deny {approval} --yes", DECIDERS)],
     "approvals watch": [Case("approvals watch", ALL, says="terminal")],
+    "approvals resolve": [Case("approvals resolve {lost} --did-not", DECIDERS)],
     "grant list": [Case("grant list", ALL)],
+    "grant show": [Case("grant show {grant}", DECIDERS | {"auditor"})],
+    "grant create": [
+        Case("grant create day --tool chat_post_message --runner agent:reconciler --uses 3 --yes", DECIDERS),
+        Case("grant create day --tool chat_post_message --runner agent:own --uses 3 --yes", AT_WORK),
+    ],
     "grant revoke": [Case("grant revoke {grant}", DECIDERS)],
     "audit list": [Case("audit list", AUDITORS)],
     "audit verify": [Case("audit verify", AUDITORS)],
@@ -225,7 +234,7 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
     folder = tmp_path_factory.mktemp("roles")
     home, person = folder / "home", folder / "person"
     person.mkdir()
-    with Upstream(SECRET) as upstream:
+    with Upstream() as upstream:
         upstream.answer = lambda request: Answer({"ok": True, "ts": "1", "id": "acct_test"})
         place = make(home)
         place.connect(upstream.url)
@@ -233,13 +242,16 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
         place.agent()
         place.member("carol")
         place.member("dora", ("owner", "member"))
-        somebody = place.member("somebody", ("member",), os_user=system_user())
+        somebody = place.member("somebody", ("owner",), os_user=system_user())
         place.owner, owner = somebody, place.owner
         place.agent("own")
         place.owner = owner
         rule = place.rule(who="everyone", tools=["stripe.list_charges"], then="allow")
         hooked(place, upstream.url, "team")
-        approval, grant = asyncio.run(_held_and_granted(place))
+        approval, lost, grant = asyncio.run(_held_and_granted(place))
+        place.installation.database.write_now(
+            lambda rows: rows.execute("UPDATE approval SET state = 'unknown' WHERE id = ?", (lost,))
+        )
         rules = folder / "rules.yaml"
         rules.write_text("preset: strict\nrules: []\n", encoding="utf-8")
         place.installation.close()
@@ -252,6 +264,7 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
         names = {
             "rule": rule,
             "approval": approval,
+            "lost": lost,
             "grant": grant,
             "folder": str(folder),
             "rules": str(rules),
@@ -260,7 +273,7 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
         yield Standing(CommandLine(home, person), kept, names)
 
 
-async def _held_and_granted(place: Any) -> tuple[str, str]:
+async def _held_and_granted(place: Any) -> tuple[str, str, str]:
     from server.app import running
     from server.call import call
     from server.errors import ApprovalRequired
@@ -270,12 +283,13 @@ async def _held_and_granted(place: Any) -> tuple[str, str]:
         for tool, given in (
             ("chat_post_message", {"channel": "C0123456789", "text": "a"}),
             ("stripe_create_refund", {"charge": "ch_1"}),
+            ("stripe_create_refund", {"charge": "ch_2"}),
         ):
             with pytest.raises(ApprovalRequired) as held:
                 await call(parts, place.caller(), tool, given, Nobody())
             found.append(held.value.approval)
         decide(place, found[0], Decision.APPROVE_HOUR)
-    return found[1], place.installation.approvals.grants(place.org)[0]["id"]
+    return found[1], found[2], place.installation.approvals.grants(place.org)[0]["id"]
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -297,7 +311,7 @@ def test_each_role_gets_in_where_it_may_and_changes_nothing_where_it_may_not(sta
 
 def _why(ran: Ran) -> bool:
     """Whether a person is told that it is not theirs to do, or nothing of what is not theirs to see."""
-    return bool(re.search(r"may not|Only an owner|There is no approval|cannot decide this", ran.err))
+    return bool(re.search(r"may not|Only an owner|There is no (approval|grant)|cannot decide this", ran.err))
 
 
 @pytest.mark.parametrize("role", ROLES)
