@@ -20,6 +20,10 @@ Style = Literal[ListStyle, "space", "pipe", "nested", "json"]
 and a[0]=1, or as JSON in one text."""
 BodyStyle = Literal["json", "form"]
 SchemeName = Literal["bearer", "header", "query", "basic"]
+Grant = Literal["code", "client_credentials"]
+ClientAuth = Literal["basic", "post", "none"]
+Revoker = Literal["client", "basic", "token", "nobody"]
+TokenName = Literal["refresh_token", "access_token"]
 
 
 class Effect(StrEnum):
@@ -174,8 +178,43 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Revocation:
+    """How a token is ended at its provider: RFC 7009, or what a provider has in its place."""
+
+    url: str  # as in OAuth; {client_id} is filled in
+    method: Literal["POST", "DELETE"] = "POST"
+    by: Revoker = "client"  # who signs the request: the app as for tokens or by Basic, the access token, nobody
+    body: BodyStyle | None = None  # as for tokens, where it is not said
+    parameter: str = "token"  # in the body; empty: none
+    sends: TokenName = "refresh_token"  # an access token where there is no other
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OAuth:
+    """How tokens are had from a provider (RFC 6749). A URL that is a path lies at the host of the base URL."""
+
+    grant: Grant = "code"
+    authorize: str = ""  # empty for client credentials
+    token: str
+    revoke: Revocation | None = None
+    scopes: tuple[str, ...] = ()
+    separator: str = " "
+    scope_name: str = "scope"  # of the parameter that names them
+    pkce: bool = True  # RFC 7636, S256
+    client: ClientAuth = "post"
+    authorize_params: tuple[tuple[str, str], ...] = ()
+    token_params: tuple[tuple[str, str | int], ...] = ()
+    body: BodyStyle = "form"
+    lifetime: int = 0  # seconds, where the answer says none; 0: until it is revoked
+    rotates: bool = True  # a refresh token is used once
+    answer: tuple[str, ...] = ()  # the keys that lead to the tokens in the answer
+    issuer: str = ""  # RFC 9207: what `iss` in the redirect has to be
+    ended: frozenset[str] = frozenset()  # codes that mean invalid_grant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CredentialKind:
-    """One way to sign in to the upstream."""
+    """One way to sign in to the upstream. With `oauth`, the fields are those of the app that asks for tokens."""
 
     id: str
     label: str
@@ -184,6 +223,7 @@ class CredentialKind:
     name: str = ""  # of the header or the query parameter
     prefix: str = ""  # before the secret in a header: `Bearer `
     fields: tuple[Field, ...]
+    oauth: OAuth | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

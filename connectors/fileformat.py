@@ -4,7 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from connectors.definition import BodyStyle, Effect, Kind, ListStyle, Place, SchemeName
+from connectors.definition import (
+    BodyStyle,
+    ClientAuth,
+    Effect,
+    Grant,
+    Kind,
+    ListStyle,
+    Place,
+    Revoker,
+    SchemeName,
+    TokenName,
+)
 from connectors.encoding import ENCODERS
 from connectors.source import NAME_PATTERN
 
@@ -92,6 +103,55 @@ CREDENTIAL: Mapping[str, Key] = {
         }
     ),
     "fields": _blocks("field", "Where there is more than one value; for basic, of `user` and `password`."),
+    "oauth": _block("oauth", "The secret is a token that is had, and renewed, by OAuth 2 with an app of one's own."),
+}
+
+# --- OAuth 2
+
+OAUTH_URL_PATTERN = r"^(https://[a-z0-9.-]+(:[0-9]+)?)?/[A-Za-z0-9._~/-]*$"
+REVOKE_URL_PATTERN = r"^(https://[a-z0-9.-]+(:[0-9]+)?)?/([A-Za-z0-9._~/-]|\{client_id\})*$"
+_ENDPOINT_HELP = "https://…, or a /path at the host of the base URL where every account has its own."
+_PARAMS = {"type": "object", "additionalProperties": {"type": ["string", "integer"]}}
+
+OAUTH: Mapping[str, Key] = {
+    "grant": _one_of(get_args(Grant), "A person consents (code, the default), or the app acts for itself."),
+    "authorize": _text(f"Where a person consents. {_ENDPOINT_HELP}", pattern=OAUTH_URL_PATTERN),
+    "token": _text(f"Where tokens are had. {_ENDPOINT_HELP}", required=True, pattern=OAUTH_URL_PATTERN),
+    "revoke": _block("revoke", "How a token is ended when the account is disconnected."),
+    "scopes": _texts("What is asked for, unless the person who connects says otherwise."),
+    "separator": _text("Between scopes; a space by default.", pattern="^[,;+]$"),
+    "scope_name": _text("The parameter that names the scopes; `scope` by default.", pattern="^[a-z_]+$"),
+    "pkce": _one_of(["S256", "none"], "RFC 7636; S256 by default."),
+    "client": _one_of(
+        get_args(ClientAuth), "How the app signs its requests: its secret in the body (post, the default) or by Basic."
+    ),
+    "authorize_params": Key({**_PARAMS, "description": "What the first request says besides."}),
+    "token_params": Key({**_PARAMS, "description": "What every request for tokens says besides."}),
+    "body": _one_of(get_args(BodyStyle), "How requests for tokens are written; form by default."),
+    "lifetime": Key(
+        {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": 315_360_000,
+            "description": "Seconds that a token lives where the answer does not say; without it, until it is revoked.",
+        }
+    ),
+    "rotates": _flag("A refresh token is used once; true by default, which is the careful side."),
+    "answer": _text("Where the tokens stand in the answer, as `a.b`; at its top by default.", pattern=r"^[a-z_.]+$"),
+    "issuer": _text("What `iss` in the redirect has to be (RFC 9207), where the provider gives it."),
+    "ended": _texts("Codes that say the same as invalid_grant: only consenting again helps."),
+}
+
+REVOKE: Mapping[str, Key] = {
+    "url": _text(f"{_ENDPOINT_HELP} It may hold {{client_id}}.", required=True, pattern=REVOKE_URL_PATTERN),
+    "method": _one_of(["POST", "DELETE"], "POST by default, as in RFC 7009."),
+    "by": _one_of(
+        get_args(Revoker),
+        "Who signs it: the app, as for tokens (client, the default) or by Basic; the token itself; or nobody.",
+    ),
+    "body": _one_of(get_args(BodyStyle), "How it is written; as requests for tokens by default."),
+    "parameter": _text("The name of the token in the body; `token` by default.", pattern="^[a-z_]+$"),
+    "sends": _one_of(get_args(TokenName), "Which token; refresh_token by default."),
 }
 
 FIELD: Mapping[str, Key] = {
@@ -344,6 +404,8 @@ FORMS: Mapping[Kind, Form] = {
 BLOCKS: Mapping[str, Mapping[str, Key]] = {
     "credential": CREDENTIAL,
     "field": FIELD,
+    "oauth": OAUTH,
+    "revoke": REVOKE,
     "idempotency": IDEMPOTENCY,
     "verify": VERIFY,
     "errors": ERRORS,

@@ -29,6 +29,7 @@ from connectors.definition import (
     ErrorShape,
     Field,
     Kind,
+    OAuth,
     Operation,
     SchemeName,
     Selector,
@@ -39,6 +40,7 @@ from connectors.document import Document
 from connectors.effects import derive, derive_operation, until_reviewed
 from connectors.errors import Unsendable
 from connectors.layout import Layout, read_layout
+from connectors.oauthblock import fields_of_app, read_oauth
 from connectors.operations import pinned_document, read_operation_of
 from connectors.request import base
 from connectors.source import NAME_MEND, NAME_PATTERN, Spot, read_file, read_text, suggestion
@@ -295,6 +297,7 @@ def _credential(identifier: str, spot: Spot) -> CredentialKind:
     block = spot.block("A credential", keys.CREDENTIAL, keys.required(keys.CREDENTIAL))
     scheme = cast("SchemeName", block["scheme"].one_of("The scheme", get_args(SchemeName)))
     label = block["label"].text("The label")
+    oauth = read_oauth(block["oauth"], scheme) if "oauth" in block else None
     return CredentialKind(
         id=identifier,
         label=label,
@@ -302,8 +305,16 @@ def _credential(identifier: str, spot: Spot) -> CredentialKind:
         scheme=scheme,
         name=_credential_name(scheme, block, spot),
         prefix=_prefix(scheme, block),
-        fields=_fields(scheme, label, block, spot),
+        fields=_fields_of_oauth(oauth, block) if oauth else _fields(scheme, label, block, spot),
+        oauth=oauth,
     )
+
+
+def _fields_of_oauth(oauth: OAuth, block: dict[str, Spot]) -> tuple[Field, ...]:
+    for key in ("fields", "pattern", "warnings"):
+        if key in block:
+            block[key].fail(f"Nobody enters a token that OAuth gives, so {key!r} means nothing.", "Remove it.")
+    return fields_of_app(oauth)
 
 
 def _credential_name(scheme: SchemeName, block: dict[str, Spot], spot: Spot) -> str:

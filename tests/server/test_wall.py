@@ -188,6 +188,9 @@ def test_the_log_is_only_ever_added_to_even_by_the_owner(walled: Walled) -> None
     assert count(walled.owner, "audit_entry") == 2
 
 
+SINCE = ("rule_version", "recorded_call", "channel", "notice", "oauth_token", "oauth_revocation")
+
+
 def test_the_role_that_serves_may_do_exactly_this(walled: Walled) -> None:
     granted = walled.owner.read(
         "SELECT table_name, privilege_type FROM information_schema.role_table_grants WHERE grantee = ? "
@@ -195,7 +198,7 @@ def test_the_role_that_serves_may_do_exactly_this(walled: Walled) -> None:
         "WHERE grantee = ? AND privilege_type = 'UPDATE' AND table_name = 'org'",
         (postgres.APP, postgres.APP),
     )
-    all_four = ("member", "agent", "connection", "rule", "approval", "call_grant", "erasure")
+    all_four = ("member", "agent", "connection", "rule", "approval", "call_grant", "erasure", *SINCE)
     wanted = {(table, may) for table in all_four for may in ("SELECT", "INSERT", "UPDATE", "DELETE")}
     wanted |= {(table, may) for table in ("vault_credential", "vault_field") for may in ("SELECT", "INSERT")}
     wanted |= {(table, may) for table in ("vault_credential", "vault_field") for may in ("UPDATE", "DELETE")}
