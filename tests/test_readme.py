@@ -68,7 +68,7 @@ def test_the_openapi_in_the_readme_is_the_rest_of_a_connector(tmp_path: Path) ->
 
 
 def commands() -> list[str]:
-    lines = [line for language, body in BLOCKS if not language for line in body.splitlines()]
+    lines = [line for language, body in BLOCKS if not language for line in body.replace("\\\n", "").splitlines()]
     return [line.split("  #")[0].strip() for line in lines if line.startswith("keyleash ")]
 
 

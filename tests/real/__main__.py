@@ -26,8 +26,8 @@ CHECKS: dict[str, Callable[[Report, Cache], Awaitable[None]]] = {
     "inspector": inspector.check,
     "conformance": conformance.check,
     "documents": documents.check,
-    "oauth": oauth.check,
     "openapi": openapi_documents.check,
+    "oauth": oauth.check,
 }
 
 
