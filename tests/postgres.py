@@ -36,7 +36,7 @@ CREATE ROLE keyleash_app LOGIN;
 class Server:
     """A running PostgreSQL. `url` names one of its databases, as one of its roles."""
 
-    def __init__(self, *, fsync: bool = False) -> None:
+    def __init__(self, *, fsync: bool = False, roles: str = ROLES) -> None:
         self.user = None if os.geteuid() else _somebody()
         self.folder = Path(tempfile.mkdtemp(prefix="keyleash-pg-", dir="/tmp"))
         self.folder.chmod(0o755)
@@ -63,7 +63,7 @@ class Server:
         self.start()
         atexit.register(self.remove)
         with self.superuser() as db:
-            for statement in ROLES.strip().splitlines():
+            for statement in roles.strip().splitlines():
                 db.execute(statement.encode())
 
     def start(self) -> None:

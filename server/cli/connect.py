@@ -302,7 +302,7 @@ def rotate_connection(
             f"{made.name} has a new secret (version {made.credential_version}). Approvals and grants that were given "
             f"for the one before can no longer be used.{stays}"
         )
-        say(whether_gone("The secret before", gone=gone))
+        say(whether_gone(desk.installation, "The secret before", gone=gone))
 
 
 def _reencrypt(name: str, org: str | None, as_member: str | None, *, json: bool) -> None:
@@ -318,7 +318,7 @@ def _reencrypt(name: str, org: str | None, as_member: str | None, *, json: bool)
         if json:
             show_json({**_as_json(connection), "erased": gone})
             return
-        say(whether_gone("What was encrypted before", gone=gone))
+        say(whether_gone(desk.installation, "What was encrypted before", gone=gone))
         show_text(
             f"The secret of {name} is encrypted anew and is the same (version {connection.credential_version}). "
             "Approvals and grants stay good."
@@ -345,7 +345,7 @@ def remove_connection(
         if json:
             show_json({"name": connection.name, "id": connection.id, "erased": gone})
         else:
-            show_text(f"Removed {connection.name}. {whether_gone('Its secret', gone=gone)}")
+            show_text(f"Removed {connection.name}. {whether_gone(desk.installation, 'Its secret', gone=gone)}")
         say_of_backups(desk.installation)
 
 
