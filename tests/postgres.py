@@ -88,7 +88,7 @@ class Server:
     def new_database(self, template: str = "template0") -> str:
         name = f"kl_{next(self._numbers)}_{secrets.token_hex(3)}"
         with self.superuser() as db:
-            db.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER {OWNER} STRATEGY file_copy".encode())
+            db.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER {OWNER} STRATEGY wal_log".encode())
             db.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC".encode())
             db.execute(f"GRANT CONNECT ON DATABASE {name} TO {APP}".encode())
         return name
