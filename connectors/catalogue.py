@@ -59,6 +59,10 @@ class Offer:
         """The words of all these tools; made when somebody first searches."""
         return Index(self.tools)
 
+    def find(self, name: str) -> Offered | None:
+        """The tool of this wire name, if there is one; without looking for names that are like it."""
+        return self._tools.get(name)
+
     def get(self, name: str) -> Offered:
         """The tool of this wire name; raises UnknownTool."""
         if name in self._tools:

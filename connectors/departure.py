@@ -29,11 +29,11 @@ def checked_url(prepared: Prepared, private: tuple[Network, ...] = ()) -> yarl.U
     Raises Unsendable when it is not below the request's own origin and base path, and Unreachable when its host is a
     literal address that is closed: the library dials such a host without asking the resolver.
     """
-    return _checked(prepared.url, prepared.origin, prepared.base_path, private)
+    check = _check if prepared.secret_url else _checked
+    return check(prepared.url, prepared.origin, prepared.base_path, private)
 
 
-@lru_cache(maxsize=256)  # writes go to few URLs; the library, too, works out an URL's parts once for each object
-def _checked(url: str, origin: str, base_path: str, private: tuple[Network, ...]) -> yarl.URL:
+def _check(url: str, origin: str, base_path: str, private: tuple[Network, ...]) -> yarl.URL:
     scheme, authority = _origin(origin)
     target = url.removeprefix(origin)
     if not _TARGET.fullmatch(target):  # nor does it when the URL has another origin
@@ -44,6 +44,10 @@ def _checked(url: str, origin: str, base_path: str, private: tuple[Network, ...]
         raise Unsendable(_LEAVES)
     _vet_literal(authority, private)
     return _built(scheme, authority, path, query)
+
+
+# Writes go to few URLs; the library, too, works out an URL's parts once for each object.
+_checked = lru_cache(maxsize=256)(_check)
 
 
 def checked_headers(headers: dict[str, str]) -> set[str]:
@@ -67,7 +71,8 @@ def with_query(url: yarl.URL, added: Sequence[tuple[str, str]]) -> yarl.URL:
 def not_public(host: str) -> str:
     """What to say about a host that leads to a closed address."""
     return (
-        f"{host} leads to an address that is not public. Only the operator can open one, when connecting the account."
+        f"{host} leads to an address that is not public. Only the operator can open one, when "
+        "connecting the account or adding the channel."
     )
 
 

@@ -6,10 +6,12 @@ held the secret: nothing that the HTTP library raises escapes.
 """
 
 import asyncio
+import contextlib
 import email.utils
 import io
 import socket
 import ssl
+import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -28,7 +30,7 @@ from connectors.departure import checked_headers, checked_url, not_public, with_
 from connectors.errors import ConnectorError, ResponseTooLarge, Unreachable, UpstreamError
 from connectors.request import Prepared
 
-__all__ = ["Attach", "Egress", "Limits", "Reply", "Resolve", "retry_after"]
+__all__ = ["Attach", "Egress", "Limits", "Reply", "Resolve", "resolve_apart", "retry_after"]
 
 # Adds authentication to the headers and the query; returns every secret string that it put there or that was made of
 # one, so that these can be scrubbed from what comes back.
@@ -220,6 +222,37 @@ async def _system_resolve(host: str, port: int) -> Sequence[str]:
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
     return [str(entry[4][0]) for entry in found]
+
+
+async def resolve_apart(host: str, port: int) -> Sequence[str]:
+    """The system's addresses of a host, each found on a thread of its own: a slow name server holds up nobody else.
+
+    The threads that everything else shares also flush the database to disk.
+    """
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[Sequence[str]] = loop.create_future()
+
+    def look() -> None:
+        try:
+            entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+        except OSError as error:
+            answer: Sequence[str] | OSError = error
+        else:
+            answer = [str(entry[4][0]) for entry in entries]
+        with contextlib.suppress(RuntimeError):  # nobody waits any more, and the loop has closed
+            loop.call_soon_threadsafe(_settle, found, answer)
+
+    threading.Thread(target=look, daemon=True).start()
+    return await found
+
+
+def _settle(found: "asyncio.Future[Sequence[str]]", answer: Sequence[str] | OSError) -> None:
+    if found.done():
+        return
+    if isinstance(answer, OSError):
+        found.set_exception(answer)
+    else:
+        found.set_result(answer)
 
 
 _Answered = tuple[int, dict[str, str], bytes, int, tuple[str, ...]]  # status, headers, body, bytes on the wire, secrets

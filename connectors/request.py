@@ -8,7 +8,7 @@ import ipaddress
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, cast
@@ -38,16 +38,20 @@ _URL = re.compile(r"[A-Za-z0-9._~:@/?\[\]%&=-]+")
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A request ready to be authenticated and sent: exactly these bytes, and nothing secret in them."""
+    """A request ready to be authenticated and sent: exactly these bytes, and nothing secret in them.
+
+    But for the URL of a notice, which is one (`secret_url`).
+    """
 
     method: str
-    url: str  # fully percent-encoded
+    url: str = field(repr=False)  # fully percent-encoded
     origin: str  # scheme://host or scheme://host:port, in lower case, without a default port
     base_path: str  # "" or "/v1": the URL's path begins with it
     headers: tuple[tuple[str, str], ...]
     body: bytes | None = None
     idempotent: bool = False  # carries an idempotency key that the upstream honours
     reads: bool = False  # a GraphQL query: sent by POST, and as harmless as a GET
+    secret_url: bool = False  # whoever has the URL can post there: it is kept in no cache
 
     @property
     def safe(self) -> bool:

@@ -19,7 +19,7 @@ NAME_PATTERN = "^[a-z][a-z0-9_]{0,39}$"
 NAME_MEND = "Use at most 40 of a-z, 0-9 and _, beginning with a letter."
 
 _NAME = re.compile(NAME_PATTERN)
-_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,3999})")
 _FLOAT = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]+")
 _TAG = "tag:yaml.org,2002:"
 

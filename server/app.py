@@ -19,6 +19,7 @@ from server.database import Database, DatabaseProblem, open_database, require_sc
 from server.erasure import retrying
 from server.identity import Directory
 from server.keys import Keys
+from server.recorded import sweeping
 from server.settings import Settings
 from server.sqlite import require_here
 from vault import KeysUnavailable, RootKey, RootKeyRef, Sealed, Vault, VaultError, root_key_spec
@@ -156,10 +157,17 @@ def own_root_place(home: Path, provider: str, location: str) -> RootKeyRef:
 
 @asynccontextmanager
 async def running(installation: Installation) -> AsyncGenerator[Parts]:
-    """The parts with the door out open; what was removed is erased from the files meanwhile, where it could not be."""
+    """The parts with the door out open. Meanwhile channels are told, and what was removed is erased from the files."""
     from connectors.egress import Egress  # the HTTP library: commands that send nothing do without
+    from server.delivery import delivering
 
-    async with Egress() as egress, retrying(installation.database):
+    database, vault, settings = installation.database, installation.vault, installation.settings
+    async with (
+        Egress() as egress,
+        retrying(database),
+        sweeping(database, settings.keep_days),
+        delivering(database, vault, public_url=settings.public_url),
+    ):
         yield installation.parts(egress)
 
 

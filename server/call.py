@@ -3,6 +3,7 @@
 A star, not a chain: this module calls each part once, and no part knows the next. Read `call` first.
 """
 
+import contextlib
 import logging
 import time
 from collections import Counter, defaultdict
@@ -20,7 +21,6 @@ from connectors.errors import (
     CredentialRejected,
     InvalidArguments,
     ResponseTooLarge,
-    UnknownTool,
     Unreachable,
     Unsendable,
     UpstreamError,
@@ -48,8 +48,10 @@ from server.errors import (
 )
 from server.identity import Caller, Directory, Frozen, new_id
 from server.keys import Keys
-from server.policy import Request, Ruling, Subject, Verdict, decide
+from server.policy import Request, Ruling, Verdict, decide
 from server.prompt import Prompt, render
+from server.reach import shown, subject
+from server.recorded import Decided, decided, keep, text_of
 from vault import CannotOpen, CannotResolve, Resolver, Secret, Vault, VaultError
 
 if TYPE_CHECKING:
@@ -198,38 +200,50 @@ async def _anew(parts: Parts, bound: _Bound, clearance: Clearance, person: Perso
 async def _bind(parts: Parts, caller: Caller, name: str, arguments: Mapping[str, Any], key: str) -> _Bound:
     """Name and arguments become a call with its verdict. Raises NoSuchTool, BadArguments or Refused, on record."""
     workspace = parts.workspaces.of(caller)
+    if shown(caller, workspace, name) is None:
+        raise await _out_of_reach(parts, caller, name, arguments)
+    refused: Decided | None = None
     try:
         bound_call = workspace.offer.bind(name, arguments)
         connection = workspace.connections[bound_call.connection]
-        verdict = _decide(parts, caller, bound_call)
+        request = Request(bound_call.connection, bound_call.tool.name, bound_call.tool.effect, bound_call.arguments)
+        verdict = decide(subject(caller), request, workspace.rules, workspace.preset)
         if verdict.ruling is Ruling.DENY:
+            refused = decided(bound_call, verdict)
             await parts.approvals.overrule(caller.org, caller.agent, bound_call)
             raise Refused(verdict.reason)
-        request = prepare(bound_call, base_url=connection.base_url, idempotency_key=key)
-    except UnknownTool:
-        refusal: CallRefused = NoSuchTool(name[:80])
+        prepared = prepare(bound_call, base_url=connection.base_url, idempotency_key=key)
     except (InvalidArguments, Unsendable) as error:
-        refusal = BadArguments(error.for_model)
+        refusal: CallRefused = BadArguments(error.for_model)
     except Refused as error:
         refusal = error
     else:
-        return _Bound(caller, bound_call, connection, request, verdict)
-    await _refuse(parts, caller, name, refusal)
+        return _Bound(caller, bound_call, connection, prepared, verdict)
+    await _refuse(parts, caller, name, refusal, kept=refused)
     raise refusal
 
 
-def _decide(parts: Parts, caller: Caller, bound_call: Call) -> Verdict:
+async def _out_of_reach(parts: Parts, caller: Caller, name: str, arguments: Mapping[str, Any]) -> NoSuchTool:
+    """A tool that the caller cannot call is refused exactly like one that does not exist; the record says which it was.
+
+    What waits for a person under that name ends. Both take the same steps, so that time does not tell them apart.
+    """
     workspace = parts.workspaces.of(caller)
-    tool = bound_call.tool
-    if not caller.narrowing.admits(bound_call.connection, tool.name, tool.effect.value):
-        return Verdict(Ruling.DENY, "this agent is narrowed to other tools")
-    request = Request(bound_call.connection, tool.name, tool.effect, bound_call.arguments)
-    return decide(subject(caller), request, workspace.rules, workspace.preset)
-
-
-def subject(caller: Caller) -> Subject:
-    """The caller, as rules see one."""
-    return Subject(caller.agent, caller.member, caller.roles, caller.groups, caller.standalone)
+    hidden, text = workspace.offer.find(name), text_of(arguments)
+    await parts.approvals.overrule_all(caller.org, caller.agent, "" if hidden is None else name)
+    refusal, kept = NoSuchTool(name[:80]), None
+    if hidden is not None:
+        connection, tool = hidden.connection, hidden.tool
+        verdict = decide(
+            subject(caller), Request(connection, tool.name, tool.effect, arguments), workspace.rules, workspace.preset
+        )
+        refusal = NoSuchTool(name[:80], because=f"hidden: {verdict.reason}")
+        if caller.narrowing.admits(connection, tool.name, tool.effect.value):
+            kept = Decided(connection, tool.name, tool.effect.value, text, verdict.ruling.value, verdict.rules)
+        else:
+            refusal = NoSuchTool(name[:80], because="hidden: this agent is narrowed to other tools")
+    await _refuse(parts, caller, name, refusal, kept=kept)
+    return refusal
 
 
 async def _require(parts: Parts, bound: _Bound, person: Person, pointer: str | None) -> tuple[_Bound, Clearance]:
@@ -362,6 +376,8 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attemp
             method=bound.request.method,
             host=bound.request.origin,
         )
+        if clearance.approval is None:  # else it was kept when it was held
+            keep(rows, parts.vault, bound.caller, decided(bound.call, bound.verdict))
         return _Attempt(entry.seq, taken)
 
     try:
@@ -377,7 +393,9 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attemp
     except Lost:
         if clearance.approval is None:  # the grant's last use was taken, or it ended
             raise Moved from None
-        return Outcome(**await parts.approvals.outcome_of(clearance.approval))
+        outcome = await parts.approvals.outcome_of(clearance.approval)
+        await _replayed(parts, bound, clearance)
+        return Outcome(**outcome)
 
 
 def _require_unmoved(rows: Rows, caller: Caller) -> None:
@@ -489,7 +507,21 @@ _SILENT = _failure(
 _NO_PROMPT = Prompt("", whole=False)
 
 
-async def _refuse(parts: Parts, caller: Caller, name: str, refusal: CallRefused, bound: _Bound | None = None) -> None:
+async def refused(parts: Parts, caller: Caller, name: str, refusal: CallRefused) -> None:
+    """Write down a call that was refused before it came to `call`, unless that is on record already."""
+    if not refusal.on_record:
+        await _refuse(parts, caller, name, refusal)
+
+
+async def _refuse(
+    parts: Parts,
+    caller: Caller,
+    name: str,
+    refusal: CallRefused,
+    bound: _Bound | None = None,
+    *,
+    kept: Decided | None = None,
+) -> None:
     """Write down that a call did not run. A refusal that cannot be written stays a refusal."""
     refusal.on_record = True
     held = isinstance(refusal, ApprovalRequired)
@@ -507,6 +539,9 @@ async def _refuse(parts: Parts, caller: Caller, name: str, refusal: CallRefused,
             reason=refusal.reason,
             outcome="held" if held else "denied" if isinstance(refusal, Denied) else "refused",
         )
+        if kept is not None:
+            with contextlib.suppress(VaultError):  # without its arguments' seal it is on record all the same
+                keep(rows, parts.vault, caller, kept)
 
     try:
         await parts.database.of(caller.org).write(change)

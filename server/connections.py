@@ -21,7 +21,7 @@ from server.database import Database, Rows
 from server.ending import end_with
 from server.erasure import request
 from server.identity import Caller, new_id, touch
-from server.policy import Rule, load_preset, parse_rule
+from server.policy import RuleSet, load_preset, parse_rule
 from vault import CannotOpen, Secret, Vault, source_of
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ class Workspace:
     revision: int
     connections: Mapping[str, Connection]
     offer: Offer
-    rules: tuple[Rule, ...]
-    preset: tuple[Rule, ...]
+    rules: RuleSet
+    preset: RuleSet
 
 
 class Workspaces:
@@ -119,7 +119,7 @@ class Workspaces:
             revision=revision,
             connections=MappingProxyType(connections),
             offer=self._catalogue.offer(usable),
-            rules=tuple(parse_rule({"id": rule, **json.loads(body)}) for rule, body in rule_rows),
+            rules=RuleSet(parse_rule({"id": rule, **json.loads(body)}) for rule, body in rule_rows),
             preset=load_preset(preset),
         )
 

@@ -42,7 +42,8 @@ def _end(rows: Rows, org: str, whose: str, values: Sequence[Any], *, by: str) ->
 
 OF_AN_ORG = (
     *("vault_field", "vault_credential", "vault_derived", "vault_org_key"),
-    *("call_grant", "approval", "rule", "connection", "agent", "member"),
+    *("call_grant", "approval", "recorded_call", "rule_version", "rule", "connection", "agent", "member"),
+    *("notice", "channel"),
 )
 """Every table whose rows end with their org, those that refer to others first; its log and its erasures stay."""
 
@@ -53,6 +54,7 @@ _COUNTED = {
     "rules": "rule",
     "approvals": "approval",
     "grants": "call_grant",
+    "channels": "channel",
     "keys": "vault_org_key",
 }
 

@@ -29,8 +29,8 @@ _GLANCE_S = 0.2
 EXCLUDED = "PostgreSQL's own log, replicas and dead rows"
 """What is on record with an erasure where the files are not ours: nobody looked into these."""
 
-What = Literal["connection", "secret", "org", "key"]
-"""A secret is one that a connection, which stays and is named, had before."""
+What = Literal["connection", "secret", "channel", "address", "org", "key"]
+"""A secret is one that a connection, which stays and is named, had before; an address, with its secret, a channel."""
 
 
 @dataclass(frozen=True)

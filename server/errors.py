@@ -20,8 +20,9 @@ class CallRefused(Exception):
 class NoSuchTool(CallRefused):
     """The caller has no tool of that name; hidden ones look the same."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"Unknown tool: {name}", reason="unknown tool")
+    def __init__(self, name: str, *, because: str = "unknown tool") -> None:
+        """`because` is for the record, which may tell hidden from missing; the message never does."""
+        super().__init__(f"Unknown tool: {name}", reason=because)
 
 
 class NotShown(CallRefused):
@@ -72,6 +73,13 @@ class NoLongerValid(CallRefused):
         self.approval = approval
 
 
+class NotOurState(CallRefused):
+    """What should point to an earlier question was not given to this caller, for this call, or not of late."""
+
+    def __init__(self) -> None:
+        super().__init__("Invalid or expired requestState", reason="the request state is not one for this call")
+
+
 class OutcomeUnknown(CallRefused):
     """An approved call was sent and what came of it is not known. It is never sent again by itself."""
 
@@ -87,16 +95,21 @@ class OutcomeUnknown(CallRefused):
 class ApprovalRequired(CallRefused):
     """The call is held: a person has yet to decide, outside this client."""
 
-    def __init__(self, approval: str, expires_at: str) -> None:
+    def __init__(self, approval: str, expires_at: str, *, reaches_nobody: bool = False) -> None:
+        nobody = (
+            " As things stand, nobody can decide it: too few people of your organisation may, or can be asked. Tell "
+            "the person you work for to let an admin of your organisation know."
+        )
         super().__init__(
             f"This call needs a person's approval, and has been put to them outside this conversation (approval "
-            f"{approval}, until {expires_at}). Nothing was sent. Go on with other work, or tell the person you work "
-            "for that you wait; once they have decided, repeat exactly this call. Do not try another way to the same "
-            "end.",
-            reason="approval required",
+            f"{approval}, until {expires_at}). Nothing was sent.{nobody if reaches_nobody else ''} Go on with other "
+            "work, or tell the person you work for that you wait; once they have decided, repeat exactly this call. Do "
+            "not try another way to the same end.",
+            reason="approval required, and nobody can give it" if reaches_nobody else "approval required",
         )
         self.approval = approval
         self.expires_at = expires_at
+        self.reaches_nobody = reaches_nobody
 
 
 class Busy(CallRefused):
@@ -161,7 +174,8 @@ class AskFirst(Exception):
 def structured(error: CallRefused) -> dict[str, Any] | None:
     """What a client may read by program from a refusal: the approval's id, status and expiry, where there is one."""
     if isinstance(error, ApprovalRequired):
-        return {"approval": {"id": error.approval, "status": "pending", "expires_at": error.expires_at}}
+        nobody = {"nobody_can_decide": True} if error.reaches_nobody else {}
+        return {"approval": {"id": error.approval, "status": "pending", "expires_at": error.expires_at, **nobody}}
     if isinstance(error, Denied):
         return {"approval": {"id": error.approval, "status": "denied"}}
     if isinstance(error, OutcomeUnknown):

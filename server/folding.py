@@ -12,12 +12,13 @@ from connectors.catalogue import CALL, DESCRIBE, OWN_NAMES, SEARCH, Offered
 from connectors.definition import Effect
 from connectors.finding import Found
 from server.approval import Person
-from server.call import Outcome, Parts, call, subject
+from server.call import Outcome, Parts, call
 from server.connections import Workspace
-from server.errors import BadArguments, NoSuchTool, NotShown, Refused, VaultSealed
+from server.errors import BadArguments, NoSuchTool, NotShown, VaultSealed
 from server.identity import Caller
-from server.listing import described, shown, tools_for
+from server.listing import described, tools_for
 from server.policy import Ruling, prospects
+from server.reach import shown, subject
 
 LONGEST_REQUEST = 500
 """Characters of a request; searching costs time for each of its words."""
@@ -176,11 +177,12 @@ def describe(parts: Parts, caller: Caller, arguments: Mapping[str, Any]) -> dict
     _only(arguments, "name")
     name = _name(arguments)
     _require_unsealed(parts)
-    offered = shown(parts, caller, name)
+    workspace = parts.workspaces.of(caller)
+    offered = shown(caller, workspace, name)
     whole = None if offered is None else described(offered)
     if offered is None or whole is None:
         raise NotShown(name)
-    return {**_facts(caller, parts.workspaces.of(caller), offered), **whole}
+    return {**_facts(caller, workspace, offered), **whole}
 
 
 async def call_through(
@@ -198,9 +200,7 @@ async def call_through(
         raise BadArguments("arguments: give an object, for instance {}; not text that holds one.")
     try:
         return await call(parts, caller, name, cast("dict[str, Any]", inner), person, pointer=pointer)
-    except (NoSuchTool, BadArguments, Refused):
-        if shown(parts, caller, name) is not None:
-            raise
+    except NoSuchTool:
         raise NotShown(name) from None
 
 

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from server.identity import Caller, Frozen
+from server.page import APPROVAL_PATH, HEADERS, PAGE
 
 log = logging.getLogger("keyleash")
 
@@ -31,7 +32,7 @@ class Face(Protocol):
 
 
 class Door:
-    """An ASGI application: `/agent/mcp` for agents, `/health` for whoever watches, nothing else."""
+    """An ASGI application: `/agent/mcp` for agents, `/health` for whoever watches, a page for who follows a link."""
 
     def __init__(
         self, face: Face, by_token: Callable[[str], Caller | None], *, caller_key: str, hosts: list[str]
@@ -53,6 +54,8 @@ class Door:
             await self._agent(scope, receive, send)
         elif scope["path"] == "/health":
             await _answer(send, 200, {"status": "ok"})
+        elif APPROVAL_PATH.fullmatch(scope["path"]):
+            await _page(send, scope["method"])
         else:
             await _answer(send, 404, {"error": "not_found", "error_description": f"Agents connect at {AGENT_PATH}."})
 
@@ -104,6 +107,16 @@ async def _answer(send: Send, status: int, content: dict[str, str], *, challenge
         headers.append((b"www-authenticate", b'Bearer error="invalid_token"'))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+async def _page(send: Send, method: str) -> None:
+    """How to decide about a held call; nothing can be decided there, and no other method does anything."""
+    if method not in ("GET", "HEAD"):
+        await _answer(send, 405, {"error": "method_not_allowed", "error_description": "Nothing is decided here."})
+        return
+    headers = [*HEADERS, (b"content-length", str(len(PAGE)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if method == "HEAD" else PAGE})
 
 
 def parse_bind(text: str) -> tuple[str, int]:

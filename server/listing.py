@@ -7,16 +7,14 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from connectors.catalogue import Offered
 from connectors.definition import Effect
-from connectors.errors import UnknownTool
-from server.call import Parts, subject
-from server.connections import Workspace
+from server.call import Parts
 from server.identity import Caller
-from server.policy import possible
+from server.reach import within_reach
 
 PAGE = 100
 
@@ -30,27 +28,7 @@ def tools_for(parts: Parts, caller: Caller) -> list[Offered]:
     if parts.vault.sealed is not None:
         return []
     workspace = parts.workspaces.of(caller)
-    return list(_open_to(caller, workspace, workspace.offer.tools))
-
-
-def _open_to(caller: Caller, workspace: Workspace, tools: Iterable[Offered]) -> Iterator[Offered]:
-    who = subject(caller)
-    for offered in tools:
-        connection, tool = offered.connection, offered.tool
-        if not caller.narrowing.admits(connection, tool.name, tool.effect.value):
-            continue
-        if possible(who, connection, tool.name, tool.effect, workspace.rules, workspace.preset):
-            yield offered
-
-
-def shown(parts: Parts, caller: Caller, name: str) -> Offered | None:
-    """The tool of this name, if there is one for this caller."""
-    workspace = parts.workspaces.of(caller)
-    try:
-        offered = workspace.offer.get(name)
-    except UnknownTool:
-        return None
-    return next(_open_to(caller, workspace, [offered]), None)
+    return list(within_reach(caller, workspace, workspace.offer.tools))
 
 
 def described(offered: Offered) -> dict[str, Any] | None:

@@ -25,18 +25,19 @@ __all__ = [
     "Request",
     "Rule",
     "RuleError",
+    "RuleSet",
     "Ruling",
     "Subject",
     "Verdict",
     "Who",
     "decide",
     "dump_rule",
-    "explain",
     "load_preset",
     "parse_rule",
     "possible",
     "presets_folder",
     "prospects",
+    "reach",
 ]
 
 ROLES = ("owner", "admin", "approver", "auditor", "member")
@@ -93,6 +94,7 @@ class Holds(Enum):
 
 
 _YES, _NO, _UNKNOWN = Holds  # an attribute of an Enum class costs as much as a call
+_DENY = Ruling.DENY
 
 Value = str | float | bool
 _Test = Callable[[Any], Holds]
@@ -203,6 +205,59 @@ class Rule:
         return verdict
 
 
+class RuleSet(tuple[Rule, ...]):
+    """Rules in their order, indexed by whom and which tools they name: many cost little more than the few that count.
+
+    The index only leaves out what could not concern a call; `Rule.concerns` still says what does.
+    """
+
+    _shelves: dict[str, "_Shelf"]
+
+    def __new__(cls, rules: Iterable[Rule] = ()) -> "RuleSet":
+        """Index these rules."""
+        made = super().__new__(cls, rules)
+        made._shelves = {}
+        for place, rule in enumerate(made):
+            made._shelves.setdefault(str(rule.who), _Shelf()).put(place, rule)
+        return made
+
+    def about(self, marks: frozenset[str], target: str, effect: Effect) -> list[Rule]:
+        """The rules that concern this subject and this tool, in their order."""
+        found: dict[int, Rule] = {}
+        connection = target.partition(".")[0]
+        for mark in marks:
+            shelf = self._shelves.get(mark)
+            if shelf is None:
+                continue
+            for there in (shelf.targets.get(target, ()), shelf.connections.get(connection, ()), shelf.others):
+                for place, rule in there:
+                    if rule.concerns(marks, target, effect):
+                        found[place] = rule
+        return [found[place] for place in sorted(found)]
+
+
+@dataclass(slots=True)
+class _Shelf:
+    """The rules about one `who`, by how much of the tool's name their globs spell out, each with its place."""
+
+    targets: dict[str, list[tuple[int, Rule]]] = field(default_factory=dict[str, list[tuple[int, Rule]]])
+    connections: dict[str, list[tuple[int, Rule]]] = field(default_factory=dict[str, list[tuple[int, Rule]]])
+    others: list[tuple[int, Rule]] = field(default_factory=list[tuple[int, Rule]])
+
+    def put(self, place: int, rule: Rule) -> None:
+        for glob in rule.tools or ("*",):
+            connection, dot, _ = glob.partition(".")
+            if not _WILD.search(glob):
+                self.targets.setdefault(glob, []).append((place, rule))
+            elif dot and not _WILD.search(connection):
+                self.connections.setdefault(connection, []).append((place, rule))
+            else:
+                self.others.append((place, rule))
+
+
+_WILD = re.compile(r"[*?]")
+
+
 @dataclass(frozen=True)
 class Subject:
     """Who is calling, as far as rules can tell people and agents apart. Ids, not names."""
@@ -284,16 +339,30 @@ def possible(  # noqa: PLR0917 - read like the sentence it asks; rules and prese
     preset: Sequence[Rule],
 ) -> bool:
     """Whether any arguments could lead to something other than deny: False is certain, True is for `decide` to say."""
-    marks, target = subject.marks(), f"{connection}.{tool}"
-    own = [rule for rule in rules if rule.concerns(marks, target, effect)]
-    if any(rule.then is Ruling.DENY and not rule.when for rule in own):
-        return False
-    if any(rule.then is not Ruling.DENY for rule in own):
-        return True
-    fallback = [rule for rule in preset if rule.concerns(marks, target, effect)]
-    if any(rule.then is Ruling.DENY and not rule.when for rule in fallback):
-        return False
-    return any(rule.then is not Ruling.DENY for rule in fallback)
+    return reach(subject, rules, preset)(connection, tool, effect)
+
+
+def reach(subject: Subject, rules: Sequence[Rule], preset: Sequence[Rule]) -> Callable[[str, str, Effect], bool]:
+    """`possible` for one subject and any number of tools, each as (connection, tool, effect)."""
+    marks = subject.marks()
+
+    def reaches(connection: str, tool: str, effect: Effect) -> bool:
+        target = f"{connection}.{tool}"
+        own = _opens(_about(rules, marks, target, effect))
+        return bool(_opens(_about(preset, marks, target, effect))) if own is None else own
+
+    return reaches
+
+
+def _opens(rules: Sequence[Rule]) -> bool | None:
+    """Whether these let anything through: not where one denies whatever the arguments are; None: they do not say."""
+    opens = None
+    for rule in rules:
+        if rule.then is not _DENY:
+            opens = True
+        elif not rule.when:
+            return False
+    return opens
 
 
 def prospects(  # noqa: PLR0917 - read like possible
@@ -306,10 +375,10 @@ def prospects(  # noqa: PLR0917 - read like possible
 ) -> frozenset[Ruling]:
     """Every ruling that arguments could lead to. `decide` gives none that is not among these."""
     marks, target = subject.marks(), f"{connection}.{tool}"
-    own = [rule for rule in rules if rule.concerns(marks, target, effect)]
+    own = _about(rules, marks, target, effect)
     if any(not rule.when for rule in own):
         return _from_the_floor(own)
-    fallback = [rule for rule in preset if rule.concerns(marks, target, effect)]
+    fallback = _about(preset, marks, target, effect)
     return frozenset(rule.then for rule in own) | _from_the_floor(fallback)
 
 
@@ -321,45 +390,24 @@ def _from_the_floor(rules: Sequence[Rule]) -> frozenset[Ruling]:
     return frozenset(rule.then for rule in rules if rule.then > floor) | {floor}
 
 
-def explain(subject: Subject, request: Request, rules: Sequence[Rule], preset: Sequence[Rule]) -> dict[str, Any]:
-    """The verdict of `decide`, with every rule that was looked at and what spoke for or against it. JSON-ready.
-
-    For people: it shows the rules' thresholds, which the model is not told.
-    """
-    verdict = decide(subject, request, rules, preset)
-    marks, target = subject.marks(), f"{request.connection}.{request.tool}"
-    sure = any(holds is _YES for _, holds in _matches(rules, marks, target, request))
-    considered = [("org", rule) for rule in rules] + [("preset", rule) for rule in preset if not sure]
-    return {
-        "tool": target,
-        "effect": str(request.effect),
-        "ruling": str(verdict.ruling),
-        "reason": verdict.reason,
-        "rules": list(verdict.rules),
-        "count": verdict.count,
-        "approvers": list(verdict.approvers),
-        "second_person": verdict.second_person,
-        "preset_asked": not sure,
-        "considered": [
-            {"source": source, **_account(rule, marks, target, request), "rule": dump_rule(rule)}
-            for source, rule in considered
-        ],
-    }
-
-
 # -- what decide is made of
 
 
 _Match = tuple[Rule, Holds]
 
 
-def _matches(rules: Iterable[Rule], marks: frozenset[str], target: str, request: Request) -> list[_Match]:
+def _about(rules: Sequence[Rule], marks: frozenset[str], target: str, effect: Effect) -> Sequence[Rule]:
+    """The rules that concern this subject and this tool at all."""
+    if isinstance(rules, RuleSet):
+        return rules.about(marks, target, effect)
+    return [rule for rule in rules if rule.concerns(marks, target, effect)]
+
+
+def _matches(rules: Sequence[Rule], marks: frozenset[str], target: str, request: Request) -> list[_Match]:
     """The rules that count, with YES or, for what is stricter than `allow`, UNKNOWN."""
     effect, arguments = request.effect, request.arguments
     found: list[_Match] = []
-    for rule in rules:
-        if not rule.concerns(marks, target, effect):
-            continue
+    for rule in _about(rules, marks, target, effect):
         holds = rule.holds(arguments) if rule.when else _YES
         if holds is _YES or (holds is _UNKNOWN and rule.then is not Ruling.ALLOW):
             found.append((rule, holds))
@@ -399,24 +447,6 @@ _SENTENCES = {
 
 def _unclear(condition: Condition, arguments: Mapping[str, Any]) -> bool:
     return condition.holds(arguments) is _UNKNOWN
-
-
-def _account(rule: Rule, marks: frozenset[str], target: str, request: Request) -> dict[str, Any]:
-    """What one rule says to one call, and the first thing that keeps it from saying more."""
-    if not rule.concerns(marks, target, request.effect):
-        if str(rule.who) not in marks:
-            return {"matches": "no", "because": f"it is about {rule.who}"}
-        if rule.effects and request.effect not in rule.effects:
-            return {"matches": "no", "because": f"it is not about the effect {request.effect}"}
-        return {"matches": "no", "because": f"it does not name {target}"}
-    holds = rule.holds(request.arguments)
-    if holds is _YES:
-        return {"matches": "yes", "because": "who, tool and every condition match"}
-    open_ones = [f"{c.argument} {c.op}" for c in rule.when if c.holds(request.arguments) is holds]
-    if holds is _NO:
-        return {"matches": "no", "because": f"not met: {', '.join(open_ones)}"}
-    counts = "so it does not allow" if rule.then is Ruling.ALLOW else "so it applies"
-    return {"matches": "unknown", "because": f"cannot be judged: {', '.join(open_ones)}; {counts}"}
 
 
 # -- conditions
@@ -657,7 +687,7 @@ def _choice(kind: type[_Choice], value: object, key: str) -> _Choice:
 # -- presets
 
 
-def load_preset(name: str, folder: Path | None = None) -> tuple[Rule, ...]:
+def load_preset(name: str, folder: Path | None = None) -> RuleSet:
     """The rules of a preset, with ids such as `preset:default#2`. Reads a file: load once, not per call.
 
     Raises RuleError for a name that is none of PRESETS, and for a file that is not what we ship.
@@ -670,7 +700,7 @@ def load_preset(name: str, folder: Path | None = None) -> tuple[Rule, ...]:
     try:
         shape = _object(yaml.safe_load(file.read_text(encoding="utf-8")), "preset", ("title", "rules"))
         rules = _list(shape, "rules")
-        return tuple(parse_rule(raw, rule_id=f"preset:{name}#{n}") for n, raw in enumerate(rules, start=1))
+        return RuleSet(parse_rule(raw, rule_id=f"preset:{name}#{n}") for n, raw in enumerate(rules, start=1))
     except (OSError, ValueError, yaml.YAMLError) as error:
         said = " ".join(str(error).split()).rstrip(".")
         raise RuleError(f"{file}: {said}. Restore the file, or install Keyleash again.") from None

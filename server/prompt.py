@@ -14,6 +14,7 @@ from connectors.definition import Call, Effect
 from connectors.layout import nested
 from connectors.request import Prepared
 from server.identity import Caller
+from server.visible import seen
 
 IN_CLIENT = 3_500
 """The longest prompt, in characters, that is put to a client: hosts cut longer ones, and what is cut is not shown."""
@@ -161,16 +162,12 @@ _TWINS = frozenset(
 )
 _HONEST = frozenset("\u2026\u2122\u2120\u2116")  # an ellipsis and marks that everybody writes
 _ODD = frozenset("\u2044\u2215\u29f8\u2236\ua789\ua78a\u02ba\u02ee\u212e\u2374\u01c3\ua730\ua731")
-_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs", "Mn", "Me"}
-_BLANK = "\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\u034f\u00ad\ufffc"
 
 
 def _visible(char: str) -> str:
-    if " " <= char <= "~":
+    if seen(char):
         return char
-    if unicodedata.category(char) in _HIDDEN or char in _BLANK:
-        return f"\\u{ord(char):04x}" if ord(char) < 0x10000 else f"\\U{ord(char):08x}"
-    return char
+    return f"\\u{ord(char):04x}" if ord(char) < 0x10000 else f"\\U{ord(char):08x}"
 
 
 def _script(char: str) -> str:

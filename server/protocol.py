@@ -11,6 +11,7 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TextIO, TypeVar, cast
 
 import anyio
@@ -32,11 +33,11 @@ from mcp_types.methods import serialize_server_result
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from opentelemetry import trace
 
-from connectors.catalogue import CALL, DESCRIBE, SEARCH, Offered
+from connectors.catalogue import CALL, DESCRIBE, OWN_NAMES, SEARCH, Offered
 from server.approval import STATE_TTL_S, Decision
-from server.call import Outcome, Parts, call
+from server.call import Outcome, Parts, call, refused
 from server.database import DatabaseProblem
-from server.errors import AskFirst, CallRefused, NoSuchTool, Question, structured
+from server.errors import AskFirst, BadArguments, CallRefused, NoSuchTool, NotOurState, Question, structured
 from server.folding import call_through, describe, folded, search
 from server.identity import Caller, Frozen
 from server.listing import StaleCursor, described, page, tools_for
@@ -109,9 +110,47 @@ def build(parts: Parts, identify: Identify, *, version: str, state_keys: list[by
     )
     if not _traced():
         server.middleware.clear()
-    server.middleware.append(RequestStateBoundary(security, default_audience=NAME))
+    server.middleware.append(_Boundary(security, partial(_note_state, parts, identify)))
     server.middleware.append(_Plain(masked(call_tool), server))
     return server
+
+
+class _Boundary(RequestStateBoundary):
+    """The SDK's check of what a client sends back as its state; what it refuses is on record."""
+
+    def __init__(self, security: RequestStateSecurity, note: Callable[[Context], Awaitable[None]]) -> None:
+        super().__init__(security, default_audience=NAME)
+        self._note = note
+
+    async def __call__(self, ctx: Context, call_next: CallNext) -> HandlerResult:
+        passed = False
+
+        async def go_on(inner: Context) -> HandlerResult:
+            nonlocal passed
+            passed = True
+            return await call_next(inner)
+
+        try:
+            return await super().__call__(ctx, go_on)
+        except MCPError:
+            if not passed and ctx.method == "tools/call":
+                await self._note(ctx)
+            raise
+
+
+async def _note_state(parts: Parts, identify: Identify, ctx: Context) -> None:
+    with contextlib.suppress(Frozen, CallRefused, MCPError):
+        params: dict[str, Any] = dict(ctx.params or {})
+        name = _named(params.get("name"), params.get("arguments"))
+        if name is not None:
+            await refused(parts, _with_client(identify(ctx), ctx), name, NotOurState())
+
+
+def _named(name: Any, arguments: Any) -> str | None:
+    """The tool of a connection that a call is about; None where it names none."""
+    if name == CALL:
+        name = cast("dict[str, Any]", arguments).get("name") if isinstance(arguments, dict) else None
+    return name if isinstance(name, str) and name not in OWN_NAMES else None
 
 
 def _traced() -> bool:
@@ -197,7 +236,12 @@ async def _called(
     """What comes of a tool's name and arguments. Raises CallRefused or AskFirst."""
     name, arguments = params.name, params.arguments or {}
     if name == CALL:
-        return await call_through(parts, caller, arguments, person, pointer=person.pointer)
+        try:
+            return await call_through(parts, caller, arguments, person, pointer=person.pointer)
+        except BadArguments as refusal:
+            if (inner := _named(name, arguments)) is not None:
+                await refused(parts, caller, inner, refusal)
+            raise
     if name in _LOOKS:
         found = _LOOKS[name](parts, caller, arguments)
         return Outcome(ok=True, structured=found, text=json.dumps(found, ensure_ascii=False))

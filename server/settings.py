@@ -1,6 +1,7 @@
 """What the operator sets, from the environment; every name begins with KEYLEASH_."""
 
 import os
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ class Settings:
     """How long an org's key is used after a key service unwrapped it, before the service is asked again."""
     list_limit: int = 60
     """How many tools a caller is listed at most; with more it gets three that find, describe and call them."""
+    keep_days: int = 30
+    """How long a call that was decided is kept for `policy replay`."""
     reference_seconds: float = 10.0
     """How long it may take to read one secret that stays elsewhere."""
     op_token_file: Path | None = None
@@ -49,6 +52,9 @@ class Settings:
         from server.postgres import parsed
 
         return str(parsed(self.database_url or "")["user"])
+
+    public_url: str = ""
+    """Under which address people reach this server's pages, without a slash at its end; empty where they do not."""
 
     @property
     def database(self) -> Path:
@@ -102,6 +108,7 @@ def read_settings() -> Settings:
         log_level=level,
         key_seconds=key_seconds,
         list_limit=_list_limit(),
+        keep_days=_keep_days(),
         reference_seconds=reference_seconds,
         op_token_file=_path("KEYLEASH_OP_TOKEN_FILE"),
         kv_address=os.environ.get("KEYLEASH_KV_ADDR", ""),
@@ -109,7 +116,23 @@ def read_settings() -> Settings:
         kv_ca_file=_path("KEYLEASH_KV_CA_FILE"),
         database_url=os.environ.get("KEYLEASH_DATABASE") or None,
         database_owner=os.environ.get("KEYLEASH_DATABASE_OWNER") or None,
+        public_url=_public_url(),
     )
+
+
+_PUBLIC_URL = re.compile(
+    r"https://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*/?|http://(127\.0\.0\.1|localhost)(:[0-9]{1,5})?/?"
+)
+
+
+def _public_url() -> str:
+    given = os.environ.get("KEYLEASH_PUBLIC_URL", "").strip()
+    if given and not _PUBLIC_URL.fullmatch(given):
+        raise SettingsProblem(
+            f"KEYLEASH_PUBLIC_URL is {given!r}: give the address under which people reach this server, such as "
+            "https://keyleash.example.com"
+        )
+    return given.rstrip("/")
 
 
 def _list_limit() -> int:
@@ -118,6 +141,16 @@ def _list_limit() -> int:
         raise SettingsProblem(
             f"KEYLEASH_LIST_LIMIT is {given!r}: give a whole number of tools from 0 to 10000. Who has more is listed "
             "three that find them."
+        )
+    return int(given)
+
+
+def _keep_days() -> int:
+    given = os.environ.get("KEYLEASH_KEEP_DAYS", "30")
+    if not given.isdecimal() or len(given) > 3 or not 1 <= int(given) <= 365:
+        raise SettingsProblem(
+            f"KEYLEASH_KEEP_DAYS is {given!r}: give a whole number of days from 1 to 365. For so long the calls that "
+            "were decided are kept, sealed, for `keyleash policy replay`."
         )
     return int(given)
 

@@ -112,6 +112,42 @@ class Rule(SQLModel, table=True):
     created_at: int = Field(sa_column=_ms())
 
 
+class RuleVersion(SQLModel, table=True):
+    """An org's whole set of rules and its preset, as it was from one change to the next."""
+
+    __tablename__: ClassVar[Any] = "rule_version"
+    org: str = Field(primary_key=True)
+    version: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    body: str
+    hash: str
+    change: str
+    made_by: str
+    made_at: int = Field(sa_column=_ms())
+
+
+class RecordedCall(SQLModel, table=True):
+    """A call that was decided, kept for replay: who called as rules saw them, and its arguments, sealed.
+
+    The id begins with the time. Without `sealed_arguments` they were too long to keep.
+    """
+
+    __tablename__: ClassVar[Any] = "recorded_call"
+    org: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    at: int = Field(sa_column=_ms())
+    agent: str
+    agent_name: str
+    member: str | None
+    roles: str
+    groups: str
+    connection: str
+    tool: str
+    effect: str
+    ruling: str
+    rules: str
+    sealed_arguments: bytes | None = Field(default=None, sa_column=Column(LargeBinary, nullable=True))
+
+
 class Approval(SQLModel, table=True):
     """One held call: the record that decides. Call, prompt and outcome are sealed under the org key."""
 
@@ -181,6 +217,52 @@ class Grant(SQLModel, table=True):
     created_at: int = Field(sa_column=_ms())
     expires_at: int = Field(sa_column=_ms())
     revoked_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
+
+
+class Channel(SQLModel, table=True):
+    """A place that is told of held calls: a webhook. Its URL and signing secret are sealed like a credential.
+
+    `address` is what may be shown of the URL. `private` is bound to the seal; `resume_at` is when the receiver wants
+    to hear the next thing at the earliest.
+    """
+
+    __tablename__: ClassVar[Any] = "channel"
+    __table_args__ = (UniqueConstraint("org", "name"),)
+    org: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    name: str
+    kind: str
+    address: str
+    private: str
+    events: str
+    rulings: str
+    secret_version: int
+    created_by: str
+    created_at: int = Field(sa_column=_ms())
+    disabled_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
+    disabled_why: str | None
+    resume_at: int = Field(sa_column=_ms())
+    delivered_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
+    failed_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
+    failure: str | None
+    given_up: int
+    given_up_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
+
+
+class Notice(SQLModel, table=True):
+    """Something that a channel has still to be told: facts, and no secret among them. `lease` is whose turn it is."""
+
+    __tablename__: ClassVar[Any] = "notice"
+    __table_args__ = (Index("notice_channel", "org", "channel", "due_at"),)
+    org: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    channel: str
+    facts: str
+    created_at: int = Field(sa_column=_ms())
+    due_at: int = Field(sa_column=_ms())
+    tries: int
+    lease: str | None
+    leased_until: int = Field(sa_column=_ms())
 
 
 class AuditEntry(SQLModel, table=True):

@@ -3,8 +3,11 @@
 import json
 from typing import Any
 
+from server.approval.channels import tell, through
+from server.approval.eligible import CIRCLES
 from server.approval.grants import Grants
-from server.approval.record import CIRCLES, Approval, ApprovalProblem, Decision, State, one, stands_in
+from server.approval.outbox import Happening
+from server.approval.record import Approval, ApprovalProblem, Decision, State, one, stands_in
 from server.audit import Event, append
 from server.clock import iso, now_ms
 from server.database import Rows
@@ -27,12 +30,8 @@ class Decisions:
             state = current.state.value if current else "gone"
             raise ApprovalProblem(f"Approval {approval.id} is {state if state != 'pending' else 'expired'} already.")
         _require_eligible(current, decision, actor)
-        made = {
-            "by": actor.member.name,
-            "channel": "command line",
-            "known_by": actor.known_by,
-            **({"unattended": True} if unattended else {}),
-        }
+        how = {"unattended": True} if unattended else {}
+        made = through("command line", by=actor.member.name, known_by=actor.known_by, **how)
         if decision is Decision.DENY or current.ruling is Ruling.CONFIRM:
             self.settle(rows, current, decision, made, signed_in=actor.signed_in, now=now_ms())
         else:
@@ -114,3 +113,4 @@ def _write_decision(rows: Rows, record: Approval, decision: Decision, made: dict
         state=state.value,
         **{"approver" if key == "by" else key: value for key, value in made.items()},
     )
+    tell(rows, record.org, record.id, Happening.DECIDED)

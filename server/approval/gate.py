@@ -8,11 +8,14 @@ from typing import Any
 import anyio
 
 from connectors.definition import Call, Effect
+from server.approval.channels import reach, tell, through
 from server.approval.decisions import Decisions
 from server.approval.grants import GRANT_USES, IN_CLIENT, Grants
+from server.approval.outbox import Happening
 from server.approval.record import (
     APPROVAL_MS,
     ASK_S,
+    CLOCKS_APART_MS,
     COLUMNS,
     LONGEST_PROMPT,
     PAUSE_AFTER,
@@ -34,6 +37,7 @@ from server.approval.record import (
     still_enough,
     sweep,
     values_of,
+    wanted,
 )
 from server.approval.register import Register
 from server.audit import Event, append
@@ -44,6 +48,7 @@ from server.identity import Actor, new_id
 from server.policy import Ruling
 from server.prompt import IN_CLIENT as IN_CLIENT_LENGTH
 from server.prompt import Prompt, quote, summary
+from server.recorded import decided, keep
 from vault import Vault
 
 
@@ -80,13 +85,19 @@ class Approvals(Register):
             case State.SUCCEEDED | State.FAILED:
                 return Clearance(approval=record, outcome=self.outcome(record))
             case State.PENDING:
-                raise ApprovalRequired(record.id, iso(record.expires_at))
+                raise ApprovalRequired(record.id, iso(record.expires_at), reaches_nobody=self._reaches_nobody(record))
             case State.DENIED:
                 raise Denied(record.id)
             case State.UNKNOWN | State.EXECUTING:
                 raise OutcomeUnknown(record.id)
             case State.EXPIRED | State.CANCELLED:
                 raise NoLongerValid(record.id, record.state.value)
+
+    def _reaches_nobody(self, record: Approval) -> bool:
+        """Whether it waits for people of whom there are too few, or too few who can be asked."""
+        if record.ruling is not Ruling.APPROVE:
+            return False  # the member asked for may be at another client
+        return not self._database.of(record.org).query(lambda rows: reach(rows, record.org, wanted(record))).enough
 
     async def outcome_of(self, record: Approval) -> dict[str, Any]:
         """Wait for what another call makes of this record. Raises CallRefused where that ends without an outcome."""
@@ -117,6 +128,8 @@ class Approvals(Register):
             why = "the tool's definition has changed since"
         elif approval.expires_at <= now:
             why = "it has expired"
+        elif approval.changed_at > now + CLOCKS_APART_MS:
+            why = "it was decided later than now"
         if why is not None:
             raise NoLongerValid(approval.id, why)
         if not move(rows, approval, State.APPROVED, State.EXECUTING, now):
@@ -132,6 +145,8 @@ class Approvals(Register):
             "WHERE org = ? AND id = ? AND state = 'executing'",
             (state.value, sealed, now_ms(), approval.org, approval.id),
         )
+        if state is State.UNKNOWN:
+            tell(rows, approval.org, approval.id, Happening.UNKNOWN)
 
     async def retire(self, approval: Approval, why: str) -> None:
         """Mark a pending or approved record stale: it can no longer be used for anything."""
@@ -150,6 +165,17 @@ class Approvals(Register):
             "SELECT id FROM approval WHERE org = ? AND agent = ? AND call_hash = ? "
             "AND state IN ('pending', 'approved')",
             (org, agent, call_hash),
+        )
+        for (approval,) in found:
+            record = self.find(org, str(approval))
+            if record is not None:
+                await self.retire(record, "a rule denies it now")
+
+    async def overrule_all(self, org: str, agent: str, tool: str) -> None:
+        """The agent cannot call this tool any more: whatever was approved or waits for it ends."""
+        found = self._database.of(org).read(
+            "SELECT id FROM approval WHERE org = ? AND agent = ? AND tool = ? AND state IN ('pending', 'approved')",
+            (org, agent, tool),
         )
         for (approval,) in found:
             record = self.find(org, str(approval))
@@ -269,6 +295,8 @@ class Approvals(Register):
             verdict=verdict.ruling.value,
             rules=list(verdict.rules),
         )
+        keep(rows, self._vault, caller, decided(call, verdict))
+        tell(rows, record.org, record.id, Happening.OPENED)
         return record
 
     # -- asking and waiting
@@ -348,7 +376,7 @@ class Approvals(Register):
                         member=caller.member_name,
                     )
                 return
-            made = {"by": caller.member_name, "channel": "client", "known_by": "the client's word"}
+            made = through("client", by=caller.member_name, known_by="the client's word")
             self._decisions.settle(rows, record, decision, made, signed_in=False, now=now)
 
         await self._database.of(record.org).write(change)

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from connectors.definition import Call, Effect, canonical
-from server.approval.record import Approval, ApprovalProblem, Asked, still_enough
+from server.approval.record import CLOCKS_APART_MS, Approval, ApprovalProblem, Asked, still_enough
 from server.approval.register import Register
 from server.audit import Event, append
 from server.clock import iso, now_ms
@@ -34,7 +34,7 @@ class Grants:
         rows = self._database.of(asked.caller.org).read(
             "SELECT id, approval FROM call_grant WHERE org = ? AND agent = ? AND tool = ? AND connection = ? "
             "AND credential_version = ? AND definition = ? AND bounds_hash = ? AND uses_left > 0 "
-            "AND revoked_at IS NULL AND expires_at > ? ORDER BY expires_at",
+            "AND revoked_at IS NULL AND expires_at > ? AND created_at <= ? ORDER BY expires_at",
             (
                 asked.caller.org,
                 asked.caller.agent,
@@ -44,6 +44,7 @@ class Grants:
                 asked.call.tool.definition_hash,
                 self._bounds_hash(asked.caller.org, asked.call),
                 now_ms(),
+                now_ms() + CLOCKS_APART_MS,
             ),
         )
         for grant, approval in rows:
@@ -56,8 +57,8 @@ class Grants:
         """Take one use, in the same transaction as the attempt; False where none is left."""
         taken = rows.execute(
             "UPDATE call_grant SET uses_left = uses_left - 1 WHERE org = ? AND id = ? AND uses_left > 0 "
-            "AND revoked_at IS NULL AND expires_at > ?",
-            (org, grant, now_ms()),
+            "AND revoked_at IS NULL AND expires_at > ? AND created_at <= ?",
+            (org, grant, now_ms(), now_ms() + CLOCKS_APART_MS),
         )
         return bool(taken.rowcount == 1)
 

@@ -7,6 +7,9 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from connectors.definition import Call
+from server.approval.channels import tell
+from server.approval.eligible import Wanted, in_circle
+from server.approval.outbox import Happening
 from server.audit import Event, append
 from server.connections import Connection
 from server.database import Database, Rows
@@ -26,6 +29,9 @@ PAUSE_MS = 10 * 60 * 1000
 LONGEST_PROMPT = 200_000
 LOST_MS = 3 * 60 * 1000
 """A call still `executing` after this long was lost: longer than a call can take."""
+CLOCKS_APART_MS = 60 * 1000
+"""How far the clocks of two replicas may be apart. What was decided later than that was decided before the clock was
+set back: its time would be longer than was agreed to."""
 ASK_S = 50.0
 """How long a client may take over its question, and a call wait for another that runs the same approval. Several
 hosts give up on a call at about 60 seconds, dialog or not."""
@@ -159,6 +165,7 @@ def sweep(rows: Rows, org: str, now: int) -> None:
         )
         event = Event.APPROVAL_UNKNOWN if lost else Event.APPROVAL_EXPIRED
         append(rows, org, event, approval=approval, agent=agent, tool=tool)
+        tell(rows, org, approval, Happening.UNKNOWN if lost else Happening.EXPIRED)
 
 
 def last_done(database: Database, org: str, agent: str, call_hash: str) -> int | None:
@@ -179,6 +186,18 @@ def still_enough(verdict: Verdict, record: Approval) -> bool:
     return not verdict.stricter_than(given)
 
 
+def wanted(record: Approval) -> Wanted:
+    """Whose agreement this record still needs."""
+    return Wanted(
+        record.ruling,
+        needed=record.needed,
+        approvers=record.approvers,
+        second_person=record.second_person,
+        requester=record.member,
+        decided=tuple(str(made["by"]) for made in record.decisions),
+    )
+
+
 def same_target(asked: Asked, record: Approval) -> bool:
     return (
         record.connection == asked.connection.id
@@ -189,15 +208,9 @@ def same_target(asked: Asked, record: Approval) -> bool:
 
 # -- who may decide
 
-CIRCLES = {"role:any": "an approver, admin or owner"}
-
 
 def stands_in(actor: Actor, circle: str) -> bool:
-    if circle == "role:any":
-        return bool({"approver", "admin", "owner"} & set(actor.member.roles))
-    if circle.startswith("group:"):
-        return circle.removeprefix("group:") in actor.member.groups
-    return circle in actor.member.roles
+    return in_circle(actor.member, circle)
 
 
 # -- rows

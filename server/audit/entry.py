@@ -99,9 +99,18 @@ class Event(StrEnum):
     CONNECTION_TESTED = "connection.tested"
     CONNECTION_REMOVED = "connection.removed"
 
+    CHANNEL_CREATED = "channel.created"
+    CHANNEL_ROTATED = "channel.rotated"
+    CHANNEL_TESTED = "channel.tested"
+    CHANNEL_DISABLED = "channel.disabled"  # the receiver said that it is gone for good
+    CHANNEL_REMOVED = "channel.removed"
+    CHANNEL_GAVE_UP = "channel.gave_up"  # a notice could not be delivered within a day
+
     RULE_ADDED = "rule.added"
     RULE_REMOVED = "rule.removed"
     PRESET_CHANGED = "preset.changed"
+    RULES_APPLIED = "rules.applied"  # the whole set was replaced by a file's, or by that of an earlier version
+    RULES_REPLAYED = "rules.replayed"  # a draft was tried on the calls that are kept; nothing was called
 
     VAULT_OPENED = "vault.opened"
     VAULT_SEALED = "vault.sealed"

@@ -38,6 +38,8 @@ MAY: dict[str, tuple[str, ...]] = {
     "manage their own agents": ("owner", "admin", "approver", "member"),
     "manage everyone's agents": ADMINS,
     "change rules": ADMINS,
+    "replay calls": ADMINS,
+    "manage channels": ADMINS,
     "freeze agents": ADMINS,
     "read the audit log": ("owner", "admin", "auditor"),
 }

@@ -167,6 +167,14 @@ def pending(desk: Desk) -> "list[Approval]":
     return list(reversed(_records(desk, every=False)))
 
 
+def in_short(desk: Desk, record: "Approval") -> tuple[str, str, str]:
+    """A held call in a list: what, who asks, and until when it waits (UTC)."""
+    from server.clock import iso
+
+    what = _summary(desk, record) or record.tool
+    return what.replace("\n", " "), record.agent_name, f"{iso(record.expires_at)[11:16]} UTC"
+
+
 def _decide(approval: str, decision: "Decision", *, yes: bool, org: str | None, as_member: str | None) -> None:
     from server.approval import Decision, State
 

@@ -11,7 +11,22 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from server.cli import approvals, audit, backup, client, connect, database, doctor, people, policy, setup, vault
+from server.cli import (
+    approvals,
+    audit,
+    backup,
+    channel,
+    client,
+    connect,
+    database,
+    doctor,
+    people,
+    policy,
+    replaying,
+    rulebooks,
+    setup,
+    vault,
+)
 from server.cli.acting import OrgName
 from server.cli.arguments import REFUSED, holds_a_key
 from server.cli.output import complain
@@ -86,6 +101,9 @@ for function in (setup.init, setup.upgrade, doctor.doctor, connect.connect, peop
 for name, function in backup.COMMANDS.items():
     vault.app.command(name)(function)
 
+for name, function in {**rulebooks.COMMANDS, **replaying.COMMANDS}.items():
+    policy.app.command(name)(function)
+
 for name, group in {
     "connection": connect.connection_app,
     "connector": connect.connector_app,
@@ -95,6 +113,7 @@ for name, group in {
     "policy": policy.app,
     "approvals": approvals.app,
     "grant": approvals.grant_app,
+    "channel": channel.app,
     "audit": audit.app,
     "vault": vault.app,
     "database": database.app,

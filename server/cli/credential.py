@@ -45,7 +45,7 @@ def take(kind: CredentialKind, *, stdin: bool, reference: str | None, copy: bool
         with resolver.resolve(pointer) as found:
             fields = parse_fields(kind, found)
         return Given(fields, fields if copy else pointer)
-    fields = parse_fields(kind, _from_stdin()) if stdin else _asked_for(kind)
+    fields = parse_fields(kind, from_stdin()) if stdin else _asked_for(kind)
     return Given(fields, fields)
 
 
@@ -62,7 +62,8 @@ def _asked(kind: CredentialKind, field: Field) -> str:
     return kind.label if field.label == kind.label else f"{kind.label}, {field.label}"
 
 
-def _from_stdin() -> Secret:
+def from_stdin() -> Secret:
+    """What standard input holds, as the field `secret`; it is never a terminal. Raises ConnectionProblem."""
     if sys.stdin.isatty():
         raise ConnectionProblem("Standard input is the terminal, which would show it. Leave --secret-stdin out.")
     raw = sys.stdin.buffer.read(MAX_BYTES + 1)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from server.cli.acting import AsJson
-from server.cli.output import console_on, plain, show_json
+from server.cli.output import console_on, counted, plain, show_json
 
 if TYPE_CHECKING:
     from connectors.catalogue import Offer
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from server.identity import Agent
     from server.policy import Rule
     from server.settings import Settings
+    from server.webhooks import Hook
     from vault import Secret
 
 SOON = timedelta(days=90)
@@ -366,7 +367,8 @@ def erasures(patient: Patient) -> Iterator[Finding]:
 
 
 def _erased(one: "Pending") -> str:
-    return f"the earlier secret of {one.name}" if one.what == "secret" else f"the {one.what} {one.name}"
+    earlier = {"secret": "the earlier secret of", "address": "the earlier address and secret of the channel"}
+    return f"{earlier.get(one.what, f'the {one.what}')} {one.name}"
 
 
 def agents(patient: Patient) -> Iterator[Finding]:
@@ -409,6 +411,85 @@ def _reaches_anything(agent: "Agent", offer: "Offer", rules: Sequence["Rule"], p
     if not offer.tools:  # nothing is connected yet: a rule about it will do
         return any(rule.then is not Ruling.DENY and str(rule.who) in subject.marks() for rule in rules)
     return any(possible(subject, one.connection, one.tool.name, one.tool.effect, rules, preset) for one in offer.tools)
+
+
+def approvers(patient: Patient) -> Iterator[Finding]:
+    """Every rule that asks for an approval reaches somebody who can give it."""
+    from server.approval.reaching import gaps
+    from server.policy import load_preset
+    from server.rules import rules_of
+
+    installation = patient.installation
+    if installation is None:
+        return
+    for org in installation.directory.orgs():
+        rules = [*rules_of(installation.database, org.id), *load_preset(org.preset)]
+        found = installation.database.of(org.id).snapshot(lambda rows, org=org, rules=rules: gaps(rows, org.id, rules))
+        for gap in found:
+            yield Finding("approvers", "warn" if gap.grave else "ok", f"{org.name}: {gap.text}")
+        if not found:
+            yield Finding("approvers", "ok", f"{org.name}: every rule that asks for an approval reaches somebody.")
+
+
+def channels(patient: Patient) -> Iterator[Finding]:
+    """What is told arrives, and every URL and signing secret opens."""
+    from server.webhooks import hooks_of
+
+    installation = patient.installation
+    if installation is None:
+        return
+    total = 0
+    for org in installation.directory.orgs():
+        for hook in hooks_of(installation.database, org.id):
+            total += 1
+            for problem in _of_channel(installation, hook):
+                yield Finding("channels", "warn", f"{org.name}: the channel {hook.name} {problem}")
+    if total:
+        yield from _of_link(patient.settings)
+    yield Finding("channels", "ok", f"{counted(total, 'channel')} looked at.")
+
+
+def _of_link(settings: "Settings") -> Iterator[Finding]:
+    """Whether the link leads to a page that is served; as far as this terminal is set up as the server is."""
+    from urllib.parse import urlsplit
+
+    if not settings.public_url:
+        yield Finding("channels", "ok", "KEYLEASH_PUBLIC_URL is not set here: where it is not, no link is told.")
+        return
+    host = urlsplit(settings.public_url).hostname or ""
+    if host not in ("127.0.0.1", "localhost", *settings.allowed_hosts):
+        yield Finding(
+            "channels",
+            "warn",
+            f"The link that is told leads to {host}, and a server answers to that name only where "
+            f"KEYLEASH_ALLOWED_HOSTS has it: KEYLEASH_ALLOWED_HOSTS={host}",
+        )
+
+
+def _of_channel(installation: "Installation", hook: "Hook") -> Iterator[str]:
+    from server.clock import iso, now_ms
+    from server.webhooks import take_target, waiting
+    from vault import CannotOpen, VaultError
+
+    again = f"keyleash channel rotate {hook.name} --new-url"
+    if hook.disabled_at is not None:
+        yield f"is disabled since {iso(hook.disabled_at)}: {hook.disabled_why}. {again}"
+    if hook.given_up_at is not None and hook.given_up_at > (hook.delivered_at or 0):
+        yield f"was not told {hook.given_up} times; the last time: {hook.failure}. keyleash channel test {hook.name}"
+    count, since = waiting(installation.database, hook)
+    if since is not None and since < now_ms() - LATE_MS and hook.disabled_at is None:
+        why = hook.failure or "no server is running that could"
+        yield f"has {count} things still to be told, the first since {iso(since)}: {why}."
+    try:
+        sealed = installation.database.of(hook.org).snapshot(lambda rows: take_target(rows, installation.vault, hook))
+        sealed().wipe()
+    except CannotOpen:
+        yield f"cannot be told anything: its URL and secret cannot be opened. {again}"
+    except VaultError:
+        return  # a key above it, which another check is about
+
+
+LATE_MS = 10 * 60 * 1000
 
 
 def memory(_patient: Patient) -> Iterator[Finding]:
@@ -499,6 +580,8 @@ CHECKS: tuple[Callable[[Patient], Iterator[Finding]], ...] = (
     credentials,
     erasures,
     agents,
+    approvers,
+    channels,
     memory,
     packages,
     clients,

@@ -9,6 +9,8 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
+from server.visible import seen
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -25,7 +27,7 @@ def plain(value: object, *, lines: bool = False) -> str:
     'a\\x1b[31mb'
     """
     text = value if isinstance(value, str) else str(value)
-    return "".join(char if char.isprintable() or (lines and char == "\n") else _escaped(char) for char in text)
+    return "".join(char if seen(char) or (lines and char == "\n") else _escaped(char) for char in text)
 
 
 def show_json(value: Any) -> None:

@@ -1,7 +1,7 @@
 """`keyleash policy …`: the org's rules, its preset, and why a call would be decided as it would."""
 
 import json as jsonlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -31,7 +31,7 @@ def list_rules(org: OrgName = None, as_member: AsMember = None, json: AsJson = F
 
     with at_desk(org, as_member, "look around") as desk:
         own, preset = rules_of(desk.database, desk.org.id), load_preset(desk.org.preset)
-        names = _names(desk)
+        names = names_of(desk)
     if json:
         shown = {
             "preset": desk.org.preset,
@@ -92,13 +92,14 @@ def add_rule(
     with at_desk(org, as_member, "change rules") as desk:
         body["who"] = _by_id(desk, who)
         rule = desk.database.write_now(lambda rows: add(rows, desk.org.id, body, by=desk.by))
-        for note in _blind_spots(desk, rule):
+        for note in blind_spots(desk, rule):
             warn(note)
-        shown = _as_json(rule, _names(desk))
+        warn_of_gaps(desk, [rule])
+        shown = _as_json(rule, names_of(desk))
     if json:
         show_json(shown)
     else:
-        show_text(f"Added {rule.id}: {_in_words(shown)}")
+        show_text(f"Added {rule.id}: {rule_in_words(shown)}")
 
 
 @app.command("remove")
@@ -115,7 +116,7 @@ def remove_rule(
         found = next((own for own in rules_of(desk.database, desk.org.id) if own.id == rule), None)
         if found is None:
             raise RuleProblem(f"There is no rule {rule!r}. `keyleash policy list` shows them.")
-        require_yes(f"Remove {found.id}: {_in_words(_as_json(found, _names(desk)))}?", yes=yes)
+        require_yes(f"Remove {found.id}: {rule_in_words(_as_json(found, names_of(desk)))}?", yes=yes)
         desk.database.write_now(lambda rows: remove(rows, desk.org.id, rule, by=desk.by))
         show_text(f"Removed {rule}.")
 
@@ -130,11 +131,13 @@ def preset(
     json: AsJson = False,
 ) -> None:
     """Show or choose what is asked where none of the org's own rules matches."""
+    from server.policy import load_preset
     from server.rules import set_preset
 
     with at_desk(org, as_member, "look around" if name is None else "change rules") as desk:
         if name is not None:
             desk.database.write_now(lambda rows: set_preset(rows, desk.org.id, name, by=desk.by))
+            warn_of_gaps(desk, load_preset(name))
     if json:
         show_json({"preset": name or desk.org.preset})
     else:
@@ -150,7 +153,7 @@ def explain_call(
     as_member: AsMember = None,
     json: AsJson = False,
 ) -> None:
-    """Say what would become of a call, and which rules decide. Nothing is called."""
+    """Say what would become of a call, which rules decide, and what would have to change. Nothing is called."""
     arguments = _arguments(args)
     with at_desk(org, as_member, "look around") as desk:
         shown: dict[str, Any] = {"agent": agent, **_explain(desk, agent, tool, arguments)}
@@ -163,6 +166,29 @@ def explain_call(
         ((one["rule"]["id"], one["source"], one["matches"], one["because"]) for one in shown["considered"]),
         empty="No rule was looked at.",
     )
+    for looser in shown["looser"]:
+        _show_looser(looser)
+
+
+def _show_looser(looser: dict[str, Any]) -> None:
+    """What would have to change for one outcome, each way a line."""
+    show_text(f"{_TO_BE[looser['outcome']]}:")
+    for way in looser["ways"]:
+        changes = [f"{change['argument']} would have to {_must(change)}" for change in way["changes"]]
+        show_text(f"  {'; '.join(changes)}. For instance {jsonlib.dumps(way['arguments'])}.")
+    if not looser["ways"]:
+        show_text(f"  {looser['because']}")
+    if looser["without_rules"]:
+        show_text(f"  Without {', '.join(looser['without_rules'])} this very call would be.")
+
+
+_TO_BE = {"allow": "To be allowed", "confirm": "To be confirmed by a person", "approve": "To be approved by somebody"}
+
+
+def _must(change: dict[str, Any]) -> str:
+    if change["must"]:
+        return ", and ".join(change["must"])
+    return f"be {jsonlib.dumps(change['value'])}" if "value" in change else "be left out"
 
 
 def parse_condition(text: str) -> dict[str, Any]:
@@ -217,7 +243,7 @@ def _by_id(desk: Desk, who: str) -> str:
     return who
 
 
-def _names(desk: Desk) -> dict[str, str]:
+def names_of(desk: Desk) -> dict[str, str]:
     """`member:mem_…` → `member:ada`, for everyone there is."""
     directory, org = desk.installation.directory, desk.org.id
     members = {f"member:{member.id}": f"member:{member.name}" for member in directory.members(org)}
@@ -244,7 +270,8 @@ def _row(rule: "Rule", names: dict[str, str]) -> tuple[str, ...]:
     )
 
 
-def _in_words(shown: dict[str, Any]) -> str:
+def rule_in_words(shown: dict[str, Any]) -> str:
+    """A dumped rule, with its `who` by name, as one line."""
     conditions = [f"{c['argument']} {c['op']} {jsonlib.dumps(c['value'])}" for c in shown["when"]]
     when = f" when {' and '.join(conditions)}" if conditions else ""
     effects = f" ({', '.join(shown['effects'])})" if shown["effects"] else ""
@@ -262,7 +289,7 @@ def _condition(condition: "Condition") -> str:
     return f"{condition.argument} {condition.op} {jsonlib.dumps(condition.value)}"
 
 
-def _blind_spots(desk: Desk, rule: "Rule") -> list[str]:
+def blind_spots(desk: Desk, rule: "Rule") -> list[str]:
     """What a rule that was just added does not do, though its author may think so."""
     from fnmatch import fnmatchcase
 
@@ -286,9 +313,19 @@ def _blind_spots(desk: Desk, rule: "Rule") -> list[str]:
     ]
 
 
+def warn_of_gaps(desk: Desk, rules: "Sequence[Rule]") -> None:
+    """Say of these rules, which count from now on, where they ask for people whom nobody can ask."""
+    from server.approval.reaching import gaps
+
+    for gap in desk.database.query(lambda rows: gaps(rows, desk.org.id, rules)):
+        (warn if gap.grave else say)(gap.text)
+
+
 def _explain(desk: Desk, name: str, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    from connectors.errors import InvalidArguments
+    from server.explaining import explain
     from server.identity import Frozen
-    from server.policy import Request, explain
+    from server.policy import Request
 
     agent = desk.installation.directory.agent(desk.org.id, name)
     try:
@@ -303,15 +340,22 @@ def _explain(desk: Desk, name: str, tool: str, arguments: dict[str, Any]) -> dic
     if not caller.narrowing.admits(call.connection, call.tool.name, effect.value):
         return _stopped(tool, f"The agent {agent.name} is narrowed to other tools.")
     request = Request(call.connection, call.tool.name, effect, call.arguments)
-    found = explain(_subject(caller), request, workspace.rules, workspace.preset)
-    names = _names(desk)
+
+    def fit(given: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        try:
+            return workspace.offer.bind(tool, given).arguments
+        except InvalidArguments:
+            return None
+
+    found = explain(_subject(caller), request, workspace.rules, workspace.preset, fit=fit)
+    names = names_of(desk)
     for one in found["considered"]:
         one["rule"]["who"] = names.get(one["rule"]["who"], one["rule"]["who"])
     return found
 
 
 def _subject(caller: "Caller") -> Any:
-    from server.call import subject
+    from server.reach import subject
 
     return subject(caller)
 
@@ -319,4 +363,4 @@ def _subject(caller: "Caller") -> Any:
 def _stopped(tool: str, reason: str) -> dict[str, Any]:
     """What `explain` says where no rule is asked at all."""
     say("No rule was asked.")
-    return {"tool": tool, "ruling": "deny", "reason": reason, "rules": [], "considered": []}
+    return {"tool": tool, "ruling": "deny", "reason": reason, "rules": [], "considered": [], "looser": []}

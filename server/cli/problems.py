@@ -14,6 +14,7 @@ from server.policy import RuleError
 from server.rotation import RotationProblem
 from server.rules import RuleProblem
 from server.settings import SettingsProblem
+from server.webhooks import ChannelProblem
 from vault import VaultError
 
 PROBLEMS: tuple[type[Exception], ...] = (
@@ -21,6 +22,7 @@ PROBLEMS: tuple[type[Exception], ...] = (
     AuditError,
     BackupProblem,
     BindProblem,
+    ChannelProblem,
     ClientError,
     ConnectionProblem,
     ConnectorError,

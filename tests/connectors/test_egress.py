@@ -9,9 +9,11 @@ import datetime
 import email.utils
 import gzip
 import ssl
+import threading
 import traceback
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
 from pathlib import Path
@@ -21,7 +23,7 @@ import pytest
 
 from connectors.bounded import Limits, deeper_than
 from connectors.definition import Call
-from connectors.egress import Egress, Reply, retry_after
+from connectors.egress import Egress, Reply, resolve_apart, retry_after
 from connectors.errors import (
     ConnectorError,
     CredentialMalformed,
@@ -940,3 +942,17 @@ async def test_only_a_host_that_proves_its_name_gets_the_credential(certificate:
             with pytest.raises(Unreachable, match="identity"):
                 await get(egress, f"https://api.example:{server.port}")
     assert len(server.requests) == 1
+
+
+async def test_names_are_found_apart_from_the_threads_that_everything_else_shares() -> None:
+    """A tenant's slow name server must not keep the database from being flushed."""
+    loop, busy = asyncio.get_running_loop(), threading.Event()
+    with ThreadPoolExecutor(1) as shared:
+        loop.set_default_executor(shared)
+        stuck = loop.run_in_executor(None, busy.wait, 30)
+        assert "127.0.0.1" in await asyncio.wait_for(resolve_apart("127.0.0.1", 80), 10)
+        with pytest.raises(OSError):
+            await resolve_apart("no such host", 80)
+        assert not stuck.done()
+        busy.set()
+        await stuck

@@ -1,4 +1,7 @@
-"""What a hostile agent, upstream, file or database tries, through a real client and a real server: all in vain."""
+"""What a hostile agent, upstream, file or database tries, through a real client and a real server: all in vain.
+
+What an agent tries against the people and the rules is a list of its own: `attempts.py`.
+"""
 
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -9,16 +12,13 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 import httpx2
-import mcp_types as t
 import pytest
 from mcp import Client
 from mcp.shared.exceptions import MCPError
 
 from server.app import running
-from server.approval import Decision, State
 from server.call import call
-from server.identity import Narrowing, create_agent
-from tests.agents import ERAS, Nobody, answering, connected, decide, with_connector
+from tests.agents import ERAS, Nobody, connected, with_connector
 from tests.installed import SECRET, Place, add_org
 from tests.probe import PROBE
 from tests.samples import sample
@@ -339,100 +339,3 @@ async def test_another_orgs_tool_is_an_unknown_tool(place: Place, upstream: Upst
     assert str(foreign.value).replace("theirs", "nobody") == str(unknown.value)
     assert foreign.value.error.code == unknown.value.error.code
     assert upstream.requests == []
-
-
-async def test_another_agents_state_and_approval_are_of_no_use(place: Place, upstream: Upstream) -> None:
-    """Of the same member, of another org, and with the narrowest leash: the state is one agent's."""
-    database = place.database
-    place.agent("mallory")
-    place.tokens["narrow"] = database.write_now(
-        lambda rows: create_agent(
-            rows, place.org, name="narrow", member=place.owner, by="x", narrowing=Narrowing(effects=("read",))
-        )
-    )
-    other = add_org(place.installation, "globex")
-    other.connect(upstream.url)
-    other.agent("stranger")
-    answer, _ = answering("decline")
-    accept = {"approval": t.ElicitResult(action="accept", content={"decision": "approve"})}
-    async with connected(place, "http", "auto", answer) as client:
-        first = await client.session.call_tool("stripe_create_refund", REFUND, allow_input_required=True)
-    assert isinstance(first, t.InputRequiredResult)
-    approval = place.installation.approvals.list(place.org)[0].id
-    decide(place, approval, Decision.APPROVE)
-    for whose, name in ((place, "mallory"), (place, "narrow"), (other, "stranger")):
-        async with connected(whose, "http", "auto", answer, agent=name) as client:
-            with pytest.raises(MCPError):
-                await client.session.call_tool(
-                    "stripe_create_refund",
-                    REFUND,
-                    input_responses=accept,
-                    request_state=first.request_state,
-                    allow_input_required=True,
-                )
-            again = await client.session.call_tool("stripe_create_refund", REFUND, allow_input_required=True)
-            assert isinstance(again, t.InputRequiredResult) or again.is_error
-    assert upstream.requests == []
-    assert [each.state for each in place.installation.approvals.list(place.org) if each.id == approval] == [
-        State.APPROVED
-    ]
-
-
-FORGED_STATES = [
-    "",
-    "x",
-    "{}",
-    json.dumps({"approval": "apr_aaaaaaaaaaaaaaaa"}),
-    json.dumps({"approval": None}),
-    json.dumps({"approval": "' OR 1=1 --"}),
-]
-
-
-async def test_a_state_that_is_not_sealed_by_us_approves_nothing(place: Place, upstream: Upstream) -> None:
-    accept = {"approval": t.ElicitResult(action="accept", content={"decision": "approve"})}
-    answer, _ = answering("decline")
-    async with connected(place, "http", "auto", answer) as client:
-        pending = await client.session.call_tool("stripe_create_refund", REFUND, allow_input_required=True)
-        assert isinstance(pending, t.InputRequiredResult)
-        assert pending.request_state
-        approval = place.installation.approvals.list(place.org)[0].id
-        ours = pending.request_state
-        altered = [ours[:-1], f"{ours}x", ours[: len(ours) // 2], ours.swapcase(), f"{ours[:-9]}AAAA{ours[-5:]}"]
-        for state in [*FORGED_STATES, *altered]:
-            try:
-                result = await client.session.call_tool(
-                    "stripe_create_refund",
-                    REFUND,
-                    input_responses=accept,
-                    request_state=state.replace("apr_aaaaaaaaaaaaaaaa", approval),
-                    allow_input_required=True,
-                )
-            except MCPError:
-                continue
-            assert isinstance(result, t.InputRequiredResult) or result.is_error, state
-    assert upstream.requests == []
-    assert place.installation.approvals.list(place.org)[0].state is State.PENDING
-
-
-NO_ANSWERS: list[Any] = [{}, {"decision": None}, {"decision": ["approve"]}, {"decision": "APPROVE"}, {"approve": True}]
-
-
-@pytest.mark.parametrize("era", ERAS)
-async def test_accept_without_the_approving_word_approves_nothing(place: Place, upstream: Upstream, era: str) -> None:
-    asked: list[t.ElicitRequestParams] = []
-
-    async def accepting(_context: Any, params: t.ElicitRequestParams) -> t.ElicitResult:
-        asked.append(params)
-        return t.ElicitResult.model_construct(action="accept", content=NO_ANSWERS[len(asked) - 1])
-
-    async with connected(place, "http", era, accepting) as client:
-        for amount, _ in enumerate(NO_ANSWERS, start=1):
-            try:
-                result = await client.call_tool("stripe_create_refund", {**REFUND, "amount": amount})
-            except MCPError:
-                continue
-            assert result.is_error
-    assert len(asked) == len(NO_ANSWERS)
-    assert upstream.requests == []
-    assert {each.state for each in place.installation.approvals.list(place.org)} == {State.PENDING}
-    assert len(place.installation.approvals.list(place.org)) == len(NO_ANSWERS)

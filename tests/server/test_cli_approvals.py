@@ -2,7 +2,10 @@
 
 import asyncio
 import io
+import os
+import pty
 import threading
+import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -337,6 +340,57 @@ def test_watching_denies_skips_and_leaves(owner: CommandLine, place: Place) -> N
     assert [state(place, one) for one in (first, second)] == [State.DENIED, State.PENDING]
 
 
+def test_watching_lists_what_waits_and_moves_through_it(owner: CommandLine, place: Place) -> None:
+    first, second, third = (held(place, {"charge": f"ch_{number}"}) for number in (1, 2, 3))
+    with owner.at_terminal("approvals", "watch") as terminal:
+        shown = terminal.until("[q] leave")
+        assert "3 calls wait:" in shown
+        assert all(f"ch_{number}" in shown for number in (1, 2, 3))
+        assert "reconciler" in shown
+        assert first in terminal.shown
+        assert second not in terminal.shown
+        for key, leads_to in (("n", second), ("n", third), ("n", first), ("p", third), ("2", second)):
+            typed_until(terminal, key, f"{leads_to} · until")
+            terminal.until("[q] leave")
+        typed_until(terminal, "d", f"Denied {second}")
+        assert "2 calls wait:" in terminal.until("[q] leave")
+        fourth = held(place, {"charge": "ch_4"})
+        terminal.until("Now waiting, too: stripe_create_refund, by reconciler.")
+        terminal.type("q")
+        assert terminal.end() == 0
+    states = [state(place, one) for one in (first, second, third, fourth)]
+    assert states == [State.PENDING, State.DENIED, State.PENDING, State.PENDING]
+
+
+@pytest.mark.parametrize("typed", ["\x1b[A", "\x1b[D", "\x1bOA", "banana", "A", "D", "\x1b[200~a\x1b[201~", "aa"])
+def test_what_is_no_single_key_decides_nothing(owner: CommandLine, place: Place, typed: str) -> None:
+    """An arrow sends A or D among other characters, and a paste whatever was copied."""
+    approval = held(place)
+    desk = Desk(place.installation, place.installation.directory.org("acme"), place.actor())
+    ours, theirs = pty.openpty()
+    try:
+        tty.setraw(theirs)
+        with os.fdopen(theirs, "r", encoding="ascii") as keyboard:
+            screen = Screen(console_on(io.StringIO()), keyboard, forget_typed=lambda: os.write(ours, typed.encode()))
+            screen.now = iter(range(0, 1000, 10)).__next__
+            leaving = threading.Timer(0.5, os.write, (ours, b"q"))
+            leaving.start()
+            assert _one(desk, screen, pending(desk), set()) is None
+            leaving.join()
+    finally:
+        os.close(ours)
+    assert state(place, approval) is State.PENDING
+
+
+def test_one_who_has_had_their_say_is_not_asked_again(owner: CommandLine, place: Place) -> None:
+    place.rule(who="everyone", tools=["stripe.*"], then="approve", count=2)
+    approval = held(place)
+    desk = Desk(place.installation, place.installation.directory.org("acme"), place.actor())
+    passed = set[str]()
+    assert _one(desk, Pressed((0.8, "a")), pending(desk), passed) == ""
+    assert (passed, state(place, approval)) == ({approval}, State.PENDING)
+
+
 def test_what_is_decided_elsewhere_goes_from_the_screen(owner: CommandLine, place: Place) -> None:
     approval = held(place)
     with owner.at_terminal("approvals", "watch") as terminal:
@@ -369,9 +423,9 @@ def test_a_key_pressed_as_a_call_appears_does_not_decide_it(owner: CommandLine, 
     desk = Desk(place.installation, place.installation.directory.org("acme"), place.actor())
     screen = Pressed((0.1, "a"), (0.6, "d"), (0.8, "s"))
     passed: set[str] = set()
-    assert _one(desk, screen, pending(desk), passed)
+    assert _one(desk, screen, pending(desk), passed) == ""
     assert (screen.forgotten, passed, state(place, approval)) == (1, {approval}, State.PENDING)
-    assert _one(desk, Pressed((0.8, "a")), pending(desk), passed)
+    assert _one(desk, Pressed((0.8, "a")), pending(desk), set()) == ""
     assert state(place, approval) is State.APPROVED
 
 
@@ -380,7 +434,7 @@ def test_one_who_may_not_decide_is_told_and_goes_on(owner: CommandLine, place: P
     approval = held(place)
     desk = Desk(place.installation, place.installation.directory.org("acme"), place.actor())
     screen, passed = Pressed((0.8, "a")), set[str]()
-    assert _one(desk, screen, pending(desk), passed)
+    assert _one(desk, screen, pending(desk), passed) == ""
     assert "second person" in screen.written.getvalue()
     assert (passed, state(place, approval)) == ({approval}, State.PENDING)
 

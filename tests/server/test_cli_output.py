@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from server.cli import commands
 from server.cli.output import plain, show_table
 from tests.commandline import CommandLine
+from tests.hostile import assert_visible
 from tests.installed import Place
 
 
@@ -18,7 +19,8 @@ def test_nothing_that_is_printed_can_act_on_a_terminal(text: str) -> None:
     shown = plain(text)
     assert shown.isprintable()
     assert plain(text, lines=True).replace("\n", "").isprintable()
-    if text.isprintable():
+    assert_visible(shown)
+    if text.isascii() and text.isprintable():
         assert shown == text
 
 

@@ -6,6 +6,7 @@ Whatever is done through the three looks to rules, people and the record as if t
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,12 +21,14 @@ from mcp.shared.exceptions import MCPError
 from connectors.catalogue import OWN_NAMES, Catalogue, shipped_folder
 from server.app import open_installation, protocol_server, running
 from server.approval import Decision, State
+from server.call import call
 from server.connections import ConnectionProblem, plan
+from server.errors import NoSuchTool
 from server.folding import folded
 from server.identity import Narrowing, create_agent
 from server.listing import PAGE
 from tests import postgres
-from tests.agents import ERAS, answering, connected, decide, with_connector
+from tests.agents import ERAS, Nobody, answering, connected, decide, with_connector
 from tests.bench.wire import message
 from tests.installed import SECRET, Place, add_org
 from tests.serving import serving
@@ -498,13 +501,72 @@ async def test_a_hidden_tool_is_to_its_agent_as_one_that_does_not_exist(
             assert absent.is_error
             assert text_of(hidden).replace(HIDDEN, ABSENT) == text_of(absent)
             assert hidden.structured_content == absent.structured_content
+        for arguments in (REFUND, {"chrage": "ch_1"}, {"charge": "ch_1", "amount": "much"}, {}, None):
+            hidden, absent = [await refusal(client, name, arguments) for name in (HIDDEN, ABSENT)]
+            assert hidden.error.message == f"Unknown tool: {HIDDEN}"
+            assert hidden.error.message.replace(HIDDEN, ABSENT) == absent.error.message
+            assert (hidden.error.code, hidden.error.data) == (absent.error.code, absent.error.data)
     assert upstream.requests == []
     assert asked == []
     # The record knows better than the agent.
     refused = place.events("call.refused")
     assert {entry["tool"] for entry in refused} == {HIDDEN, ABSENT}
-    assert len(refused) == 6
+    assert len(refused) == 16
+    assert {entry["reason"] == "unknown tool" for entry in refused if entry["tool"] == ABSENT} == {True}
+    assert {entry["reason"].split(":")[0] for entry in refused if entry["tool"] == HIDDEN} == {"hidden"}
     assert place.installation.approvals.list(place.org) == []
+
+
+async def refusal(client: Client, tool: str, arguments: dict[str, Any] | None) -> MCPError:
+    with pytest.raises(MCPError) as refused:
+        await client.session.call_tool(tool, arguments)
+    return refused.value
+
+
+async def test_a_tool_that_other_arguments_could_call_is_refused_with_its_reason(place: Place, era: str) -> None:
+    place.rule(
+        who="everyone",
+        tools=["stripe.create_refund"],
+        when=[{"argument": "amount", "op": "min", "value": 1000}],
+        then="deny",
+    )
+    async with connected(place, "memory", era) as client:
+        direct = await client.session.call_tool(HIDDEN, REFUND)
+        mended = await client.session.call_tool(HIDDEN, {"chrage": "ch_1"})
+    assert direct.is_error
+    assert "rules do not allow" in text_of(direct)
+    assert "Did you mean charge" in text_of(mended)
+
+
+async def test_what_waits_for_a_person_ends_once_its_tool_is_hidden(place: Place, upstream: Upstream) -> None:
+    """Whatever arguments the tool is called with then: none of them can bring it back."""
+    async with connected(place, "memory", "auto") as client:
+        held = await client.session.call_tool(HIDDEN, REFUND, allow_input_required=True)
+        assert not isinstance(held, MCPError)
+        (waiting,) = place.installation.approvals.list(place.org)
+        decide(place, waiting.id, Decision.APPROVE)
+        hide(place, "a rule")
+        await refusal(client, HIDDEN, {"chrage": "other arguments, and wrong ones"})
+    (ended,) = place.installation.approvals.list(place.org)
+    assert ended.state is State.CANCELLED
+    assert upstream.requests == []
+
+
+@pytest.mark.parametrize("keys", [0, 300, 2000])
+async def test_how_long_a_refusal_takes_does_not_tell_hidden_from_missing(place: Place, keys: int) -> None:
+    """Looking for names that are like a missing one, or checking the arguments of a hidden one, takes far longer."""
+    hide(place, "a rule")
+    long = {"charge": "ch_1", "metadata": {f"k{n}": ["x"] * 20 for n in range(keys)}}
+    taken: dict[str, list[float]] = {HIDDEN: [], ABSENT: []}
+    async with running(place.installation) as parts:
+        for _ in range(12):
+            for name, times in taken.items():
+                began = time.process_time()
+                with pytest.raises(NoSuchTool):
+                    await call(parts, place.caller(), name, long, Nobody())
+                times.append(time.process_time() - began)
+    hidden, absent = min(taken[HIDDEN]), min(taken[ABSENT])
+    assert 0.5 < hidden / absent < 2, (hidden, absent)
 
 
 async def test_a_tool_of_another_org_is_not_found(place: Place, upstream: Upstream) -> None:

@@ -7,7 +7,7 @@ import pytest
 from server.app import running
 from server.call import Parts, call
 from server.connections import connections_of
-from server.errors import NoSuchTool, Refused
+from server.errors import NoSuchTool
 from server.identity import (
     Frozen,
     IdentityProblem,
@@ -252,7 +252,7 @@ async def test_a_narrowed_agent_sees_and_reaches_what_it_is_narrowed_to(
     if admitted:
         assert (await call(parts, caller, "stripe_list_charges", {}, Nobody())).ok
     else:
-        with pytest.raises(Refused):
+        with pytest.raises(NoSuchTool):
             await call(parts, caller, "stripe_list_charges", {}, Nobody())
     assert len(upstream.requests) == admitted
 
@@ -264,7 +264,7 @@ async def test_a_narrowing_by_effect_stops_a_tool_of_another_effect(place: Place
             rows, place.org, name="reader", member=place.owner, by="alice", narrowing=Narrowing(effects=("read",))
         )
     )
-    with pytest.raises(Refused):
+    with pytest.raises(NoSuchTool):
         await call(parts, place.caller("reader"), "stripe_create_refund", {"charge": "ch_1"}, Nobody())
     offered = {tool.tool.effect.value for tool in tools_for(parts, place.caller("reader"))}
     assert offered == {"read"}

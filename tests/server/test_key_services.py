@@ -22,6 +22,7 @@ from tests.agents import ERAS, Nobody, connected
 from tests.commandline import CommandLine, with_environment
 from tests.installed import Place
 from tests.server.rotating import everything, rotate
+from tests.telling import Clock, Receiver, a_server, delivered, held, hooked, outbox
 from tests.upstream import Answer, Upstream
 from tests.vault.fake_kms import FakeKms
 from tests.vault.fake_transit import FakeKey, FakeTransit
@@ -153,26 +154,29 @@ async def test_while_the_service_is_away_the_commands_say_so_and_store_nothing(p
     assert place.database.read("SELECT * FROM vault_credential") == before
 
 
+def is_locked(place: Place) -> bool:
+    """Whether somebody is writing."""
+    with contextlib.closing(sqlite3.connect(place.installation.settings.database, timeout=0)) as db:
+        try:
+            db.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+        return False
+
+
 async def test_no_command_asks_the_service_while_it_keeps_others_from_writing(place: Place, service: Service) -> None:
     """A service that hangs would hold up every call of every org."""
     told(service.line, "vault", "rewrap", "--to", service.spec, "--yes")
     asked: list[bool] = []
 
-    def whether_locked(_received: object) -> None:
-        with contextlib.closing(sqlite3.connect(place.installation.settings.database, timeout=0)) as db:
-            try:
-                db.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError:
-                asked.append(True)
-            else:
-                asked.append(False)
-
-    service.fake.instead = whether_locked
+    service.fake.instead = lambda _received: asked.append(is_locked(place))
     secret = b"rk_test_a_new_secret_for_stripe"
     for stdin, *arguments in (
         (secret, "connect", "stripe", "--name", "second", "--secret-stdin", "--no-verify"),
         (secret, "connection", "rotate", "second", "--secret-stdin", "--no-verify"),
         (b"", "connection", "rotate", "second", "--keep-secret"),
+        (b"https://hooks.example.com/x", "channel", "add", "webhook", "chat", "--url-stdin"),
+        (b"", "channel", "rotate", "chat"),
         (b"", "org", "create", "new"),
         (b"", "vault", "rotate-org", "acme", "--yes"),
         (b"", "vault", "rotate-root", "--yes"),
@@ -183,6 +187,29 @@ async def test_no_command_asks_the_service_while_it_keeps_others_from_writing(pl
         assert ran.code == 0, ran.err
         assert asked
         assert not any(asked), arguments
+
+
+async def test_what_is_to_be_told_waits_while_the_service_is_away_and_asks_it_in_no_transaction(
+    place: Place, service: Service
+) -> None:
+    told(service.line, "vault", "rewrap", "--to", service.spec, "--yes")
+    reopen(place)
+    with Receiver() as receiver:
+        hooked(place, receiver.hook)
+        await held(place)
+        place.installation.vault.forget()
+        service.go_away()
+        async with a_server(place, Clock()) as server:
+            await delivered(server)
+        assert receiver.requests == []
+        assert [tries for _, _, tries, _ in outbox(place)] == [0]
+        locked: list[bool] = []
+        service.fake.instead = lambda _received: locked.append(is_locked(place))
+        async with a_server(place, Clock()) as server:
+            await delivered(server)
+        assert locked
+        assert not any(locked)
+        assert len(receiver.requests) == 1
 
 
 async def test_an_org_is_not_made_under_a_root_key_that_was_rotated_meanwhile(place: Place) -> None:

@@ -31,6 +31,7 @@ from tests.leaks import leak
 from tests.processes import holding
 from tests.remnants import remnants, sealed_of
 from tests.serving import serving
+from tests.telling import hooked
 from tests.upstream import Answer, Upstream
 from vault import VaultError
 
@@ -62,8 +63,9 @@ def rows_of(place: Place) -> dict[str, int]:
 
 
 async def full(place: Place, parts: Parts, upstream: Upstream) -> None:
-    """Give the org something in every table: an approved and a held call, a grant, a rule, people and agents."""
+    """Give the org something in every table: calls approved and held, a grant, a rule, a channel, people and agents."""
     place.connect(upstream.url, connector="slack", name="chat")
+    hooked(place, "http://127.0.0.1:9/nobody/listens/there")
     place.member("bob", ("auditor",))
     place.agent("robot", standalone=True)
     place.rule(who="everyone", tools=["stripe.get_balance"], then="allow")
@@ -118,6 +120,7 @@ async def test_nothing_of_the_org_is_left_but_its_log_and_other_orgs_keep_everyt
         "rules": 1,
         "approvals": 2,
         "grants": 1,
+        "channels": 1,
         "keys": 1,
     }
     assert not any(rows_of(whole).values())

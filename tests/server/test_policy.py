@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from connectors.definition import Effect
 from server import policy
+from server.explaining import explain
 from server.policy import (
     OPERATORS,
     PRESETS,
@@ -19,13 +20,13 @@ from server.policy import (
     Request,
     Rule,
     RuleError,
+    RuleSet,
     Ruling,
     Subject,
     Verdict,
     Who,
     decide,
     dump_rule,
-    explain,
     load_preset,
     parse_rule,
     possible,
@@ -550,9 +551,9 @@ def test_explain_gives_the_verdict_and_every_rule_with_its_part():
         ("who", "org", "no", "it is about group:legal"),
         ("effect", "org", "no", "it is not about the effect spend"),
         ("tool", "org", "no", "it does not name stripe.create_refund"),
-        ("not_met", "org", "no", "not met: amount min"),
-        ("open_allow", "org", "unknown", "cannot be judged: currency equals; so it does not allow"),
-        ("open", "org", "unknown", "cannot be judged: currency equals; so it applies"),
+        ("not_met", "org", "no", "not met: amount must be at least 500"),
+        ("open_allow", "org", "unknown", 'cannot be judged: currency must be "eur"; so it does not allow'),
+        ("open", "org", "unknown", 'cannot be judged: currency must be "eur"; so it applies'),
         ("preset:strict#1", "preset", "no", "it is not about the effect spend"),
         ("preset:strict#2", "preset", "no", "it is not about the effect spend"),
         ("preset:strict#3", "preset", "yes", "who, tool and every condition match"),
@@ -796,7 +797,21 @@ def outcome(verdict):
 def test_the_verdict_is_the_one_of_a_naive_reading(subject, request, rules, preset):
     verdict = decide(subject, request, parsed(rules), parsed(preset))
     assert outcome(verdict) == naive_decide(subject, request, rules, preset)
-    assert explain(subject, request, parsed(rules), parsed(preset))["ruling"] == str(verdict.ruling)
+    assert decide(subject, request, RuleSet(parsed(rules)), RuleSet(parsed(preset))) == verdict
+
+
+@settings(max_examples=100, deadline=None)
+@given(SUBJECTS, REQUESTS, st.lists(shapes(), max_size=40), PRESET)
+def test_an_index_leaves_out_no_rule_that_concerns_a_call(subject, request, rules, preset):
+    own, fallback = parsed(rules), parsed(preset)
+    indexed = RuleSet(own)
+    assert tuple(indexed) == tuple(own)
+    marks, target = subject.marks(), f"{request.connection}.{request.tool}"
+    concerned = [one for one in own if one.concerns(marks, target, request.effect)]
+    assert [id(one) for one in indexed.about(marks, target, request.effect)] == [id(one) for one in concerned]
+    place = (subject, request.connection, request.tool, request.effect)
+    assert possible(*place, indexed, fallback) is possible(*place, own, fallback)
+    assert prospects(*place, indexed, fallback) == prospects(*place, own, fallback)
 
 
 @settings(max_examples=300, deadline=None)

@@ -93,7 +93,7 @@ async def test_after_a_new_org_key_everything_opens_and_the_one_before_is_gone(b
     before = everything(busy.installation)
     other = busy.database.read("SELECT * FROM vault_org_key WHERE org <> ?", (busy.org,))
     done = rotate_org(busy.database, busy.installation.vault, busy.org, by="test")
-    assert (done.version, done.credentials, done.texts, done.dropped, done.resumed) == (2, 6, 6, 1, False)
+    assert (done.version, done.credentials, done.texts, done.dropped, done.resumed) == (2, 6, 8, 1, False)
     assert everything(busy.installation) == before
     assert everything(open_installation(busy.installation.settings)) == before
     assert counts(busy, f"SELECT COUNT(*) FROM vault_org_key WHERE org = '{busy.org}' AND version = 1") == 0

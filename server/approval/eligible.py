@@ -1,0 +1,70 @@
+"""Who may agree to a call, among the people of its org: by role, by group, and not always who asked for it."""
+
+import json
+from dataclasses import dataclass
+
+from server.database import Rows
+from server.identity import Member
+from server.policy import Ruling
+
+CIRCLES = {"role:any": "an approver, admin or owner"}
+_ANYONE = ("approver", "admin", "owner")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Whose agreement a call needs, or every call that a rule is about.
+
+    `requester` is the member for whom the agent asks (an id), None where nobody stands behind it; `decided` are the
+    names of those who have agreed already.
+    """
+
+    ruling: Ruling
+    needed: int = 1
+    approvers: tuple[str, ...] = ()
+    second_person: bool = False
+    requester: str | None = None
+    decided: tuple[str, ...] = ()
+
+
+def in_circle(member: Member, circle: str) -> bool:
+    """Whether a person is one of those that a rule names: a role, `group:NAME`, or `role:any`."""
+    if circle == "role:any":
+        return bool(set(_ANYONE) & set(member.roles))
+    if circle.startswith("group:"):
+        return circle.removeprefix("group:") in member.groups
+    return circle in member.roles
+
+
+def eligible(people: list[Member], wanted: Wanted) -> list[Member]:
+    """Of these people, everyone whose agreement would still count."""
+    if wanted.ruling is Ruling.CONFIRM:
+        return [one for one in people if one.id == wanted.requester or in_circle(one, "role:any")]
+    circles = wanted.approvers or ("role:any",)
+    return [
+        one
+        for one in people
+        if all(in_circle(one, circle) for circle in circles)
+        and not (wanted.second_person and one.id == wanted.requester)
+        and one.name not in wanted.decided
+    ]
+
+
+def people_of(rows: Rows, org: str) -> list[Member]:
+    """The people of an org, by name, as this transaction sees them."""
+    found = rows.execute(
+        "SELECT id, org, name, os_user, roles, groups FROM member WHERE org = ? ORDER BY name", (org,)
+    ).fetchall()
+    return [
+        Member(member, org_id, name, os_user, tuple(json.loads(roles)), tuple(json.loads(groups)))
+        for member, org_id, name, os_user, roles, groups in found
+    ]
+
+
+def in_words(approvers: tuple[str, ...]) -> str:
+    """The circles that each who agrees must be in.
+
+    >>> in_words(()), in_words(("admin", "group:finance"))
+    ('approver, admin or owner', 'admin and group:finance')
+    """
+    return " and ".join(approvers) or ", ".join(_ANYONE[:-1]) + " or " + _ANYONE[-1]

@@ -1,0 +1,87 @@
+"""Which rules ask for people whom nobody can ask: said where rules are made and where an installation is examined.
+
+For `policy add`, `policy apply`, `policy preset` and `doctor`, which all ask `gaps`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from server.approval.channels import Reach, reach
+from server.approval.eligible import Wanted, in_words, people_of
+from server.database import Rows
+from server.identity import Member
+from server.policy import Rule, Ruling, Subject
+
+MEND = (
+    "`keyleash member create NAME --role ROLE --os-user USER` adds somebody who is known by their system user, or let "
+    "the rule ask for others."
+)
+NOT_TOLD = (
+    "Who may approve is told of nothing, and has to look by themselves: `keyleash approvals watch`. `keyleash channel "
+    "add webhook NAME` tells a chat tool or a pager."
+)
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A rule that cannot be met: calls that it holds wait in vain. Not `grave`: it can be, by who thinks of looking."""
+
+    rule: str
+    text: str
+    grave: bool
+
+
+def gaps(rows: Rows, org: str, rules: Sequence[Rule]) -> list[Gap]:
+    """What stands between these rules and the people that they ask for, as those are now; the grave ones first."""
+    people = people_of(rows, org)
+    found: list[Gap] = []
+    untold = False
+    for rule in rules:
+        if rule.then is not Ruling.APPROVE:
+            continue
+        reached = {one: reach(rows, org, _wanted(rule, one)) for one in _requesters(rows, org, rule, people)}
+        short = [(one, each) for one, each in reached.items() if not each.enough]
+        if short:
+            found.append(Gap(rule.id, _grave(rule, *short[0], people), grave=True))
+        untold = untold or any(each.enough and not each.told for each in reached.values())
+    return [*found, Gap("", NOT_TOLD, grave=False)] if untold else found
+
+
+def _wanted(rule: Rule, requester: str | None) -> Wanted:
+    approvers = (rule.approvers,) if rule.approvers else ()
+    return Wanted(rule.then, rule.count, approvers, rule.second_person, requester)
+
+
+def _requesters(rows: Rows, org: str, rule: Rule, people: list[Member]) -> list[str | None]:
+    """The members (ids) for whose agents the rule can hold a call, None for a standalone agent; those that there are.
+
+    Where no agent is meant yet, every member whose agent would be.
+    """
+    who, by_id = str(rule.who), {one.id: one for one in people}
+    found: set[str | None] = set()
+    for agent, acts_for in rows.execute("SELECT id, member FROM agent WHERE org = ?", (org,)).fetchall():
+        member = by_id.get(acts_for)
+        if member is not None and who in _subject(agent, member).marks():
+            found.add(member.id)
+        elif acts_for is None and who in Subject(agent, None, standalone=True).marks():
+            found.add(None)
+    found = found or {one.id for one in people if who in _subject("", one).marks()} or {None}
+    return sorted(found, key=lambda one: one or "")
+
+
+def _subject(agent: str, member: Member) -> Subject:
+    return Subject(agent, member.id, member.roles, member.groups)
+
+
+def _grave(rule: Rule, requester: str | None, each: Reach, people: list[Member]) -> str:
+    """Why calls under this rule wait in vain, and the mend."""
+    wanted = f"{each.needed} {'person' if each.needed == 1 else 'people'}"
+    circle = in_words((rule.approvers,) if rule.approvers else ())
+    name = next((one.name for one in people if one.id == requester), None)
+    but = f" who {'is' if each.needed == 1 else 'are'} not {name}, for whom the agent asks" if name else ""
+    who = f"{rule.id}: an approval takes {wanted} ({circle}){but if rule.second_person else ''}"
+    if len(each.eligible) < each.needed:
+        there = f"there is only {', '.join(each.eligible)}" if each.eligible else "there is nobody"
+        return f"{who}, and {there}. What it holds waits in vain. {MEND}"
+    mute = ", ".join(one for one in each.eligible if one not in each.asked)
+    return f"{who}, and nobody can ask {mute}, who is mapped to no system user. What it holds waits in vain. {MEND}"
