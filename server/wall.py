@@ -21,6 +21,8 @@ MAY: dict[str, tuple[str, ...]] = {
     "audit_entry": ("SELECT", "INSERT"),
     "org": ("SELECT", "UPDATE (preset, revision, frozen_at)"),
     "removed_org": ("SELECT",),
+    "rule_version": ("SELECT", "INSERT"),
+    "recorded_call": ("SELECT", "INSERT", "DELETE"),
     "vault_org_key": ("SELECT",),
     "vault_derived": ("SELECT",),
     "vault_root": ("SELECT",),
