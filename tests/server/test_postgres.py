@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def kind() -> str:
+def database_kind() -> str:
     return "postgres"
 
 
