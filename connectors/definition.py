@@ -220,6 +220,7 @@ class Connector:
     body_style: BodyStyle = "json"
     idempotency_header: str | None = None
     idempotency_methods: tuple[str, ...] = ()
+    idempotency_hours: int = 0  # for so long the upstream promises to know a key; 0: it promises nothing
     tools: Mapping[str, Tool]
     deprecations: tuple[Deprecation, ...] = ()
     reviewed: bool = False
@@ -231,6 +232,11 @@ class Connector:
         """What a base URL looks like where every account has its own; empty where `base_url` serves them all."""
         found = _EXAMPLE.fullmatch(self.base_url)
         return found[1] + found[2] if found else ""
+
+    def repeats_within(self, tool: Tool) -> int:
+        """For how many milliseconds the same call with the same key is carried out once; 0 where nobody promises it."""
+        honoured = self.idempotency_header is not None and tool.method in self.idempotency_methods
+        return self.idempotency_hours * 3_600_000 if honoured else 0
 
     def kind(self, identifier: str) -> CredentialKind:
         """The credential kind of this id; KeyError without one."""

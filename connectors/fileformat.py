@@ -104,6 +104,15 @@ IDEMPOTENCY: Mapping[str, Key] = {
     "methods": Key(
         {"type": "array", "items": {"enum": ["POST", "PUT", "PATCH", "DELETE"]}, "minItems": 1}, required=True
     ),
+    "hours": Key(
+        {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": 720,
+            "description": "How long the vendor promises to know a key. Without it, a call that was lost on its way is "
+            "never sent again.",
+        }
+    ),
 }
 
 VERIFY: Mapping[str, Key] = {

@@ -81,6 +81,7 @@ def _connector(spot: Spot) -> Connector:
         headers=_headers(block.get("headers"), taken),
         body_style=_body_style(block.get("body")),
         idempotency=_idempotency(block.get("idempotency")) if kind == "rest" else (None, ()),
+        idempotency_hours=_idempotency_hours(block.get("idempotency")) if kind == "rest" else 0,
         key_variable=_key_variable(block.get("idempotency")) if kind == "graphql" else "",
         user_errors=errors.user_errors,
         reviewed="reviewed" in block and block["reviewed"].flag("Reviewed"),
@@ -99,6 +100,7 @@ def _connector(spot: Spot) -> Connector:
         body_style=about.body_style,
         idempotency_header=about.idempotency[0],
         idempotency_methods=about.idempotency[1],
+        idempotency_hours=about.idempotency_hours,
         tools={name: _tool(name, tool, about) for name, tool in block["tools"].named("Tools").items()},
         deprecations=tuple(_deprecation(item) for item in _list(block.get("deprecations"), "Deprecations")),
         reviewed=about.reviewed,
@@ -118,6 +120,7 @@ class _About:
     headers: tuple[tuple[str, str], ...]
     body_style: BodyStyle
     idempotency: tuple[str | None, tuple[str, ...]]
+    idempotency_hours: int
     key_variable: str  # of GraphQL, in place of a header
     user_errors: str
     reviewed: bool
@@ -181,6 +184,15 @@ def _idempotency(spot: Spot | None) -> tuple[str | None, tuple[str, ...]]:
         item.one_of("A method", ["POST", "PUT", "PATCH", "DELETE"]) for item in block["methods"].items("Methods")
     ]
     return header, tuple(methods)
+
+
+def _idempotency_hours(spot: Spot | None) -> int:
+    hours = spot.mapping("Idempotency").get("hours") if spot is not None else None
+    if hours is None:
+        return 0
+    if not isinstance(hours.value, int) or isinstance(hours.value, bool) or not 1 <= hours.value <= 720:
+        hours.fail("The hours must be a whole number from 1 to 720.", "Write what the vendor promises.")
+    return hours.value
 
 
 def _key_variable(spot: Spot | None) -> str:
@@ -507,6 +519,7 @@ def _hash(about: _About, tool: Mapping[str, Any]) -> str:
     """Changes with anything that decides what a call of this tool sends, shows or returns."""
     whole = [about.connector, about.base_url, about.headers, about.body_style, about.idempotency, tool]
     whole += [about.endpoint, about.key_variable] if about.endpoint else []
+    whole += [about.idempotency_hours] if about.idempotency_hours else []
     return hashlib.sha256(canonical(whole).encode()).hexdigest()
 
 

@@ -249,6 +249,8 @@ def _form(name: str, value: Any) -> Iterator[str]:
     """Nested values in brackets, as Stripe and Rails read them: `a[b]=1`, `a[0]=1`."""
     if isinstance(value, dict):
         for key, item in cast("dict[str, Any]", value).items():
+            if not key or "[" in key or "]" in key:  # it would be read as another structure than was agreed to
+                raise Unsendable(f"A name inside of {name.partition('[')[0]} is empty or holds a bracket; use another.")
             yield from _form(f"{name}[{key}]", item)
     elif isinstance(value, list):
         for place, item in enumerate(cast("list[Any]", value)):

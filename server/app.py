@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from connectors.catalogue import Catalogue, shipped_folder
-from server.approval import Approvals
+from server.approval import Approvals, tending
 from server.call import Parts
 from server.connections import Workspaces
 from server.credential import resolver_of
@@ -27,6 +27,7 @@ from vault import KeysUnavailable, RootKey, RootKeyRef, Sealed, Vault, VaultErro
 if TYPE_CHECKING:
     from connectors.egress import Egress
     from server.http import Door
+    from server.identity import Caller
     from server.protocol import McpServer
 
 log = logging.getLogger("keyleash")
@@ -157,7 +158,8 @@ def own_root_place(home: Path, provider: str, location: str) -> RootKeyRef:
 
 @asynccontextmanager
 async def running(installation: Installation) -> AsyncGenerator[Parts]:
-    """The parts with the door out open. Meanwhile channels are told, and what was removed is erased from the files."""
+    """The parts with the door out open. Meanwhile channels are told, what was removed is erased from the files, and
+    what time brings to held calls is written down."""
     from connectors.egress import Egress  # the HTTP library: commands that send nothing do without
     from server.delivery import delivering
 
@@ -166,6 +168,7 @@ async def running(installation: Installation) -> AsyncGenerator[Parts]:
         Egress() as egress,
         retrying(database),
         sweeping(database, settings.keep_days),
+        tending(database, installation.approvals, keep_days=settings.keep_days),
         delivering(database, vault, public_url=settings.public_url),
     ):
         yield installation.parts(egress)
@@ -199,14 +202,16 @@ async def serve_stdio(installation: Installation, *, org: str, agent: str, stdin
     from dataclasses import replace
 
     from server.errors import Refused
-    from server.identity import Caller
+    from server.identity import STDIO
     from server.protocol import run_stdio
 
-    def identify(_request: Any) -> Caller:
+    def identify(_request: Any) -> "Caller":
         caller = installation.directory.by_agent(org, agent)
         if caller is None:
             raise Refused("the agent of this connection has been removed or has expired")
-        return replace(caller, transport="stdio")
+        if not caller.narrowing.admits_from(None):
+            raise Refused("this agent is narrowed to network addresses, and a local connection comes from none")
+        return replace(caller, transport=STDIO)
 
     async with running(installation) as parts:
         server = protocol_server(installation, parts, identify)
@@ -216,16 +221,31 @@ async def serve_stdio(installation: Installation, *, org: str, agent: str, stdin
 def http_door(installation: Installation, parts: Parts, *, host: str) -> "Door":
     """The ASGI application for a bind to `host`. Raises BindProblem."""
     from server.http import Door, allowed
+    from server.identity import HTTP
     from server.protocol import CALLER, HttpFace, caller_of_request
 
     hosts, origins = allowed(host, installation.settings.allowed_hosts)
     server = protocol_server(installation, parts, caller_of_request)
     return Door(
-        HttpFace(server, hosts=hosts, origins=origins),
-        partial(installation.directory.by_token, transport="http"),
+        HttpFace(server, parts.directory.again, hosts=hosts, origins=origins),
+        partial(installation.directory.by_token, transport=HTTP),
+        partial(_turned_away, parts.database),
         caller_key=CALLER,
         hosts=hosts,
+        proxies=installation.settings.trusted_proxies,
     )
+
+
+async def _turned_away(database: Database, caller: "Caller") -> None:
+    """Written down where it can be; the answer has gone out already, and was a refusal."""
+    from server.audit import AuditError
+    from server.database import DatabaseProblem
+    from server.identity import turned_away
+
+    try:
+        await database.of(caller.org).write(lambda rows: turned_away(rows, caller))
+    except (DatabaseProblem, AuditError) as error:
+        log.error("a token that was turned away could not be recorded: %s", error)
 
 
 async def serve_http(installation: Installation, *, host: str, port: int) -> None:

@@ -8,7 +8,7 @@ import logging
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -28,7 +28,7 @@ from connectors.errors import (
 from connectors.request import Prepared, prepare
 from server.approval import Approvals, Asked, Clearance, Lost, Person, State, last_done, still_enough
 from server.audit import AuditError, Event, append, argument_fields
-from server.clock import iso
+from server.clock import iso, now_ms
 from server.connections import Connection, Workspaces, credential_kind, take_credential
 from server.credential import is_reference, resolved
 from server.database import Database, DatabaseProblem, Rows
@@ -42,11 +42,12 @@ from server.errors import (
     KeysAway,
     NoLongerValid,
     NoSuchTool,
+    OutcomeUnknown,
     Refused,
     Unrecorded,
     VaultSealed,
 )
-from server.identity import Caller, Directory, Frozen, new_id
+from server.identity import Caller, Directory, Frozen, new_id, used
 from server.keys import Keys
 from server.policy import Request, Ruling, Verdict, decide
 from server.prompt import Prompt, render
@@ -193,7 +194,7 @@ async def _anew(parts: Parts, bound: _Bound, clearance: Clearance, person: Perso
     """Decide again, with the caller, rules and connections of now; what was approved stays so if it is enough."""
     again = await _again(parts, bound, clearance)
     if clearance.approval is not None or again.verdict.ruling is Ruling.ALLOW:
-        return again, Clearance(approval=clearance.approval)
+        return again, Clearance(approval=clearance.approval, again=clearance.again)
     return await _require(parts, again, person, None)
 
 
@@ -250,13 +251,15 @@ async def _require(parts: Parts, bound: _Bound, person: Person, pointer: str | N
     """An approval, a grant, or the outcome there already is; what changed while the call was held is seen again."""
     caller, bound_call = bound.caller, bound.call
     before = last_done(parts.database, caller.org, caller.agent, parts.approvals.call_hash(caller.org, bound_call))
+    when = None if before is None else iso(before.at)
     prompt = render(
         caller,
         bound_call,
         bound.request,
         account=bound.connection.account,
         ownership=bound.connection.ownership,
-        done_before=None if before is None else iso(before),
+        done_before=when if before is not None and before.known else None,
+        lost_before=when if before is not None and not before.known else None,
     )
     asked = Asked(caller, bound_call, bound.connection, bound.verdict, prompt)
     try:
@@ -285,6 +288,7 @@ async def _replayed(parts: Parts, bound: _Bound, clearance: Clearance) -> None:
             **_by_leave_of(clearance),
             outcome="replayed",
         )
+        used(rows, bound.caller)
 
     try:
         await parts.database.of(bound.caller.org).write(change)
@@ -296,13 +300,15 @@ async def _again(parts: Parts, bound: _Bound, clearance: Clearance) -> _Bound:
     """Policy decides again at execution: the caller, the rules and the connection are those of now."""
     caller = _still_there(parts, bound.caller)
     if caller is None:
-        raise Refused("the agent was removed while its call was held")
+        raise Refused("the agent was removed, or its access ended, while its call was held")
     # One approval, one key: an upstream that honours it carries out an approved call once, whatever is sent again.
     key = clearance.approval.id if clearance.approval else new_id("idm")
     again = await _bind(parts, caller, bound.call.name, bound.call.arguments, key)
     approval = clearance.approval
     if clearance.grant is not None and again.verdict.stricter_than(bound.verdict):
         raise Refused("the rules have become stricter since the grant was looked up")
+    if approval is not None and clearance.again and not still_enough(again.verdict, approval):
+        raise OutcomeUnknown(approval.id)
     if approval is not None and not still_enough(again.verdict, approval):
         await parts.approvals.retire(approval, "the rules have become stricter since")
         refusal = NoLongerValid(approval.id, "the rules have become stricter since")
@@ -313,12 +319,9 @@ async def _again(parts: Parts, bound: _Bound, clearance: Clearance) -> _Bound:
 
 def _still_there(parts: Parts, caller: Caller) -> Caller | None:
     try:
-        now = parts.directory.by_agent(caller.org, caller.agent)
+        return parts.directory.again(caller)
     except Frozen as frozen:
         raise Refused(str(frozen)) from None
-    if now is None:
-        return None
-    return replace(now, client=caller.client, client_version=caller.client_version, transport=caller.transport)
 
 
 async def _carry_out(parts: Parts, bound: _Bound, clearance: Clearance) -> Outcome:
@@ -373,11 +376,13 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attemp
             **_what(bound),
             **_by_leave_of(clearance),
             **argument_fields(key, bound.call.arguments, plain=bound.call.tool.plain),
+            resent=clearance.again or None,
             method=bound.request.method,
             host=bound.request.origin,
         )
         if clearance.approval is None:  # else it was kept when it was held
             keep(rows, parts.vault, bound.caller, decided(bound.call, bound.verdict))
+        used(rows, bound.caller)
         return _Attempt(entry.seq, taken)
 
     try:
@@ -402,8 +407,9 @@ def _require_unmoved(rows: Rows, caller: Caller) -> None:
     """In the attempt's own transaction: nothing that the verdict rests on has changed since it was made."""
     row = rows.execute(
         "SELECT 1 FROM agent a JOIN org o ON o.id = a.org "
-        "WHERE a.org = ? AND a.id = ? AND o.revision = ? AND o.frozen_at IS NULL",
-        (caller.org, caller.agent, caller.revision),
+        "WHERE a.org = ? AND a.id = ? AND o.revision = ? AND o.frozen_at IS NULL "
+        "AND (a.expires_at IS NULL OR a.expires_at > ?)",
+        (caller.org, caller.agent, caller.revision, now_ms()),
     ).fetchone()
     if row is None:
         raise Moved
@@ -542,6 +548,7 @@ async def _refuse(
         if kept is not None:
             with contextlib.suppress(VaultError):  # without its arguments' seal it is on record all the same
                 keep(rows, parts.vault, caller, kept)
+        used(rows, caller)
 
     try:
         await parts.database.of(caller.org).write(change)
@@ -557,6 +564,7 @@ def _who(caller: Caller) -> dict[str, Any]:
         "client": caller.client or None,
         "client_version": caller.client_version or None,
         "transport": caller.transport or None,
+        "address": caller.address,
     }
 
 
@@ -578,7 +586,7 @@ def _what(bound: _Bound) -> dict[str, Any]:
 def _by_leave_of(clearance: Clearance) -> dict[str, Any]:
     approval = clearance.approval
     if approval is None:
-        return {"grant": clearance.grant}
+        return {"grant": clearance.grant, "work": clearance.work}
     last = approval.decisions[-1] if approval.decisions else {}
     return {
         "approval": approval.id,

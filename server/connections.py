@@ -154,11 +154,7 @@ def plan(
     if definition is None:
         known = ", ".join(sorted(catalogue.connectors))
         raise ConnectionProblem(f"There is no connector {connector!r}. There are {known}.")
-    name = name or connector
-    if not _NAME.fullmatch(name):
-        raise ConnectionProblem(
-            f"{name!r} cannot name a connection: use up to 31 of a-z, 0-9 and underscore, beginning with a letter."
-        )
+    name = checked_name(name or connector)
     if any(connection.name == name for connection in existing):
         raise ConnectionProblem(
             f"There is already a connection {name!r}. Remove it first, or give this one a name with `--name`."
@@ -180,6 +176,15 @@ def plan(
         base_url=where,
         private=tuple(str(_network(text)) for text in private),
     )
+
+
+def checked_name(name: str) -> str:
+    """The name, where it can be a connection's. Raises ConnectionProblem."""
+    if not _NAME.fullmatch(name):
+        raise ConnectionProblem(
+            f"{name!r} cannot name a connection: use up to 31 of a-z, 0-9 and underscore, beginning with a letter."
+        )
+    return name
 
 
 def _kind(definition: Connector, wanted: str | None) -> CredentialKind:

@@ -76,18 +76,23 @@ def _by_coming(rule: Rule) -> str:
 
 
 def _by_changing(before: Rule, after: Rule) -> str:
-    if before.then is Ruling.ALLOW and after.then in (Ruling.ALLOW, Ruling.DENY):
-        narrower = after.then is Ruling.DENY or _covers(before, after)
-        return "" if narrower else "it allows what it did not allow"
-    if after.then is Ruling.DENY and _covers(after, before):
+    """What is wider in denying, narrower in allowing, or stricter for the very same calls, loosens nothing."""
+    if after.then is Ruling.DENY and (before.then is Ruling.ALLOW or _covers(after, before)):
         return ""
+    if before.then is after.then is Ruling.ALLOW:
+        return "" if _covers(before, after) else "it allows what it did not allow"
     if after.then < before.then:
         return f"{after.then} in place of {before.then}"
     if not (_covers(before, after) and _covers(after, before)):
         return "it matches other calls than before, and the rest is decided by other rules, or by the preset"
-    if after.then > before.then:
-        return ""
-    eased = (
+    return _by_asking(before, after)
+
+
+def _by_asking(before: Rule, after: Rule) -> str:
+    """The same for two rules of the same scope, of which the later one is as strict at least."""
+    if before.then is Ruling.ALLOW and before.when:
+        return f"where it cannot be judged, it now says {after.then}, and not nothing"
+    eased = after.then is before.then and (
         after.count < before.count
         or (before.second_person and not after.second_person)
         or before.approvers not in (None, after.approvers)

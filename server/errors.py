@@ -81,15 +81,23 @@ class NotOurState(CallRefused):
 
 
 class OutcomeUnknown(CallRefused):
-    """An approved call was sent and what came of it is not known. It is never sent again by itself."""
+    """An approved call was sent and what came of it was not recorded. It is never sent again by itself.
 
-    def __init__(self, approval: str) -> None:
-        super().__init__(
-            f"This call (approval {approval}) may have been sent, and what came of it is not known. It will not be "
-            "sent again. Look at the account with a reading tool, and tell the person you work for.",
-            reason="outcome unknown",
-        )
+    `happened` is what a person says who has looked; None where nobody has.
+    """
+
+    def __init__(self, approval: str, *, happened: bool | None = None) -> None:
+        said = {
+            None: "may have been sent, and what came of it is not known. It will not be sent again. Look at the "
+            "account with a reading tool, and tell the person you work for.",
+            True: "was lost on its way, and a person has looked: it was carried out. It is done: do not repeat it.",
+            False: "was lost on its way, and a person has looked: it was not carried out, and will not be. If it is "
+            "still wanted, make the call anew: a person will be asked again.",
+        }
+        reason = {None: "outcome unknown", True: "a person says it happened", False: "a person says it did not happen"}
+        super().__init__(f"This call (approval {approval}) {said[happened]}", reason=reason[happened])
         self.approval = approval
+        self.happened = happened
 
 
 class ApprovalRequired(CallRefused):
@@ -179,7 +187,8 @@ def structured(error: CallRefused) -> dict[str, Any] | None:
     if isinstance(error, Denied):
         return {"approval": {"id": error.approval, "status": "denied"}}
     if isinstance(error, OutcomeUnknown):
-        return {"approval": {"id": error.approval, "status": "unknown"}}
+        status = {None: "unknown", True: "happened", False: "did not happen"}[error.happened]
+        return {"approval": {"id": error.approval, "status": status}}
     if isinstance(error, NoLongerValid):
         return {"approval": {"id": error.approval, "status": "invalid"}}
     return None

@@ -3,11 +3,12 @@
 import ipaddress
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
-from server.identity import Caller, Frozen
+from server.identity import Caller, Frozen, Outside
+from server.narrowing import Network, address_of, within
 from server.page import APPROVAL_PATH, HEADERS, PAGE
 
 log = logging.getLogger("keyleash")
@@ -31,16 +32,31 @@ class Face(Protocol):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
 
+class ByToken(Protocol):
+    """Who holds a token that was sent from an address: `Directory.by_token`."""
+
+    def __call__(self, token: str, *, address: str | None) -> Caller | None: ...
+
+
 class Door:
     """An ASGI application: `/agent/mcp` for agents, `/health` for whoever watches, a page for who follows a link."""
 
     def __init__(
-        self, face: Face, by_token: Callable[[str], Caller | None], *, caller_key: str, hosts: list[str]
+        self,
+        face: Face,
+        by_token: ByToken,
+        turned_away: Callable[[Caller], Awaitable[None]],
+        *,
+        caller_key: str,
+        hosts: list[str],
+        proxies: Sequence[Network] = (),
     ) -> None:
         self._hosts = frozenset(hosts)
         self._face = face
         self._by_token = by_token
+        self._turned_away = turned_away
         self._caller_key = caller_key
+        self._proxies = proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection event."""
@@ -61,13 +77,17 @@ class Door:
 
     async def _agent(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            caller = self._by_token(_bearer(scope))
+            caller = self._by_token(_bearer(scope), address=sender(scope, self._proxies))
         except Frozen as frozen:
             await _answer(send, 403, {"error": "frozen", "error_description": str(frozen)})
             return
+        except Outside as outside:
+            await _stranger(send)
+            # After the answer: a thief who tries tokens learns nothing from how long the entry takes either.
+            await self._turned_away(outside.caller)
+            return
         if caller is None:
-            description = "Send a valid agent token as `Authorization: Bearer …`."
-            await _answer(send, 401, {"error": "invalid_token", "error_description": description}, challenge=True)
+            await _stranger(send)
             return
         scope[self._caller_key] = caller
         # The token has done its work: nothing behind this door can log or echo it. White space around a value is no
@@ -98,6 +118,34 @@ def _bearer(scope: Scope) -> str:
         return ""
     scheme, _, token = given[0].decode("latin-1").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
+
+
+LONGEST_CHAIN = 32
+"""Proxies that one request may have come through."""
+
+
+def sender(scope: Scope, proxies: Sequence[Network]) -> str | None:
+    """The address that a request came from, or None where that cannot be told.
+
+    It is the peer's, unless that is one of the operator's `proxies`: then it is the right-most address in
+    X-Forwarded-For that is none of them, each being believed about the one before it. A proxy that names nobody, and a
+    header that holds anything but addresses, tell nothing.
+    """
+    peer = address_of(str(scope["client"][0])) if scope.get("client") else None
+    if peer is None or not within(peer, proxies):
+        return None if peer is None else str(peer)
+    given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+    chain = [address_of(each.strip()) for each in ",".join(given).split(",", LONGEST_CHAIN - 1)]
+    known = [address for address in chain if address is not None]
+    if len(known) < len(chain):
+        return None
+    return str(next((address for address in reversed(known) if not within(address, proxies)), known[0]))
+
+
+async def _stranger(send: Send) -> None:
+    """What anything but a valid token gets, whatever is wrong with it."""
+    description = "Send a valid agent token as `Authorization: Bearer …`."
+    await _answer(send, 401, {"error": "invalid_token", "error_description": description}, challenge=True)
 
 
 async def _answer(send: Send, status: int, content: dict[str, str], *, challenge: bool = False) -> None:

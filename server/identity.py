@@ -10,16 +10,16 @@ import os
 import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 from server.audit import Event, append
-from server.clock import now_ms
+from server.clock import iso, now_ms
 from server.database import Database, Rows
 from server.ending import end_org, end_with
 from server.erasure import request
+from server.narrowing import Narrowing, dump, load
 from server.policy import ROLES
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
@@ -28,20 +28,6 @@ _TOKEN = re.compile(r"kla_([a-z0-9]{16})_([A-Za-z0-9_-]{43})")
 
 class IdentityProblem(Exception):
     """Something about orgs, members or agents cannot be done; the message says how to mend it."""
-
-
-@dataclass(frozen=True)
-class Narrowing:
-    """What an agent may reach at most: globs over `connection.tool`, and effects. Empty means no narrowing."""
-
-    tools: tuple[str, ...] = ()
-    effects: tuple[str, ...] = ()
-
-    def admits(self, connection: str, tool: str, effect: str) -> bool:
-        """Whether the leash is long enough for this tool at all; rules come after."""
-        if self.effects and effect not in self.effects:
-            return False
-        return not self.tools or any(fnmatchcase(f"{connection}.{tool}", glob) for glob in self.tools)
 
 
 @dataclass(frozen=True)
@@ -66,6 +52,10 @@ class Caller:
     client: str = ""
     client_version: str = ""
     transport: str = ""
+    address: str | None = None
+    """Where the request came from, as far as the door could tell; None over stdio."""
+    used_at: int | None = None
+    """When its last use was written down, as of when it was looked up."""
 
     @property
     def standalone(self) -> bool:
@@ -118,6 +108,17 @@ class Agent:
     narrowing: Narrowing
     expires_at: int | None
     created_at: int
+    last_use: "LastUse | None" = None
+
+
+@dataclass(frozen=True)
+class LastUse:
+    """When an agent last called, or was turned away with a valid token, to within a minute; and from where."""
+
+    at: int
+    transport: str | None
+    address: str | None
+    client: str | None
 
 
 @dataclass(frozen=True)
@@ -138,13 +139,28 @@ class Actor:
 
 _CALLER = """
 SELECT o.id, o.name, o.preset, o.revision, o.frozen_at, a.id, a.name, a.expires_at, a.narrowing,
-       a.token_hash, a.member, m.id, m.name, m.roles, m.groups
+       a.token_hash, a.used_at, a.member, m.id, m.name, m.roles, m.groups
 FROM agent a JOIN org o ON o.id = a.org LEFT JOIN member m ON m.org = a.org AND m.id = a.member
 WHERE a.org = ? AND """
 
 
+HTTP, STDIO = "http", "stdio"
+"""The transports that a caller can come by."""
+
+
 class Frozen(Exception):
     """The org's agents are stopped. The message is for the model."""
+
+
+class Outside(Exception):
+    """A valid token was used from an address that its agent is narrowed away from.
+
+    Whoever holds it is told what the holder of a wrong token is told; `caller` is for the org's log.
+    """
+
+    def __init__(self, caller: Caller) -> None:
+        super().__init__("outside the addresses that the agent is narrowed to")
+        self.caller = caller
 
 
 class Directory:
@@ -155,32 +171,54 @@ class Directory:
 
     # -- who is calling
 
-    def by_token(self, token: str, *, transport: str = "") -> Caller | None:
-        """The caller that holds `token`; None for anything else, without saying why. Raises Frozen."""
+    def by_token(self, token: str, *, transport: str = "", address: str | None = None) -> Caller | None:
+        """The caller that holds `token`; None for anything else, without saying why. Raises Outside and Frozen."""
         match = _TOKEN.fullmatch(token)
         if match is None:
             return None
-        return self._caller("a.token_hash = ?", f"org_{match[1]}", token_hash(token), transport)
+        found = self._found("a.token_hash = ?", f"org_{match[1]}", token_hash(token))
+        if found is None:
+            return None
+        caller, frozen = replace(found[0], transport=transport, address=address), found[1]
+        if not caller.narrowing.admits_from(address):
+            raise Outside(caller)
+        return _unfrozen(caller, frozen=frozen)
 
     def by_agent(self, org: str, agent: str) -> Caller | None:
-        """The caller that the agent id stands for, asked again. Raises Frozen."""
-        return self._caller("a.id = ?", org, agent)
+        """The caller that the agent id stands for, wherever it calls from. Raises Frozen."""
+        found = self._found("a.id = ?", org, agent)
+        return None if found is None else _unfrozen(found[0], frozen=found[1])
 
-    def _caller(self, where: str, org: str, value: str, transport: str = "") -> Caller | None:
+    def again(self, caller: Caller) -> Caller | None:
+        """The same caller as of now; None where what it was let in by is no longer good. Raises Frozen.
+
+        That is: its agent, its member, its expiry, the address it calls from and, over HTTP, its token.
+        """
+        now = self.by_agent(caller.org, caller.agent)
+        if now is None or not now.narrowing.admits_from(caller.address):
+            return None
+        if caller.transport == HTTP and now.token_mark != caller.token_mark:
+            return None
+        return replace(
+            now,
+            client=caller.client,
+            client_version=caller.client_version,
+            transport=caller.transport,
+            address=caller.address,
+        )
+
+    def _found(self, where: str, org: str, value: str) -> tuple[Caller, bool] | None:
+        """The caller that a row stands for, and whether its org is frozen."""
         rows = self._database.of(org).read(_CALLER + where, (org, value))
         if not rows:
             return None
-        (org_id, org_name, preset, revision, frozen, agent, agent_name, expires, narrowing, mark, acts_for, *member) = (
-            rows[0]
-        )
-        member_id, member_name, roles, groups = member
+        org_id, org_name, preset, revision, frozen, agent, agent_name, expires, narrowing, *rest = rows[0]
+        mark, used_at, acts_for, member_id, member_name, roles, groups = rest
         if expires is not None and expires <= now_ms():
             return None
         if acts_for is not None and member_id is None:
             return None  # its member was removed; it must not fall back to being standalone
-        if frozen is not None:
-            raise Frozen(f"All agents of {org_name} are stopped until a person lifts the freeze.")
-        return Caller(
+        caller = Caller(
             org=org_id,
             org_name=org_name,
             preset=preset,
@@ -191,10 +229,11 @@ class Directory:
             member_name=member_name,
             roles=_names(roles),
             groups=_names(groups),
-            narrowing=_narrowing(narrowing),
+            narrowing=load(narrowing),
             token_mark=mark[:16],
-            transport=transport,
+            used_at=used_at,
         )
+        return caller, frozen is not None
 
     # -- orgs
 
@@ -281,13 +320,24 @@ class Directory:
     def agents(self, org: str) -> list[Agent]:
         """The agents of an org, by name."""
         rows = self._database.of(org).read(
-            "SELECT a.id, a.org, a.name, a.member, m.name, a.narrowing, a.expires_at, a.created_at FROM agent a "
+            "SELECT a.id, a.org, a.name, a.member, m.name, a.narrowing, a.expires_at, a.created_at, "
+            "a.used_at, a.used_over, a.used_from, a.used_client FROM agent a "
             "LEFT JOIN member m ON m.org = a.org AND m.id = a.member WHERE a.org = ? ORDER BY a.name",
             (org,),
         )
         return [
-            Agent(agent, org_id, name, acts_for, member, _narrowing(narrowing), expires, created)
-            for agent, org_id, name, acts_for, member, narrowing, expires, created in rows
+            Agent(
+                agent,
+                org_id,
+                name,
+                acts_for,
+                member,
+                load(narrowing),
+                expires,
+                created,
+                None if used[0] is None else LastUse(*used),
+            )
+            for agent, org_id, name, acts_for, member, narrowing, expires, created, *used in rows
         ]
 
     def agent(self, org: str, name: str) -> Agent:
@@ -337,31 +387,137 @@ def create_member(
 ) -> str:
     """Add a person to an org and return their id."""
     _check_name("member", name)
-    unknown = [role for role in roles if role not in ROLES]
-    if unknown:
-        raise IdentityProblem(f"There is no role {unknown[0]!r}. Roles are {', '.join(ROLES)}.")
+    _check_roles(roles)
+    for group in groups:
+        _check_name("group", group)
     if rows.execute("SELECT 1 FROM member WHERE org = ? AND name = ?", (org, name)).fetchone():
         raise IdentityProblem(f"There is already a member called {name!r}.")
-    taken = rows.execute("SELECT name FROM member WHERE org = ? AND os_user = ?", (org, os_user)).fetchone()
-    if taken:
-        raise IdentityProblem(f"The system user {os_user!r} is already the member {taken[0]!r}.")
+    _check_os_user(rows, org, os_user)
     member = f"mem_{_random(16)}"
     rows.execute(
         "INSERT INTO member (org, id, name, os_user, roles, groups, created_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
         (org, member, name, os_user, json.dumps(list(roles)), json.dumps(list(groups)), now_ms()),
     )
-    append(rows, org, Event.MEMBER_CREATED, member=name, roles=list(roles), os_user=os_user, by=by)
+    append(
+        rows,
+        org,
+        Event.MEMBER_CREATED,
+        member=name,
+        roles=list(roles),
+        groups=list(groups) or None,
+        os_user=os_user,
+        by=by,
+    )
     return member
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is to become of a member: roles and groups to add and to take, and the system user to be known by."""
+
+    roles: tuple[str, ...] = ()
+    taken_roles: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    taken_groups: tuple[str, ...] = ()
+    os_user: str | None = None
+    no_os_user: bool = False
+
+
+def change_member(rows: Rows, org: str, member: str, change: Change, *, by: str, by_owner: bool) -> Member:
+    """Change a person's roles, groups or system user, with effect on their agents' next call and their next decision.
+
+    Only an owner (`by_owner`) makes an owner, or changes anything of one. Raises IdentityProblem.
+    """
+    touch(rows, org)  # first: it makes changes of the same org wait for one another
+    before = member_now(rows, org, member)
+    if before is None:
+        raise IdentityProblem("That member was removed meanwhile. Nothing was changed.")
+    if not by_owner and "owner" in (*before.roles, *change.roles):
+        raise IdentityProblem("Only an owner may make an owner, or change one. Ask someone who has that role.")
+    after = _changed(before, change)
+    if after == before:
+        raise IdentityProblem(f"That is how {before.name} is already. Nothing was changed.")
+    if "owner" in before.roles and "owner" not in after.roles:
+        _require_another_owner(rows, org, before)
+    if after.os_user != before.os_user:
+        _check_os_user(rows, org, after.os_user)
+    rows.execute(
+        "UPDATE member SET roles = ?, groups = ?, os_user = ? WHERE org = ? AND id = ?",
+        (json.dumps(list(after.roles)), json.dumps(list(after.groups)), after.os_user, org, member),
+    )
+    append(rows, org, Event.MEMBER_CHANGED, member=before.name, before=_stood(before), after=_stood(after), by=by)
+    return after
+
+
+def _changed(member: Member, change: Change) -> Member:
+    """The member as the change would leave it. Raises IdentityProblem where that is none."""
+    _check_roles((*change.roles, *change.taken_roles))
+    for group in change.groups:
+        _check_name("group", group)
+    roles = _altered(member.roles, change.roles, change.taken_roles)
+    if not roles:
+        raise IdentityProblem(
+            f"{member.name} would have no role left. Give another one with `--role`, or `keyleash member remove`."
+        )
+    return replace(
+        member,
+        roles=roles,
+        groups=_altered(member.groups, change.groups, change.taken_groups),
+        os_user=None if change.no_os_user else change.os_user or member.os_user,
+    )
+
+
+def _altered(before: Sequence[str], more: Sequence[str], less: Sequence[str]) -> tuple[str, ...]:
+    return tuple(each for each in dict.fromkeys((*before, *more)) if each not in less)
+
+
+def _stood(member: Member) -> dict[str, object]:
+    return {"roles": list(member.roles), "groups": list(member.groups), "os_user": member.os_user}
+
+
+def member_now(rows: Rows, org: str, member: str) -> Member | None:
+    """A person of this org as they are in this transaction; another org's id is not found."""
+    row = rows.execute(
+        "SELECT id, org, name, os_user, roles, groups FROM member WHERE org = ? AND id = ?", (org, member)
+    ).fetchone()
+    if row is None:
+        return None
+    found, org_id, name, os_user, roles, groups = row
+    return Member(found, org_id, name, os_user, _names(roles), _names(groups))
 
 
 def remove_member(rows: Rows, org: str, member: Member, *, by: str) -> None:
     """Take a person out of an org. Agents that act for them stop at their next call."""
-    if "owner" in member.roles:
-        owners = rows.execute("SELECT COUNT(*) FROM member WHERE org = ? AND roles LIKE '%owner%'", (org,)).fetchone()
-        if owners[0] < 2:
-            raise IdentityProblem(f"{member.name} is the only owner of this org. Create another owner first.")
+    touch(rows, org)
+    now = member_now(rows, org, member.id)
+    if now is None:
+        raise IdentityProblem(f"{member.name} was removed meanwhile. Nothing was changed.")
+    if "owner" in now.roles:
+        _require_another_owner(rows, org, now)
     rows.execute("DELETE FROM member WHERE org = ? AND id = ?", (org, member.id))
     append(rows, org, Event.MEMBER_REMOVED, member=member.name, by=by)
+
+
+def _require_another_owner(rows: Rows, org: str, member: Member) -> None:
+    others = rows.execute("SELECT roles FROM member WHERE org = ? AND id <> ?", (org, member.id)).fetchall()
+    if not any("owner" in json.loads(roles) for (roles,) in others):
+        raise IdentityProblem(f"{member.name} is the only owner of this org. Make another owner first.")
+
+
+def _check_roles(roles: Sequence[str]) -> None:
+    unknown = [role for role in roles if role not in ROLES]
+    if unknown:
+        raise IdentityProblem(f"There is no role {unknown[0]!r}. Roles are {', '.join(ROLES)}.")
+
+
+def _check_os_user(rows: Rows, org: str, os_user: str | None) -> None:
+    if os_user is None:
+        return
+    if not os_user.strip() or not os_user.isprintable():
+        raise IdentityProblem(f"{os_user!r} is no system user's name.")
+    taken = rows.execute("SELECT name FROM member WHERE org = ? AND os_user = ?", (org, os_user)).fetchone()
+    if taken:
+        raise IdentityProblem(f"The system user {os_user!r} is already the member {taken[0]!r}.")
 
 
 def create_agent(
@@ -389,7 +545,7 @@ def create_agent(
             name,
             member.id if member else None,
             token_hash(token),
-            json.dumps({"tools": narrowing.tools, "effects": narrowing.effects}),
+            dump(narrowing),
             expires_at,
             by,
             now_ms(),
@@ -403,22 +559,118 @@ def create_agent(
         acts_for=member.name if member else None,
         tools=list(narrowing.tools),
         effects=list(narrowing.effects),
+        connections=list(narrowing.connections) or None,
+        addresses=list(narrowing.addresses) or None,
+        expires_at=None if expires_at is None else iso(expires_at),
         by=by,
     )
     return token
 
 
-def rotate_agent(rows: Rows, org: str, agent: Agent, *, by: str) -> str:
-    """Give an agent a new token and return it; the old one stops at once."""
+def rotate_agent(rows: Rows, org: str, agent: Agent, *, by: str, expires_at: int | None = None) -> str:
+    """Give an agent a new token and return it; the old one stops at once, also for calls that are held.
+
+    With `expires_at` the new one ends then; otherwise its end stays. Raises IdentityProblem where that is over.
+    """
+    ends = agent.expires_at if expires_at is None else expires_at
+    if ends is not None and ends <= now_ms():
+        raise IdentityProblem(
+            f"{agent.name} has expired, and a new token would be no good. Say how long it lives: `--expires 30d`."
+        )
     token = _new_token(org)
-    rows.execute("UPDATE agent SET token_hash = ? WHERE org = ? AND id = ?", (token_hash(token), org, agent.id))
-    append(rows, org, Event.AGENT_ROTATED, agent=agent.name, by=by)
+    _require_there(
+        agent,
+        rows.execute(
+            "UPDATE agent SET token_hash = ?, expires_at = ? WHERE org = ? AND id = ?",
+            (token_hash(token), ends, org, agent.id),
+        ),
+    )
+    touch(rows, org)
+    changed = None if ends == agent.expires_at else iso(ends) if ends else None
+    append(rows, org, Event.AGENT_ROTATED, agent=agent.name, expires_at=changed, by=by)
     return token
+
+
+def narrow_agent(rows: Rows, org: str, agent: Agent, *, narrowing: Narrowing, expires_at: int | None, by: str) -> None:
+    """Change what an agent may reach at most, from where and until when, with effect on its next call."""
+    _require_there(
+        agent,
+        rows.execute(
+            "UPDATE agent SET narrowing = ?, expires_at = ? WHERE org = ? AND id = ?",
+            (dump(narrowing), expires_at, org, agent.id),
+        ),
+    )
+    touch(rows, org)
+    append(
+        rows,
+        org,
+        Event.AGENT_CHANGED,
+        agent=agent.name,
+        before=_leash(agent.narrowing, agent.expires_at),
+        after=_leash(narrowing, expires_at),
+        by=by,
+    )
+
+
+def _leash(narrowing: Narrowing, expires_at: int | None) -> dict[str, object]:
+    return {**narrowing.shown(), "expires_at": None if expires_at is None else iso(expires_at)}
+
+
+def _require_there(agent: Agent, changed: Any) -> None:
+    if changed.rowcount != 1:
+        raise IdentityProblem(f"{agent.name} was removed meanwhile. Nothing was changed.")
+
+
+USE_MS = 60_000
+"""A use is written down at most this often per agent: the last one shown is right to within a minute."""
+
+
+def used(rows: Rows, caller: Caller) -> None:
+    """Note an agent's use, in the transaction that records what it did; after that entry, whose order others wait for.
+
+    Nothing is written where a use within the last minute was.
+    """
+    now = now_ms()
+    if caller.used_at is not None and now - USE_MS < caller.used_at <= now:
+        return
+    client = f"{caller.client} {caller.client_version}".strip()
+    rows.execute(
+        "UPDATE agent SET used_at = ?, used_over = ?, used_from = ?, used_client = ? "
+        "WHERE org = ? AND id = ? AND (used_at IS NULL OR used_at <= ? OR used_at > ?)",
+        (
+            now,
+            caller.transport or None,
+            caller.address,
+            client or None,
+            caller.org,
+            caller.agent,
+            now - USE_MS,
+            now,
+        ),
+    )
+
+
+def turned_away(rows: Rows, caller: Caller) -> None:
+    """On record: a valid token was used from outside the addresses that its agent is narrowed to, and refused."""
+    append(
+        rows,
+        caller.org,
+        Event.AGENT_TURNED_AWAY,
+        agent=caller.agent_name,
+        agent_id=caller.agent,
+        member=caller.member_name,
+        transport=caller.transport or None,
+        address=caller.address,
+        addresses=list(caller.narrowing.addresses),
+        reason="the token was used from an address that the agent is narrowed away from",
+        outcome="refused",
+    )
+    used(rows, caller)
 
 
 def remove_agent(rows: Rows, org: str, agent: Agent, *, by: str) -> None:
     """Remove an agent: its token stops at once, its pending approvals are cancelled and its grants end."""
-    rows.execute("DELETE FROM agent WHERE org = ? AND id = ?", (org, agent.id))
+    _require_there(agent, rows.execute("DELETE FROM agent WHERE org = ? AND id = ?", (org, agent.id)))
     end_with(rows, org, "agent", agent.id, by=by)
     append(rows, org, Event.AGENT_REMOVED, agent=agent.name, by=by)
 
@@ -476,12 +728,12 @@ def _check_name(what: str, name: str) -> None:
         )
 
 
+def _unfrozen(caller: Caller, *, frozen: bool) -> Caller:
+    if frozen:
+        raise Frozen(f"All agents of {caller.org_name} are stopped until a person lifts the freeze.")
+    return caller
+
+
 @lru_cache(maxsize=1024)
 def _names(text: str | None) -> tuple[str, ...]:
     return tuple(json.loads(text)) if text else ()
-
-
-@lru_cache(maxsize=1024)
-def _narrowing(text: str) -> Narrowing:
-    stored = json.loads(text)
-    return Narrowing(tuple(stored["tools"]), tuple(stored["effects"]))

@@ -6,14 +6,15 @@ characters escaped or named.
 
 import json
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from connectors.definition import Call, Effect
+from connectors.definition import Call, Effect, Tool
 from connectors.layout import nested
 from connectors.request import Prepared
 from server.identity import Caller
+from server.policy import Condition
 from server.visible import seen
 
 IN_CLIENT = 3_500
@@ -40,11 +41,19 @@ class Prompt:
 
 
 def render(
-    caller: Caller, call: Call, request: Prepared, *, account: str | None, ownership: str, done_before: str | None
+    caller: Caller,
+    call: Call,
+    request: Prepared,
+    *,
+    account: str | None,
+    ownership: str,
+    done_before: str | None,
+    lost_before: str | None = None,
 ) -> Prompt:
     """Write the prompt for one call from the request that will be sent.
 
-    `done_before` says when the same agent last carried out exactly this call, as ISO 8601, or is None.
+    `done_before` says when the same agent last carried out exactly this call, as ISO 8601, or is None; `lost_before`,
+    when it set about it and nobody knows what came of that.
     """
     acting = f"for {caller.member_name}" if caller.member_name else "standalone: nobody stands behind it"
     key = "your organisation's own key" if ownership == "own" else "a managed key of the operator"
@@ -69,8 +78,82 @@ def render(
     lines += [f"Careful: {warning}" for warning in warnings]
     if done_before:
         lines.append(f"Careful: this agent has already done exactly this, at {done_before}")
+    if lost_before:
+        lines.append(f"Careful: exactly this was set about at {lost_before}; whether it was done, nobody knows")
     text = "\n".join(lines)
     return Prompt(text, whole=len(text) <= IN_CLIENT)
+
+
+@dataclass(frozen=True)
+class WorkTool:
+    """A tool of work that is prepared ahead, and the account behind it."""
+
+    name: str
+    tool: Tool
+    title: str
+    account: str | None
+    ownership: str
+    base_url: str
+
+
+def render_work(  # each is a line of the prompt
+    *,
+    name: str,
+    org_name: str,
+    asked_by: str,
+    runs: str,
+    why: str | None,
+    tools: Sequence[WorkTool],
+    bounds: Sequence[Condition],
+    uses: int,
+    until: str,
+) -> str:
+    """Write the prompt for work that is prepared ahead: every tool, every bound, and what is left open."""
+    lines = [
+        f"Approved work {quote(name)}: up to {uses} calls without asking again, until {until}",
+        "",
+        f"Run by: {runs}, of {org_name}",
+        f"Prepared by: {asked_by}",
+    ]
+    if why:
+        lines.append(f"Why, in their words: {quote(why)}")
+    lines.append("Only where, in every call:" if bounds else "Whatever the arguments.")
+    lines += [f"  {in_words(bound, quote)}" for bound in bounds]
+    bounded = {bound.argument.split(".")[0] for bound in bounds}
+    for each in tools:
+        tool, key = each.tool, "your organisation's own key" if each.ownership == "own" else "a managed key"
+        account = f", {quote(each.account)}" if each.account else ""
+        free = [argument.name for argument in tool.arguments if argument.name not in bounded]
+        lines += [
+            f"Tool: {each.name}, which {EFFECTS[tool.effect]} ({tool.effect})",
+            f"  {plain(tool.title)}",
+            f"  Account: {plain(each.title)}{account}, {key}",
+            f"  Request: {tool.method} {plain(each.base_url.rstrip('/') + tool.path)}",
+            f"  Left to the agent: {', '.join(free) or 'nothing'}",
+        ]
+    lines += [
+        f"Careful: {warning}" for warning in sorted({one for text in (name, why or "") for one in suspicions(text)})
+    ]
+    return "\n".join(lines)
+
+
+def in_words(bound: Condition, show: Callable[[Any], str]) -> str:
+    """A bound as a person reads it: `amount at most 5000`. `show` makes a value fit for the place."""
+    value: Any = bound.value
+    if bound.op == "present":
+        return f"{bound.argument} is {'given' if value else 'left out'}"
+    if bound.op == "in":
+        return f"{bound.argument} is one of {', '.join(show(one) for one in value)}"
+    return f"{bound.argument} {_BOUNDS[bound.op]} {show(value)}"
+
+
+_BOUNDS = {
+    "equals": "is",
+    "min": "at least",
+    "max": "at most",
+    "prefix": "begins with",
+    "glob": "matches the pattern",
+}
 
 
 def _document(call: Call) -> list[str]:

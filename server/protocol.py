@@ -263,7 +263,7 @@ async def _listen(
 ) -> t.SubscriptionsListenResult:
     """One stream of changes, from a bus of its own: what changes in another org cannot reach it.
 
-    It ends when the agent is removed or frozen, or its token rotated.
+    It ends when the agent is removed, expired or frozen, its token rotated, or its address narrowed away.
     """
     if _listening[caller.org] >= LISTENERS_PER_ORG:
         raise MCPError(t.INTERNAL_ERROR, "Too many streams of changes are open; close one first.")
@@ -293,7 +293,7 @@ async def changes(parts: Parts, caller: Caller, *, through_freeze: bool = False)
     while True:
         await anyio.sleep(CHANGES_S)
         try:
-            now = parts.directory.by_agent(caller.org, caller.agent)
+            now = parts.directory.again(caller)
         except Frozen:
             if not through_freeze:
                 return
@@ -301,7 +301,7 @@ async def changes(parts: Parts, caller: Caller, *, through_freeze: bool = False)
             continue
         except DatabaseProblem:
             continue  # it may be back at the next look; calls say so themselves meanwhile
-        if now is None or now.token_mark != caller.token_mark:
+        if now is None:
             return
         if now.revision != revision:
             revision = now.revision
@@ -538,7 +538,10 @@ CALLER = "keyleash.caller"
 class HttpFace:
     """Streamable HTTP: JSON for modern clients, SSE for those of the handshake, which could not be asked otherwise."""
 
-    def __init__(self, server: Server[Any], *, hosts: list[str], origins: list[str]) -> None:
+    def __init__(
+        self, server: Server[Any], again: Callable[[Caller], Caller | None], *, hosts: list[str], origins: list[str]
+    ) -> None:
+        self._again = again
         security = TransportSecuritySettings(
             enable_dns_rebinding_protection=True, allowed_hosts=hosts, allowed_origins=origins
         )
@@ -579,7 +582,39 @@ class HttpFace:
             if scope["method"] == "DELETE" and self._opened.get(caller.agent):
                 self._opened[caller.agent].popleft()
             scope["user"] = _session_owner(caller)
+            if scope["method"] == "GET":
+                receive = _while_welcome(receive, self._again, caller)
         await manager.handle_request(scope, receive, send)  # pyright: ignore[reportArgumentType] - ASGI's own types
+
+
+def _while_welcome(receive: Receive, again: Callable[[Caller], Caller | None], caller: Caller) -> Receive:
+    """As if the client hung up, within a second or so, once the caller may no longer ask: its stream ends with that."""
+
+    async def received() -> dict[str, Any]:
+        heard: dict[str, Any] = {"type": "http.disconnect"}
+
+        async def listen() -> None:
+            nonlocal heard
+            heard = await receive()
+            group.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(listen)
+            while _is_welcome(again, caller):  # noqa: ASYNC110 - what ends it is a row that changes
+                await anyio.sleep(CHANGES_S)
+            group.cancel_scope.cancel()
+        return heard
+
+    return received
+
+
+def _is_welcome(again: Callable[[Caller], Caller | None], caller: Caller) -> bool:
+    try:
+        return again(caller) is not None
+    except Frozen:
+        return False
+    except DatabaseProblem:
+        return True  # it may be back at the next look, and nothing is told meanwhile
 
 
 async def _too_many(send: Send) -> None:

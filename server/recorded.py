@@ -11,6 +11,7 @@ import logging
 import secrets
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from connectors.definition import Call
@@ -90,20 +91,20 @@ def keep(rows: Rows, vault: Vault, caller: Caller, one: Decided) -> None:
     name = f"cal_{_beginning(now)}{secrets.token_hex(6)}"
     sealed = None if one.text is None else vault.seal_text(rows, caller.org, PURPOSE, name, one.text)
     rows.execute(
-        f"INSERT INTO recorded_call ({_COLUMNS}, org) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        _INSERT,
         (
             name,
             now,
             caller.agent,
             caller.agent_name,
             caller.member,
-            json.dumps(caller.roles),
-            json.dumps(caller.groups),
+            _listed(caller.roles),
+            _listed(caller.groups),
             one.connection,
             one.tool,
             one.effect,
             one.ruling,
-            json.dumps(one.rules),
+            _listed(one.rules),
             sealed,
             caller.org,
         ),
@@ -111,6 +112,12 @@ def keep(rows: Rows, vault: Vault, caller: Caller, one: Decided) -> None:
 
 
 _COLUMNS = "id, at, agent, agent_name, member, roles, groups, connection, tool, effect, ruling, rules, sealed_arguments"
+_INSERT = f"INSERT INTO recorded_call ({_COLUMNS}, org) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+
+@lru_cache(maxsize=1024)
+def _listed(names: tuple[str, ...]) -> str:
+    return json.dumps(names)
 
 
 def _beginning(at_ms: int) -> str:

@@ -26,6 +26,7 @@ SEALED = (
     SealedColumn("approval", "sealed_prompt", "approval-prompt"),
     SealedColumn("approval", "sealed_outcome", "approval-outcome"),
     SealedColumn("call_grant", "sealed_bounds", "grant-bounds"),
+    SealedColumn("work", "sealed_bounds", "work-bounds"),
     SealedColumn("recorded_call", "sealed_arguments", "recorded-arguments"),
 )
 

@@ -6,6 +6,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from server.narrowing import Network, network
+
 
 class SettingsProblem(Exception):
     """A setting makes no sense; the message names it and says how to mend it."""
@@ -18,13 +20,15 @@ class Settings:
     home: Path
     hold_seconds: float = 45.0
     allowed_hosts: tuple[str, ...] = ()
+    trusted_proxies: tuple[Network, ...] = ()
+    """The reverse proxies whose X-Forwarded-For is believed."""
     log_level: str = "WARNING"
     key_seconds: float = 300.0
     """How long an org's key is used after a key service unwrapped it, before the service is asked again."""
     list_limit: int = 60
     """How many tools a caller is listed at most; with more it gets three that find, describe and call them."""
     keep_days: int = 30
-    """How long a call that was decided is kept for `policy replay`."""
+    """How long what is sealed of calls that are over is kept: for `policy replay`, and of held calls and grants."""
     reference_seconds: float = 10.0
     """How long it may take to read one secret that stays elsewhere."""
     op_token_file: Path | None = None
@@ -96,6 +100,7 @@ def read_settings() -> Settings:
     if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise SettingsProblem(f"KEYLEASH_LOG is {level!r}: give debug, info, warning or error.")
     hosts = os.environ.get("KEYLEASH_ALLOWED_HOSTS", "")
+    proxies = os.environ.get("KEYLEASH_TRUSTED_PROXIES", "")
     if os.environ.get("KEYLEASH_DATABASE_OWNER") and not os.environ.get("KEYLEASH_DATABASE"):
         raise SettingsProblem(
             "KEYLEASH_DATABASE_OWNER is set and KEYLEASH_DATABASE is not: set that to the same database as the role "
@@ -105,6 +110,7 @@ def read_settings() -> Settings:
         home=home(),
         hold_seconds=hold_seconds,
         allowed_hosts=tuple(host.strip() for host in hosts.split(",") if host.strip()),
+        trusted_proxies=tuple(_proxy(each.strip()) for each in proxies.split(",") if each.strip()),
         log_level=level,
         key_seconds=key_seconds,
         list_limit=_list_limit(),
@@ -135,6 +141,19 @@ def _public_url() -> str:
     return given.rstrip("/")
 
 
+def _proxy(text: str) -> Network:
+    try:
+        found = network(text)
+    except ValueError as error:
+        raise SettingsProblem(f"KEYLEASH_TRUSTED_PROXIES: {error} Several stand with commas between.") from None
+    if found.prefixlen == 0:
+        raise SettingsProblem(
+            f"KEYLEASH_TRUSTED_PROXIES: {text} is everybody, and whoever is believed can say to come from anywhere. "
+            "Name the addresses of your proxies."
+        )
+    return found
+
+
 def _list_limit() -> int:
     given = os.environ.get("KEYLEASH_LIST_LIMIT", "60")
     if not given.isdecimal() or len(given) > 5 or int(given) > 10_000:
@@ -147,10 +166,10 @@ def _list_limit() -> int:
 
 def _keep_days() -> int:
     given = os.environ.get("KEYLEASH_KEEP_DAYS", "30")
-    if not given.isdecimal() or len(given) > 3 or not 1 <= int(given) <= 365:
+    if not given.isascii() or not given.isdecimal() or len(given) > 3 or not 1 <= int(given) <= 365:
         raise SettingsProblem(
-            f"KEYLEASH_KEEP_DAYS is {given!r}: give a whole number of days from 1 to 365. For so long the calls that "
-            "were decided are kept, sealed, for `keyleash policy replay`."
+            f"KEYLEASH_KEEP_DAYS is {given!r}: give a whole number of days from 1 to 365. For so long what is "
+            "sealed of calls that are over is kept: for `keyleash policy replay`, and of held calls and grants."
         )
     return int(given)
 

@@ -60,7 +60,10 @@ class Member(SQLModel, table=True):
 
 
 class Agent(SQLModel, table=True):
-    """An MCP client's identity. Its token is kept as a hash; `member` is empty for a standalone agent."""
+    """An MCP client's identity. Its token is kept as a hash; `member` is empty for a standalone agent.
+
+    `used_at` is its last use, to within a minute; over which transport, from which address, by which client.
+    """
 
     __tablename__: ClassVar[Any] = "agent"
     __table_args__ = (UniqueConstraint("org", "name"), UniqueConstraint("org", "token_hash"))
@@ -73,6 +76,10 @@ class Agent(SQLModel, table=True):
     expires_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
     created_by: str
     created_at: int = Field(sa_column=_ms())
+    used_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
+    used_over: str | None
+    used_from: str | None
+    used_client: str | None
 
 
 class Connection(SQLModel, table=True):
@@ -149,12 +156,16 @@ class RecordedCall(SQLModel, table=True):
 
 
 class Approval(SQLModel, table=True):
-    """One held call: the record that decides. Call, prompt and outcome are sealed under the org key."""
+    """One held call: the record that decides. Call, prompt and outcome are sealed, and emptied when they are old.
+
+    `work` is the grant that a record about work prepared ahead decides on; such a record is of no agent.
+    """
 
     __tablename__: ClassVar[Any] = "approval"
     __table_args__ = (
         Index("approval_call", "org", "agent", "call_hash"),
         Index("approval_state", "org", "state"),
+        Index("approval_opened", "org", "created_at"),
         Index(
             "approval_one_pending",
             "org",
@@ -177,8 +188,8 @@ class Approval(SQLModel, table=True):
     definition: str
     effect: str
     call_hash: str
-    sealed_call: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
-    sealed_prompt: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    sealed_call: bytes | None = Field(default=None, sa_column=Column(LargeBinary, nullable=True))
+    sealed_prompt: bytes | None = Field(default=None, sa_column=Column(LargeBinary, nullable=True))
     sealed_outcome: bytes | None = Field(default=None, sa_column=Column(LargeBinary, nullable=True))
     ruling: str
     needed: int
@@ -191,6 +202,9 @@ class Approval(SQLModel, table=True):
     created_at: int = Field(sa_column=_ms())
     expires_at: int = Field(sa_column=_ms())
     changed_at: int = Field(sa_column=_ms())
+    resolution: str | None = None
+    resent_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
+    work: str | None = None
 
 
 class Grant(SQLModel, table=True):
@@ -208,7 +222,7 @@ class Grant(SQLModel, table=True):
     definition: str
     ruling: str
     bounds_hash: str
-    sealed_bounds: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    sealed_bounds: bytes | None = Field(default=None, sa_column=Column(LargeBinary, nullable=True))
     uses: int
     uses_left: int
     approval: str
@@ -217,6 +231,67 @@ class Grant(SQLModel, table=True):
     created_at: int = Field(sa_column=_ms())
     expires_at: int = Field(sa_column=_ms())
     revoked_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
+
+
+class Work(SQLModel, table=True):
+    """Approved work: a grant made ahead, for several tools, that its `approval` decides on. It runs from `started_at`.
+
+    `runner` is whose calls it covers: `agent:ID`, `member:ID` or `group:NAME`.
+    """
+
+    __tablename__: ClassVar[Any] = "work"
+    org: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    name: str
+    approval: str
+    runner: str
+    sealed_bounds: bytes | None = Field(default=None, sa_column=Column(LargeBinary, nullable=True))
+    uses: int
+    uses_left: int
+    created_by: str
+    requester: str
+    created_at: int = Field(sa_column=_ms())
+    expires_at: int = Field(sa_column=_ms())
+    started_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
+    revoked_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
+
+
+class WorkTool(SQLModel, table=True):
+    """A tool that approved work covers, as it was when the work was decided on."""
+
+    __tablename__: ClassVar[Any] = "work_tool"
+    __table_args__ = (Index("work_by_tool", "org", "tool"),)
+    org: str = Field(primary_key=True)
+    work: str = Field(primary_key=True)
+    tool: str = Field(primary_key=True)
+    connection: str
+    credential_version: int
+    definition: str
+
+
+class LostCall(SQLModel, table=True):
+    """A call that needed no approval of its own, may have changed something, and was lost on its way."""
+
+    __tablename__: ClassVar[Any] = "lost_call"
+    org: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    attempt: int = Field(sa_column=Column(BigInteger, nullable=False))
+    agent: str
+    agent_name: str
+    connection: str
+    tool: str
+    effect: str
+    call_grant: str | None
+    at: int = Field(sa_column=_ms())
+    resolution: str | None = None
+
+
+class LogMark(SQLModel, table=True):
+    """How far an org's log has been looked through: every attempt up to `seq` has its end on record."""
+
+    __tablename__: ClassVar[Any] = "log_mark"
+    org: str = Field(primary_key=True)
+    seq: int = Field(sa_column=Column(BigInteger, nullable=False))
 
 
 class Channel(SQLModel, table=True):

@@ -137,7 +137,8 @@ class Place:
                 thread.join()
 
     def actor(self, member: Member | None = None) -> Actor:
-        return Actor(member or self.owner, "os user")
+        """The member as they are now, known by their system user."""
+        return Actor(self.installation.directory.member(self.org, (member or self.owner).id), "os user")
 
     def events(self, *names: str) -> list[dict[str, Any]]:
         """Bodies of this org's entries, oldest first, of the named events (all where none is named)."""

@@ -126,7 +126,7 @@ def arrived(request: Received, tool: Tool, seen: Read) -> dict[str, Any]:
             elif values:
                 (found[argument.name],) = values
         elif argument.place == "body" and form:
-            mine = [(key, value) for key, value in map(_field, fields) if _top(key) == argument.wire_name]
+            mine = [(steps_of(key), value) for key, value in map(_field, fields) if _top(key) == argument.wire_name]
             if mine:
                 found[argument.name] = mine
         elif argument.place == "body" and stands_in(body, argument.steps):
@@ -192,18 +192,24 @@ def _top(key: str) -> str:
     return key.partition("[")[0]
 
 
-def flat(value: Any, name: str = "") -> Any:
-    """A shown value in the form in which its place can carry it: text, lists of text, or pairs of a form."""
+def steps_of(key: str) -> tuple[str, ...]:
+    """The way to a value, as an upstream reads a name in a form: `a[b][0]` is three steps."""
+    found = re.fullmatch(r"([^\[\]]+)((?:\[[^\[\]]+\])*)", key)
+    assert found, f"{key!r} can be read in more than one way"
+    return (found[1], *re.findall(r"\[([^\[\]]+)\]", found[2]))
+
+
+def flat(value: Any) -> Any:
+    """A shown value in the form in which a query or a header can carry it."""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, dict):
-        return [pair for key, item in value.items() for pair in pairs(f"{name}[{key}]", item)]
     return value if isinstance(value, str) else str(value)
 
 
-def pairs(name: str, value: Any) -> list[tuple[str, str]]:
+def pairs(value: Any, *steps: str) -> list[tuple[tuple[str, ...], str]]:
+    """A shown value as a form carries it: each text in it, and the way to it."""
     if isinstance(value, dict):
-        return [pair for key, item in value.items() for pair in pairs(f"{name}[{key}]", item)]
+        return [pair for key, item in value.items() for pair in pairs(item, *steps, key)]
     if isinstance(value, list):
-        return [pair for place, item in enumerate(value) for pair in pairs(f"{name}[{place}]", item)]
-    return [(name, "" if value is None else flat(value))]
+        return [pair for place, item in enumerate(value) for pair in pairs(item, *steps, str(place))]
+    return [(steps, "" if value is None else flat(value))]

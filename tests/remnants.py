@@ -47,6 +47,7 @@ SEALED = {
     "vault_org_key": "wrapped",
     "approval": "sealed_call, sealed_prompt, sealed_outcome",
     "call_grant": "sealed_bounds",
+    "work": "sealed_bounds",
 }
 """Every column of bytes that belongs to an org."""
 

@@ -20,7 +20,7 @@ async def serving(installation: Installation, *, host: str = "127.0.0.1") -> Asy
         port = listening.getsockname()[1]
         async with running(installation) as parts:
             door = http_door(installation, parts, host=host)
-            server = uvicorn.Server(uvicorn.Config(door, log_config=None, access_log=False))  # type: ignore[arg-type]
+            server = uvicorn.Server(uvicorn.Config(door, log_config=None, access_log=False, proxy_headers=False))  # type: ignore[arg-type]
             task = asyncio.create_task(server.serve(sockets=[listening]))
             while not server.started:  # noqa: ASYNC110 - uvicorn has a flag and no event
                 await asyncio.sleep(0)

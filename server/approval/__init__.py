@@ -11,6 +11,7 @@ from server.approval.record import (
     Approval,
     ApprovalProblem,
     Asked,
+    Before,
     Clearance,
     Decision,
     Lost,
@@ -20,6 +21,8 @@ from server.approval.record import (
     still_enough,
     sweep,
 )
+from server.approval.tending import tending
+from server.approval.unknown import LostCall
 
 __all__ = [
     "GRANT_USES",
@@ -28,12 +31,15 @@ __all__ = [
     "ApprovalProblem",
     "Approvals",
     "Asked",
+    "Before",
     "Clearance",
     "Decision",
     "Lost",
+    "LostCall",
     "Person",
     "State",
     "last_done",
     "still_enough",
     "sweep",
+    "tending",
 ]

@@ -16,7 +16,7 @@ class Wanted:
     """Whose agreement a call needs, or every call that a rule is about.
 
     `requester` is the member for whom the agent asks (an id), None where nobody stands behind it; `decided` are the
-    names of those who have agreed already.
+    ids of those who have agreed already.
     """
 
     ruling: Ruling
@@ -46,7 +46,7 @@ def eligible(people: list[Member], wanted: Wanted) -> list[Member]:
         for one in people
         if all(in_circle(one, circle) for circle in circles)
         and not (wanted.second_person and one.id == wanted.requester)
-        and one.name not in wanted.decided
+        and one.id not in wanted.decided
     ]
 
 

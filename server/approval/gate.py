@@ -9,7 +9,8 @@ import anyio
 
 from connectors.definition import Call, Effect
 from server.approval.channels import reach, tell, through
-from server.approval.decisions import Decisions
+from server.approval.decisions import Decisions, require_eligible, standing
+from server.approval.fatigue import require_bearable
 from server.approval.grants import GRANT_USES, IN_CLIENT, Grants
 from server.approval.outbox import Happening
 from server.approval.record import (
@@ -18,12 +19,11 @@ from server.approval.record import (
     CLOCKS_APART_MS,
     COLUMNS,
     LONGEST_PROMPT,
-    PAUSE_AFTER,
-    PAUSE_MS,
-    PENDING_PER_AGENT,
+    LOST_MS,
     POLL_S,
     SHARE_PROMPT_MS,
     Approval,
+    ApprovalProblem,
     Asked,
     Clearance,
     Decision,
@@ -33,6 +33,7 @@ from server.approval.record import (
     approval_of,
     move,
     one,
+    over,
     same_target,
     still_enough,
     sweep,
@@ -40,12 +41,14 @@ from server.approval.record import (
     wanted,
 )
 from server.approval.register import Register
+from server.approval.unknown import Unknown
+from server.approval.work import Plan, Works
 from server.audit import Event, append
 from server.clock import iso, now_ms
 from server.database import Database, Rows
 from server.errors import ApprovalRequired, Denied, NoLongerValid, OutcomeUnknown, Question, Refused
 from server.identity import Actor, new_id
-from server.policy import Ruling
+from server.policy import Ruling, Verdict
 from server.prompt import IN_CLIENT as IN_CLIENT_LENGTH
 from server.prompt import Prompt, quote, summary
 from server.recorded import decided, keep
@@ -57,25 +60,33 @@ class Approvals(Register):
 
     def __init__(self, database: Database, vault: Vault, *, hold_seconds: float) -> None:
         super().__init__(database, vault)
-        self._grants = Grants(database, vault, self)
-        self._decisions = Decisions(self._grants)
+        self._works = Works(database, vault)
+        self._grants = Grants(database, vault, self, self._works)
+        self._decisions = Decisions(self._grants, self._works)
+        self._unknown = Unknown(database, self._decisions)
         self._hold_seconds = hold_seconds
         self._asking: set[tuple[str, str]] = set()
 
     async def clear(self, asked: Asked, person: Person, pointer: str | None) -> Clearance:
         """Return once this call may go on. Raises CallRefused in one of its forms, or AskFirst."""
         call_hash = self.call_hash(asked.caller.org, asked.call)
-        record = self._pointed_at(asked, call_hash, pointer) if pointer else self._approved(asked, call_hash)
+        record = await self._pointed_at(asked, call_hash, pointer) if pointer else self._approved(asked, call_hash)
         joined = False
         if record is None:
             grant = self._grants.match(asked)
             if grant is not None:
                 return Clearance(grant=grant)
+            work = self._works.match(asked)
+            if work is not None:
+                return Clearance(grant=work.id, work=work.name)
+            await self._tell(asked, call_hash)
             record, joined = await self._join_or_open(asked, call_hash)
         if record.state is State.PENDING:
             record = await self._decided(asked, record, person, joined=joined)
         if record.state is State.EXECUTING:
             record = await self._ended(record)
+        if record.state is State.UNKNOWN and self._may_go_again(asked, record):
+            return Clearance(approval=record, again=True)
         return self._clearance(record)
 
     def _clearance(self, record: Approval) -> Clearance:
@@ -83,13 +94,16 @@ class Approvals(Register):
             case State.APPROVED:
                 return Clearance(approval=record)
             case State.SUCCEEDED | State.FAILED:
-                return Clearance(approval=record, outcome=self.outcome(record))
+                outcome = self.outcome(record)
+                if outcome is None:
+                    raise NoLongerValid(record.id, "it was carried out long ago, and what came of it is not kept")
+                return Clearance(approval=record, outcome=outcome)
             case State.PENDING:
                 raise ApprovalRequired(record.id, iso(record.expires_at), reaches_nobody=self._reaches_nobody(record))
             case State.DENIED:
                 raise Denied(record.id)
             case State.UNKNOWN | State.EXECUTING:
-                raise OutcomeUnknown(record.id)
+                raise OutcomeUnknown(record.id, happened=record.happened)
             case State.EXPIRED | State.CANCELLED:
                 raise NoLongerValid(record.id, record.state.value)
 
@@ -112,11 +126,14 @@ class Approvals(Register):
         Raises Lost where another call took it, and NoLongerValid where the credential or definition has changed.
         """
         if clearance.approval is not None:
-            self._claim_approval(rows, asked, clearance.approval)
+            self._claim_approval(rows, asked, clearance.approval, again=clearance.again)
+        elif clearance.work is not None and clearance.grant is not None:
+            if not self._works.take(rows, asked, clearance.grant):
+                raise Lost
         elif clearance.grant is not None and not self._grants.take(rows, asked.caller.org, clearance.grant):
             raise Lost
 
-    def _claim_approval(self, rows: Rows, asked: Asked, approval: Approval) -> None:
+    def _claim_approval(self, rows: Rows, asked: Asked, approval: Approval, *, again: bool) -> None:
         now = now_ms()
         current = rows.execute(
             "SELECT credential_version FROM connection WHERE org = ? AND id = ?", (approval.org, approval.connection)
@@ -126,13 +143,52 @@ class Approvals(Register):
             why = "the connection's credential has changed since"
         elif asked.call.tool.definition_hash != approval.definition:
             why = "the tool's definition has changed since"
-        elif approval.expires_at <= now:
+        elif over(approval, now):
             why = "it has expired"
-        elif approval.changed_at > now + CLOCKS_APART_MS:
-            why = "it was decided later than now"
+        if why is not None and again:
+            raise OutcomeUnknown(approval.id)
         if why is not None:
             raise NoLongerValid(approval.id, why)
-        if not move(rows, approval, State.APPROVED, State.EXECUTING, now):
+        if again:
+            self._claim_lost(rows, asked, approval, now)
+        elif not move(rows, approval, State.APPROVED, State.EXECUTING, now):
+            raise Lost
+
+    def _may_go_again(self, asked: Asked, record: Approval) -> bool:
+        """Whether a lost call may be sent once more: its upstream carries it out once under the record's own key.
+
+        Only the same call to the same account, while the upstream promises to know the key; that the approval has not
+        expired is the claim's to see.
+        """
+        now = now_ms()
+        return (
+            record.resolution is None
+            and record.resent_at is None
+            and same_target(asked, record)
+            and record.changed_at + asked.call.connector.repeats_within(asked.call.tool) > now
+        )
+
+    def _claim_lost(self, rows: Rows, asked: Asked, approval: Approval, now: int) -> None:
+        """Take a call that was lost, to send it once more. Raises Lost where it was not, or somebody else has taken it.
+
+        Lost is one that was claimed longer ago than a call can take and came to no end: its process is gone. Were that
+        only stopped, and went on, the upstream would know the key.
+        """
+        taken = rows.execute(
+            "UPDATE approval SET state = 'executing', changed_at = ?, resent_at = ? WHERE org = ? AND id = ? "
+            "AND state IN ('executing', 'unknown') AND changed_at = ? AND changed_at <= ? AND changed_at > ? "
+            "AND sealed_outcome IS NULL AND resolution IS NULL AND resent_at IS NULL",
+            (
+                now,
+                now,
+                approval.org,
+                approval.id,
+                approval.changed_at,
+                now - LOST_MS,
+                now - asked.call.connector.repeats_within(asked.call.tool),
+            ),
+        )
+        if taken.rowcount != 1:
             raise Lost
 
     def finish(self, rows: Rows, approval: Approval, state: State, outcome: Mapping[str, Any]) -> None:
@@ -190,30 +246,80 @@ class Approvals(Register):
         """Take a person's decision, made outside the client. Raises ApprovalProblem; returns the state it led to."""
         return self._decisions.decide(rows, approval, decision, actor, unattended=unattended)
 
+    def why_not(self, rows: Rows, approval: Approval, decision: Decision, actor: Actor) -> str | None:
+        """Why this person may not decide so; None where they may."""
+        try:
+            require_eligible(rows, approval, decision, actor)
+        except ApprovalProblem as problem:
+            return str(problem)
+        return None
+
+    def still_needed(self, rows: Rows, approval: Approval) -> int:
+        """How many more people have to agree: who has agreed and may not any more does not count."""
+        return max(0, approval.needed - len(standing(rows, approval)))
+
     def revoke(self, rows: Rows, org: str, grant: str, *, by: str) -> None:
         """End a grant at once. Raises ApprovalProblem where there is none to end."""
         self._grants.revoke(rows, org, grant, by=by)
 
-    def grants(self, org: str) -> builtins.list[dict[str, Any]]:
-        """Every grant that has not ended, with its bounds in clear: for people of this org only."""
-        return self._grants.running(org)
+    def grants(self, org: str, *, every: bool = False) -> builtins.list[dict[str, Any]]:
+        """Every grant that has not ended, or all there are, with its bounds in clear: for people of this org only."""
+        return self._grants.running(org, every=every)
+
+    def prepare(self, rows: Rows, org: str, plan: Plan, actor: Actor, *, verdict: Verdict, prompt: str) -> str:
+        """Write work that waits for a decision; returns the id of the record that decides on it."""
+        return self._works.prepare(rows, org, plan, actor, verdict=verdict, prompt=prompt)
+
+    @property
+    def unknown(self) -> Unknown:
+        """The calls of which nobody knows what became of them, and what people say of these."""
+        return self._unknown
 
     # -- which record is it
 
-    def _pointed_at(self, asked: Asked, call_hash: str, pointer: str) -> Approval:
+    async def _pointed_at(self, asked: Asked, call_hash: str, pointer: str) -> Approval:
         record = self.find(asked.caller.org, pointer)
         mine = record is not None and record.agent == asked.caller.agent and record.call_hash == call_hash
         if record is None or not mine:
             raise NoLongerValid(pointer, "it belongs to another call")
-        return self.aged(record)
+        aged = self.aged(record)
+        if aged.state is State.EXPIRED and record.state is not State.EXPIRED:  # it stays so, whatever the clock says
+            await self._database.of(record.org).write(lambda rows: sweep(rows, record.org, now_ms()))
+        return aged
+
+    async def _tell(self, asked: Asked, call_hash: str) -> None:
+        """Once, the agent that makes a lost call again hears that a person says it happened. Raises OutcomeUnknown."""
+        org, agent = asked.caller.org, asked.caller.agent
+        found = self._database.of(org).read(
+            f"SELECT {COLUMNS} FROM approval WHERE org = ? AND agent = ? AND call_hash = ? AND state = 'unknown' "
+            "AND resolution IS NOT NULL ORDER BY changed_at DESC LIMIT 1",
+            (org, agent, call_hash),
+        )
+        record = approval_of(found[0]) if found else None
+        if record is None or record.resolution is None or not record.happened or record.resolution["told"]:
+            return
+        told = json.dumps({**record.resolution, "told": True})
+        await self._database.of(org).write(
+            lambda rows: rows.execute(
+                "UPDATE approval SET resolution = ? WHERE org = ? AND id = ?", (told, org, record.id)
+            )
+        )
+        raise OutcomeUnknown(record.id, happened=True)
 
     def _approved(self, asked: Asked, call_hash: str) -> Approval | None:
+        """An approved record for exactly this call; else one whose call was lost and may be sent once more."""
+        now = now_ms()
         rows = self._database.of(asked.caller.org).read(
-            f"SELECT {COLUMNS} FROM approval WHERE org = ? AND agent = ? AND call_hash = ? AND state = 'approved' "
-            "AND expires_at > ? ORDER BY created_at LIMIT 1",
-            (asked.caller.org, asked.caller.agent, call_hash, now_ms()),
+            f"SELECT {COLUMNS} FROM approval WHERE org = ? AND agent = ? AND call_hash = ? "
+            "AND (state IN ('approved', 'executing') OR (state = 'unknown' AND sealed_outcome IS NULL)) "
+            "AND expires_at > ? AND changed_at <= ? "
+            "ORDER BY created_at",
+            (asked.caller.org, asked.caller.agent, call_hash, now, now + CLOCKS_APART_MS),
         )
-        return approval_of(rows[0]) if rows else None
+        found = [self.aged(approval_of(row)) for row in rows]
+        approved = (record for record in found if record.state is State.APPROVED)
+        lost = (record for record in found if record.state is State.UNKNOWN and self._may_go_again(asked, record))
+        return next(approved, None) or next(lost, None)
 
     async def _join_or_open(self, asked: Asked, call_hash: str) -> tuple[Approval, bool]:
         caller = asked.caller
@@ -232,14 +338,7 @@ class Approvals(Register):
                     append(rows, caller.org, Event.APPROVAL_STALE, approval=record.id, reason="rules or connection")
                 else:
                     return record, True
-            waiting = rows.execute(
-                "SELECT COUNT(*) FROM approval WHERE org = ? AND agent = ? AND state = 'pending'",
-                (caller.org, caller.agent),
-            ).fetchone()[0]
-            if waiting >= PENDING_PER_AGENT:
-                raise Refused(f"{waiting} calls of this agent already wait for a person")
-            if _denied_in_a_row(rows, caller.org, caller.agent, now):
-                raise Refused(f"{PAUSE_AFTER} calls in a row were denied: this agent pauses for a while")
+            require_bearable(rows, caller, now)
             if len(asked.prompt.text) > LONGEST_PROMPT:
                 raise Refused("the call is too long for any person to judge")
             return self._insert(rows, asked, call_hash, now), False
@@ -275,7 +374,8 @@ class Approvals(Register):
         )
         details = {"arguments": dict(call.arguments), "keeps": list(call.tool.grant), "summary": summary(call)}
         rows.execute(
-            f"INSERT INTO approval ({COLUMNS}, sealed_call, sealed_prompt) VALUES ({', '.join('?' * 25)})",
+            f"INSERT INTO approval ({COLUMNS}, sealed_call, sealed_prompt) "
+            f"VALUES ({', '.join('?' * (len(values_of(record)) + 2))})",
             (
                 *values_of(record),
                 self._vault.seal_text(rows, record.org, "approval-call", record.id, json.dumps(details)),
@@ -376,7 +476,7 @@ class Approvals(Register):
                         member=caller.member_name,
                     )
                 return
-            made = through("client", by=caller.member_name, known_by="the client's word")
+            made = through("client", by=caller.member_name, by_id=caller.member, known_by="the client's word")
             self._decisions.settle(rows, record, decision, made, signed_in=False, now=now)
 
         await self._database.of(record.org).write(change)
@@ -419,13 +519,3 @@ class Approvals(Register):
             if reached(current.state):
                 return current
             await anyio.sleep(POLL_S)
-
-
-def _denied_in_a_row(rows: Rows, org: str, agent: str, now: int) -> bool:
-    latest = rows.execute(
-        "SELECT state, changed_at FROM approval WHERE org = ? AND agent = ? AND state NOT IN ('pending', 'cancelled') "
-        "ORDER BY changed_at DESC LIMIT ?",
-        (org, agent, PAUSE_AFTER),
-    ).fetchall()
-    denied = [changed for state, changed in latest if state == State.DENIED]
-    return len(denied) == PAUSE_AFTER and denied[0] + PAUSE_MS > now

@@ -6,6 +6,7 @@ from typing import Any
 from connectors.definition import Call, Effect, canonical
 from server.approval.record import CLOCKS_APART_MS, Approval, ApprovalProblem, Asked, still_enough
 from server.approval.register import Register
+from server.approval.work import Works, status
 from server.audit import Event, append
 from server.clock import iso, now_ms
 from server.database import Database, Rows
@@ -21,16 +22,18 @@ IN_CLIENT = (Effect.SENSITIVE, Effect.WRITE, Effect.SEND)
 class Grants:
     """The grants of an installation."""
 
-    def __init__(self, database: Database, vault: Vault, register: Register) -> None:
+    def __init__(self, database: Database, vault: Vault, register: Register, works: Works) -> None:
         self._database = database
         self._vault = vault
         self._register = register
+        self._works = works
 
     def match(self, asked: Asked) -> str | None:
         """The grant that covers this call now, if there is one; `take` counts it down."""
         keeps = asked.call.tool.grant
         if not keeps:
             return None
+        now = now_ms()
         rows = self._database.of(asked.caller.org).read(
             "SELECT id, approval FROM call_grant WHERE org = ? AND agent = ? AND tool = ? AND connection = ? "
             "AND credential_version = ? AND definition = ? AND bounds_hash = ? AND uses_left > 0 "
@@ -43,8 +46,8 @@ class Grants:
                 asked.connection.credential_version,
                 asked.call.tool.definition_hash,
                 self._bounds_hash(asked.caller.org, asked.call),
-                now_ms(),
-                now_ms() + CLOCKS_APART_MS,
+                now,
+                now + CLOCKS_APART_MS,
             ),
         )
         for grant, approval in rows:
@@ -55,10 +58,11 @@ class Grants:
 
     def take(self, rows: Rows, org: str, grant: str) -> bool:
         """Take one use, in the same transaction as the attempt; False where none is left."""
+        now = now_ms()
         taken = rows.execute(
             "UPDATE call_grant SET uses_left = uses_left - 1 WHERE org = ? AND id = ? AND uses_left > 0 "
             "AND revoked_at IS NULL AND expires_at > ? AND created_at <= ?",
-            (org, grant, now_ms(), now_ms() + CLOCKS_APART_MS),
+            (org, grant, now, now + CLOCKS_APART_MS),
         )
         return bool(taken.rowcount == 1)
 
@@ -120,27 +124,39 @@ class Grants:
             "UPDATE call_grant SET revoked_at = ? WHERE org = ? AND id = ? AND revoked_at IS NULL",
             (now_ms(), org, grant),
         )
-        if ended.rowcount != 1:
+        if ended.rowcount == 1:
+            append(rows, org, Event.GRANT_REVOKED, grant=grant, by=by)
+        elif not self._works.revoke(rows, org, grant, by=by):
             raise ApprovalProblem(f"There is no running grant {grant!r}. `keyleash grant list` shows them.")
-        append(rows, org, Event.GRANT_REVOKED, grant=grant, by=by)
 
-    def running(self, org: str) -> list[dict[str, Any]]:
-        """Every grant that has not ended, with its bounds in clear: for people of this org only."""
-        return self._database.of(org).snapshot(lambda rows: self._running(rows, org))
+    def running(self, org: str, *, every: bool = False) -> list[dict[str, Any]]:
+        """Every grant that has not ended, oldest first, with its bounds in clear: for people of this org only.
 
-    def _running(self, rows: Rows, org: str) -> list[dict[str, Any]]:
+        `every`: the ended ones too. Bounds that are not kept any more are None.
+        """
+
+        def read(rows: Rows) -> list[dict[str, Any]]:
+            now = now_ms()
+            found = [*self._given(rows, org, now, every=every), *self._works.shown(rows, org, now, every=every)]
+            return sorted(found, key=lambda one: (one["created_at"], one["id"]))
+
+        return self._database.of(org).snapshot(read)
+
+    def _given(self, rows: Rows, org: str, now: int, *, every: bool) -> list[dict[str, Any]]:
+        running = "" if every else "AND revoked_at IS NULL AND expires_at > ? AND uses_left > 0 "
         found = rows.execute(
             "SELECT id, agent_name, tool, sealed_bounds, uses, uses_left, approval, decided_by, channel, created_at, "
-            "expires_at FROM call_grant WHERE org = ? AND revoked_at IS NULL AND expires_at > ? AND uses_left > 0 "
-            "ORDER BY created_at",
-            (org, now_ms()),
+            f"expires_at, revoked_at FROM call_grant WHERE org = ? {running}ORDER BY created_at",
+            (org,) if every else (org, now),
         ).fetchall()
         return [
             {
                 "id": row[0],
                 "agent": row[1],
                 "tool": row[2],
-                "bounds": json.loads(self._vault.unseal_text(rows, org, "grant-bounds", row[0], row[3])),
+                "bounds": None
+                if row[3] is None
+                else json.loads(self._vault.unseal_text(rows, org, "grant-bounds", row[0], row[3])),
                 "uses": row[4],
                 "uses_left": row[5],
                 "approval": row[6],
@@ -148,6 +164,7 @@ class Grants:
                 "channel": row[8],
                 "created_at": iso(row[9]),
                 "expires_at": iso(row[10]),
+                "status": status(now, row[5], row[10], row[11]),
             }
             for row in found
         ]

@@ -8,13 +8,13 @@ from typing import Any, Protocol
 
 from connectors.definition import Call
 from server.approval.channels import tell
-from server.approval.eligible import Wanted, in_circle
+from server.approval.eligible import Wanted
 from server.approval.outbox import Happening
 from server.audit import Event, append
 from server.connections import Connection
 from server.database import Database, Rows
 from server.errors import Question
-from server.identity import Actor, Caller
+from server.identity import Caller
 from server.policy import Ruling, Verdict
 from server.prompt import Prompt
 
@@ -22,16 +22,12 @@ APPROVAL_MS = 60 * 60 * 1000
 """How long a call may wait for a decision, and an approved one to be carried out."""
 STATE_TTL_S = 2 * 60 * 60
 """How long a client's pointer to a record lives: longer than any record."""
-PENDING_PER_AGENT = 20
-PAUSE_AFTER = 10
-PAUSE_MS = 10 * 60 * 1000
-"""After so many denials in a row an agent opens no new approval for this long: a person is not to be worn down."""
 LONGEST_PROMPT = 200_000
 LOST_MS = 3 * 60 * 1000
 """A call still `executing` after this long was lost: longer than a call can take."""
 CLOCKS_APART_MS = 60 * 1000
-"""How far the clocks of two replicas may be apart. What was decided later than that was decided before the clock was
-set back: its time would be longer than was agreed to."""
+"""How far the clocks of two replicas may be apart. A row written later than that was written before the clock was set
+back, and counts as expired: what has ended is not to come back with the hour."""
 ASK_S = 50.0
 """How long a client may take over its question, and a call wait for another that runs the same approval. Several
 hosts give up on a call at about 60 seconds, dialog or not."""
@@ -40,7 +36,7 @@ POLL_S = 0.1
 
 
 class State(StrEnum):
-    """Where a record stands. The last six are final."""
+    """Where a record stands. The last six are final: only an `unknown` one may be sent again with its own key, once."""
 
     PENDING = "pending"
     APPROVED = "approved"
@@ -109,6 +105,21 @@ class Approval:
     created_at: int
     expires_at: int
     changed_at: int
+    resolution: dict[str, Any] | None = None
+    """What a person says became of an `unknown` call: `happened`, `by`, `by_id`, `known_by`, `at`, `note`, `told`."""
+    resent_at: int | None = None
+    work: str | None = None
+    """The grant that this record decides on; such a record is no call's."""
+
+    @property
+    def needs_a_look(self) -> bool:
+        """Whether nobody has said yet what became of it."""
+        return self.state is State.UNKNOWN and self.resolution is None
+
+    @property
+    def happened(self) -> bool | None:
+        """What a person says: it took effect, or it did not; None where nobody has said."""
+        return None if self.resolution is None else bool(self.resolution["happened"])
 
 
 @dataclass(frozen=True)
@@ -124,11 +135,17 @@ class Asked:
 
 @dataclass(frozen=True)
 class Clearance:
-    """What lets a call go on: an approved record, a grant, or the outcome that the record already has."""
+    """What lets a call go on: an approved record, a grant, or the outcome that the record already has.
+
+    `work` is the name of a grant that was prepared ahead. With `again`, the record's call was lost on its way, and the
+    upstream promises to carry it out once under its key, however often it is sent.
+    """
 
     approval: Approval | None = None
     grant: str | None = None
+    work: str | None = None
     outcome: dict[str, Any] | None = None
+    again: bool = False
 
 
 class ApprovalProblem(Exception):
@@ -150,32 +167,78 @@ def move(rows: Rows, record: Approval, before: State, after: State, now: int) ->
     return moved.rowcount == 1
 
 
+def over(record: Approval, now: int) -> bool:
+    """Whether a pending or approved record has expired, or the clock was set back behind it."""
+    return record.expires_at <= now or record.changed_at > now + CLOCKS_APART_MS
+
+
+_DUE = (
+    "((state IN ('pending', 'approved') AND (expires_at <= ? OR changed_at > ?)) "
+    "OR (state = 'executing' AND changed_at <= ?))"
+)
+_ENDED = "revoked_at IS NULL AND (expires_at <= ? OR created_at > ?)"
+
+
+def due(rows: Rows, org: str, now: int) -> bool:
+    """Whether `sweep` would write anything."""
+    asked = (
+        (f"SELECT 1 FROM approval WHERE org = ? AND {_DUE} LIMIT 1", (org, now, now + CLOCKS_APART_MS, now - LOST_MS)),
+        (f"SELECT 1 FROM call_grant WHERE org = ? AND {_ENDED} LIMIT 1", (org, now, now + CLOCKS_APART_MS)),
+        (f"SELECT 1 FROM work WHERE org = ? AND {_ENDED} LIMIT 1", (org, now, now + CLOCKS_APART_MS)),
+    )
+    return any(rows.execute(sql, values).fetchone() for sql, values in asked)
+
+
 def sweep(rows: Rows, org: str, now: int) -> None:
-    """Write down what time has decided: expired records, and executing ones that were lost."""
-    for record in rows.execute(
-        "SELECT id, state, agent_name, tool FROM approval WHERE org = ? AND ((state IN ('pending', 'approved') "
-        "AND expires_at <= ?) OR (state = 'executing' AND changed_at <= ?))",
-        (org, now, now - LOST_MS),
+    """Write down what time has decided: expired records and grants, and calls that were lost on their way.
+
+    What is written stays, whatever becomes of the clock. A lost record keeps the time at which it was claimed.
+    """
+    for approval, state, agent, tool, changed_at in rows.execute(
+        f"SELECT id, state, agent_name, tool, changed_at FROM approval WHERE org = ? AND {_DUE}",
+        (org, now, now + CLOCKS_APART_MS, now - LOST_MS),
     ).fetchall():
-        approval, state, agent, tool = record
         lost = state == State.EXECUTING
-        rows.execute(
+        after, at = (State.UNKNOWN, changed_at) if lost else (State.EXPIRED, now)
+        moved = rows.execute(
             "UPDATE approval SET state = ?, changed_at = ? WHERE org = ? AND id = ? AND state = ?",
-            ((State.UNKNOWN if lost else State.EXPIRED).value, now, org, approval, state),
+            (after.value, at, org, approval, state),
         )
-        event = Event.APPROVAL_UNKNOWN if lost else Event.APPROVAL_EXPIRED
-        append(rows, org, event, approval=approval, agent=agent, tool=tool)
-        tell(rows, org, approval, Happening.UNKNOWN if lost else Happening.EXPIRED)
+        if moved.rowcount == 1:
+            event = Event.APPROVAL_UNKNOWN if lost else Event.APPROVAL_EXPIRED
+            append(rows, org, event, approval=approval, agent=agent, tool=tool)
+            tell(rows, org, approval, Happening.UNKNOWN if lost else Happening.EXPIRED)
+    for table, named in (("call_grant", "tool"), ("work", "name")):
+        for grant, name in rows.execute(
+            f"SELECT id, {named} FROM {table} WHERE org = ? AND {_ENDED}", (org, now, now + CLOCKS_APART_MS)
+        ).fetchall():
+            ended = rows.execute(
+                f"UPDATE {table} SET revoked_at = ? WHERE org = ? AND id = ? AND revoked_at IS NULL", (now, org, grant)
+            )
+            if ended.rowcount == 1:
+                append(rows, org, Event.GRANT_EXPIRED, grant=grant, **{"work" if table == "work" else "tool": name})
 
 
-def last_done(database: Database, org: str, agent: str, call_hash: str) -> int | None:
-    """When this agent last carried out exactly this call, or set about it, in milliseconds since the epoch."""
+@dataclass(frozen=True)
+class Before:
+    """An earlier call just like this one: when it was set about, and whether it is known that it took effect."""
+
+    at: int
+    known: bool
+
+
+def last_done(database: Database, org: str, agent: str, call_hash: str) -> Before | None:
+    """When this agent last carried out exactly this call, or set about it; not one that a person says was not done."""
     rows = database.of(org).read(
-        "SELECT MAX(changed_at) FROM approval WHERE org = ? AND agent = ? AND call_hash = ? "
-        "AND state IN ('succeeded', 'unknown', 'executing')",
+        "SELECT changed_at, state, resolution FROM approval WHERE org = ? AND agent = ? AND call_hash = ? "
+        "AND state IN ('succeeded', 'unknown', 'executing') ORDER BY changed_at DESC LIMIT 50",
         (org, agent, call_hash),
     )
-    return rows[0][0] if rows else None
+    for at, state, text in rows:
+        happened = json.loads(text)["happened"] if text else None
+        if happened is not False:
+            return Before(at, known=state == State.SUCCEEDED or happened is True)
+    return None
 
 
 def still_enough(verdict: Verdict, record: Approval) -> bool:
@@ -194,7 +257,7 @@ def wanted(record: Approval) -> Wanted:
         approvers=record.approvers,
         second_person=record.second_person,
         requester=record.member,
-        decided=tuple(str(made["by"]) for made in record.decisions),
+        decided=tuple(str(made.get("by_id")) for made in record.decisions),
     )
 
 
@@ -209,16 +272,12 @@ def same_target(asked: Asked, record: Approval) -> bool:
 # -- who may decide
 
 
-def stands_in(actor: Actor, circle: str) -> bool:
-    return in_circle(actor.member, circle)
-
-
 # -- rows
 
 COLUMNS = (
     "org, id, state, agent, agent_name, member, connection, credential_version, tool, definition, effect, call_hash, "
     "ruling, needed, approvers, second_person, rules, decisions, whole, declined_at, created_at, expires_at, "
-    "changed_at"
+    "changed_at, resolution, resent_at, work"
 )
 
 
@@ -237,6 +296,7 @@ _PARSED: dict[str, Callable[[Any], Any]] = {
     "rules": lambda text: tuple(json.loads(text)),
     "decisions": lambda text: tuple(json.loads(text)),
     "whole": bool,
+    "resolution": lambda text: json.loads(text) if text else None,
 }
 
 
@@ -265,6 +325,9 @@ def values_of(record: Approval) -> tuple[Any, ...]:
         record.created_at,
         record.expires_at,
         record.changed_at,
+        None if record.resolution is None else json.dumps(record.resolution),
+        record.resent_at,
+        record.work,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from connectors.definition import Call, canonical
-from server.approval.record import COLUMNS, LOST_MS, Approval, State, approval_of
+from server.approval.record import COLUMNS, LOST_MS, Approval, State, approval_of, over
 from server.clock import now_ms
 from server.database import Database, Rows
 from server.errors import Refused
@@ -62,7 +62,7 @@ class Register:
     def aged(self, record: Approval) -> Approval:
         """The record as time has left it, whether or not its row has been swept yet."""
         now = now_ms()
-        if record.state in (State.PENDING, State.APPROVED) and record.expires_at <= now:
+        if record.state in (State.PENDING, State.APPROVED) and over(record, now):
             return replace(record, state=State.EXPIRED)
         if record.state is State.EXECUTING and record.changed_at + LOST_MS <= now:
             return replace(record, state=State.UNKNOWN)

@@ -6,12 +6,13 @@ everything that is known of the event, the entry's own place included: ``v`` (1)
 ``at`` (``2026-01-31T08:05:09.123Z``), ``event``, then the fields that `server.audit.chain.append` was given.
 
 The fields of a call, each where it is known: ``agent``, ``agent_id``, ``member``, ``client``, ``client_version``,
-``transport``; ``connection``, ``account``, ``ownership`` (own or managed), ``credential_version``, ``source`` (vault,
-or the kind of place where a reference says that the secret is); ``tool``, ``definition``, ``effect``; ``verdict``,
-``rules``, ``reason``; ``approval``, ``grant``, ``approver``, ``channel``, ``known_by``; ``arguments`` (names with keyed
-hashes), ``plain`` (what the definition lets be read); ``host``, ``method``, ``status``, ``bytes``, ``milliseconds``,
-``request_id``; ``outcome``, and with it ``attempt``, the number of the attempt that it ends. Other events have what
-they need, under the same names where the meaning is the same.
+``transport``, ``address``; ``connection``, ``account``, ``ownership`` (own or managed), ``credential_version``,
+``source`` (vault, or the kind of place where a reference says that the secret is); ``tool``, ``definition``,
+``effect``; ``verdict``, ``rules``, ``reason``; ``approval``, ``grant``, ``work`` (the name of a grant that was prepared
+ahead), ``approver``, ``channel``, ``known_by``; ``arguments`` (names with keyed hashes), ``plain`` (what the definition
+lets be read); ``host``, ``method``, ``status``, ``bytes``, ``milliseconds``, ``request_id``; ``outcome``, and with it
+``attempt``, the number of the attempt that it ends. Other events have what they need, under the same names where the
+meaning is the same.
 
 Hashes, all SHA-256 and written as 64 lower-case hex digits, so that anyone can recompute them in any language::
 
@@ -68,6 +69,7 @@ class Event(StrEnum):
     CALL_OUTCOME = "call.outcome"  # durable before the client hears; names its attempt
     CALL_REFUSED = "call.refused"
     CALL_HELD = "call.held"
+    CALL_UNKNOWN = "call.unknown"  # an attempt whose process was gone before its outcome; a later outcome is the truth
     CALL_REPLAYED = "call.replayed"  # the stored outcome of an approved call was told again; nothing was sent
 
     APPROVAL_OPENED = "approval.opened"
@@ -78,8 +80,10 @@ class Event(StrEnum):
     APPROVAL_STALE = "approval.stale"
     APPROVAL_UNKNOWN = "approval.unknown"  # carried out or not: the process died in between
     APPROVAL_RESOLVED = "approval.resolved"  # a person says what became of an unknown outcome
+    APPROVALS_EMPTIED = "approvals.emptied"  # what was sealed of old ones is gone; who decided what stays
     GRANT_CREATED = "grant.created"
     GRANT_REVOKED = "grant.revoked"
+    GRANT_EXPIRED = "grant.expired"
 
     ORG_CREATED = "org.created"
     ORG_REMOVED = "org.removed"
@@ -92,6 +96,7 @@ class Event(StrEnum):
     AGENT_CHANGED = "agent.changed"
     AGENT_ROTATED = "agent.rotated"
     AGENT_REMOVED = "agent.removed"
+    AGENT_TURNED_AWAY = "agent.turned_away"  # a valid token, used from where its agent may not call
 
     CONNECTION_CREATED = "connection.created"
     CONNECTION_CHANGED = "connection.changed"

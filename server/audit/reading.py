@@ -17,7 +17,7 @@ class Reader(Protocol):
 class Filters(TypedDict, total=False):
     """What to select. Times are milliseconds since the epoch, `since` included and `until` not.
 
-    `agent` and `member` match a name or an id; every other value is matched whole. None is as if not given.
+    `agent`, `member` and `grant` match a name or an id; every other value is matched whole. None is as if not given.
     """
 
     since: int | None
@@ -28,6 +28,7 @@ class Filters(TypedDict, total=False):
     connection: str | None
     tool: str | None
     outcome: str | None
+    grant: str | None
     limit: int | None
 
 
@@ -97,7 +98,7 @@ def _text(value: bytes | None) -> str | None:
 
 
 _BY_COLUMN = ("event", "connection", "tool", "outcome")
-_BY_NAME = {"agent": ("agent", "agent_id"), "member": ("member", "member_id")}
+_BY_NAME = {"agent": ("agent", "agent_id"), "member": ("member", "member_id"), "grant": ("grant", "work")}
 
 
 def _where(given: dict[str, Any]) -> list[tuple[str, Any]]:

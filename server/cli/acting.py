@@ -32,6 +32,8 @@ MAY: dict[str, tuple[str, ...]] = {
     "look around": EVERYONE,
     "see every approval": ("owner", "admin", "approver", "auditor"),
     "revoke any grant": ("owner", "admin", "approver"),
+    "prepare work": ("owner", "admin", "approver", "member"),
+    "prepare work for others": ("owner", "admin", "approver"),
     "connect accounts": ADMINS,
     "manage members": ADMINS,
     "make or remove an owner": ("owner",),

@@ -1,4 +1,4 @@
-"""`keyleash approvals …` and `grant …`: held calls, and the person who decides them outside the client."""
+"""`keyleash approvals …`: held calls, and the person who decides them outside the client."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from server.approval import Approval, Decision, State
 
 app = typer.Typer(no_args_is_help=True, help="Calls that wait for a person.")
-grant_app = typer.Typer(no_args_is_help=True, help="Decisions that cover more than one call.")
 
 Id = Annotated[str, typer.Argument(metavar="ID")]
 ForHour = Annotated[
@@ -31,9 +30,12 @@ def list_approvals(
     as_member: AsMember = None,
     json: AsJson = False,
 ) -> None:
-    """List the calls that wait for a decision."""
+    """List what waits for a decision, and the calls of which nobody knows what became of them."""
     with at_desk(org, as_member, "look around") as desk:
-        shown = [_as_json(desk, record) for record in _records(desk, every=every)]
+        records = _records(desk, every=every)
+        shown = [_as_json(desk, record) for record in records]
+        listed = {record.id for record in records}
+        shown += [one for one in lost_calls(desk) if one["id"] not in listed]
     if json:
         show_json(shown)
         return
@@ -45,6 +47,8 @@ def list_approvals(
         ),
         empty="There are no approvals." if every else "Nothing waits for a decision.",
     )
+    if any(one["status"] == "unknown" and one["resolution"] is None for one in shown):
+        say(LOOK)
 
 
 @app.command("show")
@@ -55,10 +59,10 @@ def show_approval(approval: Id, org: OrgName = None, as_member: AsMember = None,
         text = whole_prompt(desk, record)
         if json:
             details = desk.installation.approvals.details(record)
-            shown = {**_as_json(desk, record), "arguments": details["arguments"], "prompt": text}
+            shown = {**_as_json(desk, record), "arguments": details.get("arguments"), "prompt": text or None}
             show_json({**shown, "decisions": list(record.decisions), "rules": list(record.rules)})
             return
-        show_text(text)
+        show_text(text or NOT_KEPT)
         show_fields(
             {
                 "id": record.id,
@@ -67,6 +71,7 @@ def show_approval(approval: Id, org: OrgName = None, as_member: AsMember = None,
                 "decided": [f"{made['decision']} by {made['by'] or 'nobody known'}" for made in record.decisions]
                 or None,
                 "until": _as_json(desk, record)["expires_at"],
+                "looked into": _said(record),
             }
         )
 
@@ -98,40 +103,37 @@ def watch(org: OrgName = None, as_member: AsMember = None) -> None:
         watch_approvals(desk)
 
 
-@grant_app.command("list")
-def list_grants(org: OrgName = None, as_member: AsMember = None, json: AsJson = False) -> None:
-    """List the grants that have not ended."""
+@app.command("resolve")
+def resolve(
+    approval: Id,
+    happened: Annotated[
+        bool | None,
+        typer.Option("--happened/--did-not", help="What you found in the account: it took effect, or it did not."),
+    ] = None,
+    note: Annotated[str | None, typer.Option("--note", metavar="TEXT", help="How you know; it goes on record.")] = None,
+    org: OrgName = None,
+    as_member: AsMember = None,
+    json: AsJson = False,
+) -> None:
+    """Say what became of a call of which nobody knows: look into the account first. Nothing is sent by this.
+
+    The agent that makes the call again is told. What did not happen it may ask for anew.
+    """
+    if happened is None:
+        raise typer.BadParameter("Say what you found: --happened or --did-not.")
+    if note is not None and (len(note) > 500 or not note.isprintable()):
+        raise typer.BadParameter("--note takes one line of at most 500 characters.")
     with at_desk(org, as_member, "look around") as desk:
-        found = _grants(desk)
-    if json:
-        show_json(found)
-        return
-    show_table(
-        ("ID", "TOOL", "WITHIN", "AGENT", "LEFT", "DECIDED BY", "UNTIL"),
-        (
-            (
-                one["id"],
-                one["tool"],
-                ", ".join(f"{name} = {value}" for name, value in one["bounds"].items()),
-                one["agent"],
-                f"{one['uses_left']} of {one['uses']}",
-                one["decided_by"],
-                one["expires_at"],
+        _require_visible(desk, approval)
+        desk.database.write_now(
+            lambda rows: desk.installation.approvals.unknown.resolve(
+                rows, desk.org.id, approval, happened=happened, actor=desk.actor, note=note
             )
-            for one in found
-        ),
-        empty="No grant is running.",
-    )
-
-
-@grant_app.command("revoke")
-def revoke_grant(grant: Id, org: OrgName = None, as_member: AsMember = None) -> None:
-    """End a grant at once."""
-    with at_desk(org, as_member, "look around") as desk:
-        if not any(one["id"] == grant for one in _grants(desk)):
-            desk.require("revoke any grant")
-        desk.database.write_now(lambda rows: desk.installation.approvals.revoke(rows, desk.org.id, grant, by=desk.by))
-    show_text(f"Ended {grant}.")
+        )
+    if json:
+        show_json({"id": approval, "happened": happened, "note": note})
+    else:
+        show_text(f"On record: {approval} {'happened' if happened else 'did not happen'}.")
 
 
 def whole_prompt(desk: Desk, record: "Approval") -> str:
@@ -145,7 +147,7 @@ def hour_terms(desk: Desk, record: "Approval") -> str | None:
     from server.prompt import quote
 
     details = desk.installation.approvals.details(record)
-    if not details["keeps"]:
+    if not details.get("keeps"):
         return None
     kept = " and ".join(f"{name} = {quote(details['arguments'].get(name))}" for name in details["keeps"])
     return (
@@ -190,13 +192,14 @@ def _decide(approval: str, decision: "Decision", *, yes: bool, org: str | None, 
             if not ask_yes(text, otherwise=UNATTENDED):
                 raise NotSure("Nothing was decided.")
         state = settle(desk, record, decision, unattended=yes)
+        missing = still_needed(desk, record.id)
     if state is State.PENDING:
-        show_text(f"Noted. {record.id} waits for {record.needed - len(record.decisions) - 1} more.")
+        show_text(f"Noted. {record.id} waits for {missing} more.")
     elif state is State.DENIED:
         show_text(f"Denied {record.id}. Nothing was sent.")
     else:
         show_text(f"Approved {record.id}.")
-        say("It runs once: at once where the agent's call is still held, otherwise when the agent makes it again.")
+        say(WORK_RUNS if record.work else RUNS_ONCE)
 
 
 def _records(desk: Desk, *, every: bool) -> "list[Approval]":
@@ -208,30 +211,16 @@ def _records(desk: Desk, *, every: bool) -> "list[Approval]":
 
 def _find(desk: Desk, approval: str) -> "Approval":
     """One record as it is now; one that this person may not see is not found. Raises ApprovalProblem."""
-    from dataclasses import replace
-
-    from server.approval import ApprovalProblem, State
-    from server.clock import now_ms
+    from server.approval import ApprovalProblem
 
     record = desk.installation.approvals.find(desk.org.id, approval)
     if record is None or not _may_see(desk, record):
         raise ApprovalProblem(f"There is no approval {approval!r}. `keyleash approvals list --all` shows them.")
-    if record.state is State.PENDING and record.expires_at <= now_ms():
-        return replace(record, state=State.EXPIRED)
-    return record
+    return desk.installation.approvals.aged(record)
 
 
 def _may_see(desk: Desk, record: "Approval") -> bool:
     return record.member == desk.actor.member.id or desk.may("see every approval")
-
-
-def _grants(desk: Desk) -> list[dict[str, Any]]:
-    found = desk.installation.approvals.grants(desk.org.id)
-    if desk.may("see every approval"):
-        return found
-    agents = desk.installation.directory.agents(desk.org.id)
-    own = {agent.name for agent in agents if agent.member == desk.actor.member.id}
-    return [grant for grant in found if grant["agent"] in own]
 
 
 def _status(record: "Approval") -> str:
@@ -264,7 +253,87 @@ def _as_json(desk: Desk, record: "Approval") -> dict[str, Any]:
         "created_at": iso(record.created_at),
         "expires_at": iso(record.expires_at),
         "summary": _summary(desk, record),
+        "resolution": record.resolution and {name: record.resolution[name] for name in _SAID},
+        "grant": record.work,
     }
+
+
+_SAID = ("happened", "by", "known_by", "at", "note")
+LOOK = (
+    "What became of the unknown ones nobody knows. Look into the account, then: "
+    "keyleash approvals resolve ID --happened, or --did-not"
+)
+WORK_RUNS = "Its calls run from now on, within its bounds, without asking again."
+RUNS_ONCE = "It runs once: at once where the agent's call is still held, otherwise when the agent makes it again."
+NOT_KEPT = "What was asked is not kept any more: only who decided, and what came of it."
+
+
+def lost_calls(desk: Desk) -> list[dict[str, Any]]:
+    """Calls of which nobody knows what became of them, and into which nobody has looked: approved ones, and others."""
+    from server.clock import iso
+
+    unknown, approvals = desk.installation.approvals.unknown, desk.installation.approvals
+    found = [approvals.find(desk.org.id, each) for each in unknown.approvals(desk.org.id)]
+    shown = [
+        _as_json(desk, approvals.aged(record)) for record in found if record is not None and _may_see(desk, record)
+    ]
+    own = _own_agents(desk)
+    for lost in unknown.calls(desk.org.id):
+        if lost.agent in own or desk.may("see every approval"):
+            shown.append(
+                {
+                    "id": lost.id,
+                    "status": "unknown",
+                    "tool": lost.tool,
+                    "agent": lost.agent_name,
+                    "connection": lost.connection,
+                    "effect": lost.effect,
+                    "ruling": None,
+                    "needed": 0,
+                    "decided": 0,
+                    "created_at": iso(lost.at),
+                    "expires_at": None,
+                    "summary": None,
+                    "resolution": None,
+                    "grant": lost.grant,
+                }
+            )
+    return shown
+
+
+def _own_agents(desk: Desk) -> set[str]:
+    agents = desk.installation.directory.agents(desk.org.id)
+    return {agent.id for agent in agents if agent.member == desk.actor.member.id}
+
+
+def _require_visible(desk: Desk, identifier: str) -> None:
+    """Refuse an id of what this person may not see, as if there were none. Raises ApprovalProblem."""
+    from server.approval import ApprovalProblem
+
+    if identifier.startswith("apr_"):
+        _find(desk, identifier)
+    elif not any(one["id"] == identifier for one in lost_calls(desk)):
+        raise ApprovalProblem(
+            f"There is nothing to look into under {identifier!r}. `keyleash approvals list` shows what there is."
+        )
+
+
+def _said(record: "Approval") -> str | None:
+    said = record.resolution
+    if said is None:
+        return None
+    what = "it happened" if said["happened"] else "it did not happen"
+    return (
+        f"{said['by']} ({said['known_by']}) says at {said['at']}: {what}{'. ' + said['note'] if said['note'] else ''}"
+    )
+
+
+def still_needed(desk: Desk, approval: str) -> int:
+    """How many more people have to agree."""
+    record = desk.installation.approvals.find(desk.org.id, approval)
+    if record is None:
+        return 0
+    return desk.database.query(lambda rows: desk.installation.approvals.still_needed(rows, record))
 
 
 def _connection(desk: Desk, record: "Approval") -> str:
@@ -278,6 +347,7 @@ def _summary(desk: Desk, record: "Approval") -> str | None:
     from vault import VaultError
 
     try:
-        return str(desk.installation.approvals.details(record)["summary"])
+        summary = desk.installation.approvals.details(record).get("summary")
+        return None if summary is None else str(summary)
     except VaultError:
         return None

@@ -28,6 +28,10 @@ AgentName = Annotated[str | None, typer.Option("--agent")]
 MemberName = Annotated[str | None, typer.Option("--member")]
 ConnectionName = Annotated[str | None, typer.Option("--connection")]
 ToolName = Annotated[str | None, typer.Option("--tool", help="The tool's name on the wire: CONNECTION_TOOL.")]
+GrantId = Annotated[
+    str | None,
+    typer.Option("--grant", metavar="ID", help="Under one grant, by its id; or by the name of approved work."),
+]
 Outcome = Annotated[str | None, typer.Option("--outcome", help="succeeded, failed, unknown, refused, denied or held.")]
 
 
@@ -74,6 +78,7 @@ def list_entries(
     connection: ConnectionName = None,
     tool: ToolName = None,
     outcome: Outcome = None,
+    grant: GrantId = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many at most; the newest.")] = 50,
     org: OrgName = None,
     as_member: AsMember = None,
@@ -82,7 +87,7 @@ def list_entries(
     """List the newest entries, oldest of them first."""
     from server.audit import Event, select
 
-    filters = _filters(since, until, event, agent, member, connection, tool, outcome)
+    filters = _filters(since, until, event, agent, member, connection, tool, outcome, grant)
     with _log_of(org, as_member) as log:
         filters["limit"] = limit
         log.record(Event.AUDIT_LISTED, selection=dict(filters))
@@ -112,6 +117,7 @@ def export(
     connection: ConnectionName = None,
     tool: ToolName = None,
     outcome: Outcome = None,
+    grant: GrantId = None,
     org: OrgName = None,
     as_member: AsMember = None,
     json: AsJson = False,
@@ -124,7 +130,7 @@ def export(
     if json and output == "-":
         raise typer.BadParameter("--json and --output - would both write to standard output.")
     _require_not_ours(output)
-    filters = _filters(since, until, event, agent, member, connection, tool, outcome)
+    filters = _filters(since, until, event, agent, member, connection, tool, outcome, grant)
     with _log_of(org, as_member) as log:
         log.record(Event.AUDIT_EXPORTED, format=format, selection=dict(filters))
         if output == "-":
@@ -266,6 +272,7 @@ def _filters(
     connection: str | None,
     tool: str | None,
     outcome: str | None,
+    grant: str | None,
 ) -> "Filters":
     """What was given, and nothing else. Raises BadParameter."""
     from server.audit import Event
@@ -281,6 +288,7 @@ def _filters(
         "connection": connection,
         "tool": tool,
         "outcome": outcome,
+        "grant": grant,
     }
     found: Filters = {}
     found.update({name: value for name, value in given.items() if value is not None})  # pyright: ignore[reportCallIssue, reportArgumentType] - the names are those of Filters

@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from server.cli import (
+    agents,
     approvals,
     audit,
     backup,
@@ -20,6 +21,7 @@ from server.cli import (
     connect,
     database,
     doctor,
+    grants,
     people,
     policy,
     replaying,
@@ -109,10 +111,10 @@ for name, group in {
     "connector": connect.connector_app,
     "org": people.org_app,
     "member": people.member_app,
-    "agent": people.agent_app,
+    "agent": agents.app,
     "policy": policy.app,
     "approvals": approvals.app,
-    "grant": approvals.grant_app,
+    "grant": grants.app,
     "channel": channel.app,
     "audit": audit.app,
     "vault": vault.app,

@@ -371,6 +371,26 @@ def _erased(one: "Pending") -> str:
     return f"{earlier.get(one.what, f'the {one.what}')} {one.name}"
 
 
+def unknown_calls(patient: Patient) -> Iterator[Finding]:
+    """Somebody has looked into every call of which nobody knew what became of it."""
+    if patient.installation is None:
+        return
+    unknown, found = patient.installation.approvals.unknown, 0
+    for org in patient.installation.directory.orgs():
+        count = len(unknown.approvals(org.id)) + len(unknown.calls(org.id))
+        found += count
+        if count:
+            calls = "1 call" if count == 1 else f"{count} calls"
+            yield Finding(
+                "unknown calls",
+                "warn",
+                f"{org.name}: nobody knows what became of {calls}. `keyleash approvals list` shows them; look into the "
+                "account, then `keyleash approvals resolve ID` with --happened or --did-not.",
+            )
+    if not found:
+        yield Finding("unknown calls", "ok", "What became of every call is known.")
+
+
 def agents(patient: Patient) -> Iterator[Finding]:
     """Agents that can do nothing, and orgs that are frozen."""
     from server.clock import now_ms
@@ -579,6 +599,7 @@ CHECKS: tuple[Callable[[Patient], Iterator[Finding]], ...] = (
     connectors,
     credentials,
     erasures,
+    unknown_calls,
     agents,
     approvers,
     channels,

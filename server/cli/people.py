@@ -1,20 +1,19 @@
-"""`keyleash org|member|agent …`, `freeze` and `unfreeze`: who there is, and whom agents act for."""
+"""`keyleash org|member …`, `freeze` and `unfreeze`: who there is, and what they may do."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server.cli.acting import AsJson, AsMember, Desk, OrgName, Yes, at_desk, opened, operators_name, require_operator
+from server.cli.acting import AsJson, AsMember, OrgName, Yes, at_desk, opened, operators_name, require_operator
 from server.cli.output import say, show_fields, show_json, show_table, show_text
 from server.cli.terminal import require_yes
 
 if TYPE_CHECKING:
     from server.app import Installation
-    from server.identity import Agent, Member, Org
+    from server.identity import Member, Org
 
 org_app = typer.Typer(no_args_is_help=True, help="Orgs: each has its own members, accounts, rules and log.")
 member_app = typer.Typer(no_args_is_help=True, help="The people of an org.")
-agent_app = typer.Typer(no_args_is_help=True, help="The MCP clients that may call tools.")
 
 Name = Annotated[str, typer.Argument()]
 
@@ -214,6 +213,67 @@ def list_members(org: OrgName = None, as_member: AsMember = None, json: AsJson =
     )
 
 
+@member_app.command("show")
+def show_member(name: Name, org: OrgName = None, as_member: AsMember = None, json: AsJson = False) -> None:
+    """Show one person, and the agents that act for them."""
+    with at_desk(org, as_member, "look around") as desk:
+        member = desk.installation.directory.member(desk.org.id, name)
+        agents = desk.installation.directory.agents(desk.org.id)
+    shown = {**_member_as_json(member), "agents": [agent.name for agent in agents if agent.member == member.id]}
+    if json:
+        show_json(shown)
+    else:
+        show_fields(shown)
+
+
+@member_app.command("change")
+def change_member(
+    name: Name,
+    role: Annotated[list[str] | None, typer.Option("--role", help="A role to add. Repeatable.")] = None,
+    take_role: Annotated[list[str] | None, typer.Option("--take-role", help="A role to take away. Repeatable.")] = None,
+    group: Annotated[list[str] | None, typer.Option("--group", help="A group to add them to. Repeatable.")] = None,
+    take_group: Annotated[
+        list[str] | None, typer.Option("--take-group", help="A group to take them out of. Repeatable.")
+    ] = None,
+    os_user: Annotated[
+        str | None, typer.Option("--os-user", help="The system user by whom this command line knows them from now on.")
+    ] = None,
+    no_os_user: Annotated[
+        bool, typer.Option("--no-os-user", help="This command line is to know them no longer.")
+    ] = False,
+    org: OrgName = None,
+    as_member: AsMember = None,
+    json: AsJson = False,
+) -> None:
+    """Change a person's roles, groups or system user, for their agents' next call and their own next decision."""
+    from server.identity import Change, change_member
+
+    if os_user is not None and no_os_user:
+        raise typer.BadParameter("Give --os-user or --no-os-user, not both.")
+    change = Change(
+        roles=tuple(role or ()),
+        taken_roles=tuple(take_role or ()),
+        groups=tuple(group or ()),
+        taken_groups=tuple(take_group or ()),
+        os_user=os_user,
+        no_os_user=no_os_user,
+    )
+    if change == Change():
+        raise typer.BadParameter("Say what to change: --role, --take-role, --group, --take-group or --os-user.")
+    with at_desk(org, as_member, "manage members") as desk:
+        member = desk.installation.directory.member(desk.org.id, name)
+        changed = desk.database.write_now(
+            lambda rows: change_member(
+                rows, desk.org.id, member.id, change, by=desk.by, by_owner=desk.may("make or remove an owner")
+            )
+        )
+    if json:
+        show_json(_member_as_json(changed))
+    else:
+        groups = f" in {', '.join(changed.groups)}" if changed.groups else ""
+        show_text(f"{changed.name} is now {', '.join(changed.roles)}{groups}.")
+
+
 @member_app.command("remove")
 def remove_member(name: Name, yes: Yes = False, org: OrgName = None, as_member: AsMember = None) -> None:
     """Take a person out of the org. Agents that act for them stop at their next call."""
@@ -226,167 +286,6 @@ def remove_member(name: Name, yes: Yes = False, org: OrgName = None, as_member: 
         require_yes(f"Take {member.name} out of {desk.org.name}? Their agents stop.", yes=yes)
         desk.database.write_now(lambda rows: remove_member(rows, desk.org.id, member, by=desk.by))
         show_text(f"Removed {member.name}.")
-
-
-# -- agents
-
-
-@agent_app.command("create")
-def create_agent(
-    name: Name,
-    for_member: Annotated[
-        str | None, typer.Option("--for", metavar="MEMBER", help="Whom it acts for; you, if you do not say.")
-    ] = None,
-    standalone: Annotated[
-        bool, typer.Option("--standalone", help="It acts for nobody, and starts without rules.")
-    ] = False,
-    expires: Annotated[
-        str | None, typer.Option("--expires", metavar="TIME", help="How long its token lives, such as 30d.")
-    ] = None,
-    tool: Annotated[
-        list[str] | None,
-        typer.Option("--tool", metavar="GLOB", help="Narrow it to these, such as 'stripe.*'. Repeatable."),
-    ] = None,
-    effect: Annotated[
-        list[str] | None, typer.Option("--effect", help="Narrow it to these effects, such as read. Repeatable.")
-    ] = None,
-    org: OrgName = None,
-    as_member: AsMember = None,
-    json: AsJson = False,
-) -> None:
-    """Create an agent. Its token is shown this once and never again."""
-    from server.cli.moments import duration
-    from server.clock import iso, now_ms
-    from server.identity import Narrowing, create_agent
-
-    if standalone and for_member is not None:
-        raise typer.BadParameter("Give --for or --standalone, not both.")
-    _check_narrowing(tool or [], effect or [])
-    expires_at = None if expires is None else now_ms() + duration(expires)
-    with at_desk(org, as_member, "look around") as desk:
-        member = _acts_for(desk, for_member, standalone=standalone)
-        token = desk.database.write_now(
-            lambda rows: create_agent(
-                rows,
-                desk.org.id,
-                name=name,
-                member=member,
-                by=desk.by,
-                narrowing=Narrowing(tuple(tool or ()), tuple(effect or ())),
-                expires_at=expires_at,
-            )
-        )
-    made = {
-        "name": name,
-        "token": token,
-        "org": desk.org.name,
-        "acts_for": member.name if member else None,
-        "expires_at": None if expires_at is None else iso(expires_at),
-    }
-    if json:
-        show_json(made)
-    else:
-        _show_token(made)
-    if member is None:
-        say(
-            f"{name} is standalone: no rule lets it call anything yet. For instance:\n"
-            f"  keyleash policy add --who agent:{name} --tools 'stripe.*' --effects read --then allow"
-        )
-
-
-@agent_app.command("list")
-def list_agents(org: OrgName = None, as_member: AsMember = None, json: AsJson = False) -> None:
-    """List the org's agents."""
-    with at_desk(org, as_member, "look around") as desk:
-        found = desk.installation.directory.agents(desk.org.id)
-    if json:
-        show_json([_agent_as_json(agent) for agent in found])
-        return
-    show_table(
-        ("NAME", "ACTS FOR", "NARROWED TO", "EXPIRES", "CREATED"),
-        (
-            (
-                agent.name,
-                _whom(agent),
-                ", ".join((*agent.narrowing.tools, *agent.narrowing.effects)),
-                _moment(agent.expires_at),
-                _moment(agent.created_at),
-            )
-            for agent in found
-        ),
-        empty="There are no agents yet. `keyleash agent create NAME` makes one; so does `keyleash client add CLIENT`.",
-    )
-
-
-@agent_app.command("rotate")
-def rotate_agent(
-    name: Name, yes: Yes = False, org: OrgName = None, as_member: AsMember = None, json: AsJson = False
-) -> None:
-    """Give an agent a new token, shown this once. The old one stops at once."""
-    from server.identity import rotate_agent
-
-    with at_desk(org, as_member, "look around") as desk:
-        agent = desk.installation.directory.agent(desk.org.id, name)
-        desk.require_for(agent)
-        require_yes(f"Give {agent.name} a new token? The one it has stops at once.", yes=yes)
-        token = desk.database.write_now(lambda rows: rotate_agent(rows, desk.org.id, agent, by=desk.by))
-    made = {"name": agent.name, "token": token, "org": desk.org.name}
-    if json:
-        show_json(made)
-    else:
-        _show_token(made)
-
-
-@agent_app.command("remove")
-def remove_agent(name: Name, yes: Yes = False, org: OrgName = None, as_member: AsMember = None) -> None:
-    """Remove an agent. Its token stops at once; its pending approvals and its grants end."""
-    from server.identity import remove_agent
-
-    with at_desk(org, as_member, "look around") as desk:
-        agent = desk.installation.directory.agent(desk.org.id, name)
-        desk.require_for(agent)
-        require_yes(f"Remove the agent {agent.name}?", yes=yes)
-        desk.database.write_now(lambda rows: remove_agent(rows, desk.org.id, agent, by=desk.by))
-        show_text(f"Removed {agent.name}.")
-
-
-def _acts_for(desk: Desk, named: str | None, *, standalone: bool) -> "Member | None":
-    """Whom a new agent is to act for. Raises IdentityProblem where that is not the person's to give."""
-    member = None
-    if not standalone:
-        member = desk.actor.member if named is None else desk.installation.directory.member(desk.org.id, named)
-    own = member is not None and member.id == desk.actor.member.id
-    desk.require("manage their own agents" if own else "manage everyone's agents")
-    return member
-
-
-def _check_narrowing(tools: list[str], effects: list[str]) -> None:
-    """A narrowing that matches nothing would look like a tight leash and be a mistake. Raises RuleError."""
-    from connectors.definition import Effect
-    from server.policy import Rule, Who
-
-    known = [effect.value for effect in Effect]
-    for effect in effects:
-        if effect not in known:
-            raise typer.BadParameter(f"there is no effect {effect!r}. Effects are {', '.join(known)}.")
-    if tools:
-        Rule("narrowing", Who("everyone"), tools=tuple(tools))
-
-
-def _show_token(made: dict[str, Any]) -> None:
-    show_text(made["token"])
-    say(
-        f"This is the token of {made['name']}, shown this once.\n"
-        "Over HTTP (`keyleash serve --http HOST:PORT`) an agent sends it to /agent/mcp as `Authorization: Bearer …`.\n"
-        f"Over stdio no token is needed: keyleash serve --agent {made['name']} --org {made['org']}\n"
-        f"Into a client's own settings: keyleash client add CLIENT --agent {made['name']}"
-    )
-
-
-def _whom(agent: "Agent") -> str:
-    if agent.member is None:
-        return "nobody (standalone)"
-    return agent.member_name or "someone who was removed: it is stopped"
 
 
 def _org_as_json(org: "Org") -> dict[str, Any]:
@@ -407,20 +306,6 @@ def _member_as_json(member: "Member") -> dict[str, Any]:
         "roles": list(member.roles),
         "os_user": member.os_user,
         "groups": list(member.groups),
-    }
-
-
-def _agent_as_json(agent: "Agent") -> dict[str, Any]:
-    return {
-        "name": agent.name,
-        "id": agent.id,
-        "acts_for": agent.member_name,
-        "standalone": agent.member is None,
-        "stopped": agent.member is not None and agent.member_name is None,
-        "tools": list(agent.narrowing.tools),
-        "effects": list(agent.narrowing.effects),
-        "expires_at": _moment(agent.expires_at),
-        "created_at": _moment(agent.created_at),
     }
 
 

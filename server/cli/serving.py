@@ -58,6 +58,12 @@ def _stdio(agent: str | None, org: str | None, stdin: io.TextIOWrapper, stdout: 
         names = ", ".join(each.name for each in agents) or "none yet; `keyleash agent create NAME` makes one"
         raise IdentityProblem(f"Which agent is this client? Add `--agent NAME`. There are: {names}.")
     chosen = installation.directory.agent(found.id, agent)
+    if not chosen.narrowing.admits_from(None):
+        raise IdentityProblem(
+            f"The agent {chosen.name} is narrowed to addresses ({', '.join(chosen.narrowing.addresses)}), and a client "
+            "on standard input and output comes from none. Connect it over HTTP, or lift that: "
+            f"keyleash agent narrow {chosen.name} --any-address"
+        )
     with on_duty(installation.database, settings):
         _run(serve_stdio(installation, org=found.id, agent=chosen.id, stdin=stdin, stdout=stdout))
 

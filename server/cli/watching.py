@@ -76,8 +76,10 @@ def watch_approvals(desk: Desk) -> None:
     with _screen() as screen:
         screen.line(f"Held calls of {desk.org.name}, for {desk.actor.member.name}. q leaves.", "bold")
         passed: set[str] = set()
+        looked: set[str] = set()
         shown, idle = "", False
         while True:
+            _say_what_was_lost(desk, screen, looked)
             waiting = _waiting(desk, passed)
             if waiting:
                 idle = False
@@ -91,6 +93,19 @@ def watch_approvals(desk: Desk) -> None:
                 idle = True
             if screen.key(LOOK_S) in LEAVE:
                 return
+
+
+def _say_what_was_lost(desk: Desk, screen: Screen, looked: set[str]) -> None:
+    """Each call of which nobody knows what became of it is told of once: it takes a look into the account."""
+    from server.cli.approvals import LOOK, lost_calls
+
+    new = [one for one in lost_calls(desk) if one["id"] not in looked]
+    for one in new:
+        looked.add(one["id"])
+        what = one["summary"] or one["tool"]
+        screen.line(f"{one['id']} (agent {one['agent']}): {what}: nobody knows what became of it.", "yellow")
+    if new:
+        screen.line(LOOK + "\n", "yellow")
 
 
 def _one(desk: Desk, screen: Screen, waiting: "list[Approval]", passed: set[str], wanted: str = "") -> str | None:
@@ -211,8 +226,9 @@ def _show(screen: Screen, record: "Approval", text: str, terms: str | None, *, s
     if terms:
         screen.line(terms, "dim")
     hour = "  [h] approve for an hour" if terms else ""
+    approve = "approve all of it" if record.work else "approve once"
     move = "  [n] next  [p] previous  [1-9] that one" if several else ""
-    screen.line(f"[a] approve once{hour}  [d] deny  [s] skip{move}  [q] leave", "bold")
+    screen.line(f"[a] {approve}{hour}  [d] deny  [s] skip{move}  [q] leave", "bold")
 
 
 def _say(screen: Screen, record: "Approval", decision: "Decision", state: str) -> None:

@@ -381,6 +381,18 @@ def test_an_unreviewed_file_may_leave_effects_out_and_cannot_lower_them_without_
     assert parse(lowered).tools["cancel_order"].effect is Effect.WRITE
 
 
+@pytest.mark.parametrize("hours", ["0", "721", "1.5", "true", "'24'", "[24]"])
+def test_how_long_a_key_is_known_is_a_number_of_hours(hours: str):
+    keyed = "idempotency: {header: Idempotency-Key, methods: [POST], hours: HOURS}\nverify:"
+    known = parse(GOOD.replace("verify:", keyed.replace("HOURS", "24"), 1))
+    assert known.idempotency_hours == 24
+    assert all(
+        known.repeats_within(tool) == (24 * 3_600_000 if tool.method == "POST" else 0) for tool in known.tools.values()
+    )
+    with pytest.raises(DefinitionError, match="whole number from 1 to 720"):
+        parse(GOOD.replace("verify:", keyed.replace("HOURS", hours), 1))
+
+
 def test_a_text_cannot_be_selected_from():
     tool = GOOD.replace("    effect: read\n", "    effect: read\n    output: {text: true, redact: [a]}\n", 1)
     with pytest.raises(DefinitionError, match="has nothing that `redact:` could find"):

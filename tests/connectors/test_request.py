@@ -156,11 +156,19 @@ def test_a_json_body_holds_the_body_arguments_and_keeps_their_text():
 
 def test_a_form_body_nests_in_brackets_and_escapes_every_key():
     prepared = make(
-        "make", {"title": "a&b=c", "lines": [{"n": 1}, {"n": None}], "meta": {"x]&y=1": True}}, connector=FORM
+        "make", {"title": "a&b=c", "lines": [{"n": 1}, {"n": None}], "meta": {"x&y=1": True}}, connector=FORM
     )
-    assert prepared.body == b"title=a%26b%3Dc&lines%5B0%5D%5Bn%5D=1&lines%5B1%5D%5Bn%5D=&meta%5Bx%5D%26y%3D1%5D=true"
-    assert parse_qsl(prepared.body.decode(), keep_blank_values=True)[-1] == ("meta[x]&y=1]", "true")
+    assert prepared.body == b"title=a%26b%3Dc&lines%5B0%5D%5Bn%5D=1&lines%5B1%5D%5Bn%5D=&meta%5Bx%26y%3D1%5D=true"
+    assert parse_qsl(prepared.body.decode(), keep_blank_values=True)[-1] == ("meta[x&y=1]", "true")
     assert ("Content-Type", "application/x-www-form-urlencoded") in prepared.headers
+
+
+@pytest.mark.parametrize("key", ["", "a][b", "a[b]", "x]", "[x", "]["])
+def test_a_name_that_a_form_would_be_read_with_as_something_else_is_refused(key: str):
+    for meta in ({key: "v"}, {"a": {key: "v"}}):
+        with pytest.raises(Unsendable, match="inside of meta"):
+            make("make", {"meta": meta}, connector=FORM)
+        assert make("make", {"meta": meta}).body == json.dumps({"meta": meta}, separators=(",", ":")).encode()
 
 
 def test_brackets_nest_in_a_json_body_and_fixed_values_are_always_sent():

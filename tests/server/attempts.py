@@ -749,14 +749,21 @@ async def _(hand: Hand) -> None:
     ):
         for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
             reply = await hand.http.request(method, base + path, headers=headers, json={"decision": "approve"})
+            if (method, path) == ("GET", f"/approvals/{approval}"):  # a page that decides nothing, and knows of none
+                unknown = await hand.http.get(f"{base}/approvals/apr_{'a' * 16}")
+                assert (reply.status_code, reply.content) == (unknown.status_code, unknown.content)
+                continue
             assert reply.status_code in (401, 403, 404, 405), (method, path, reply.status_code)
             hand.count += 1
 
 
 @attempt("calls a tool that a rule denies")
 async def _(hand: Hand) -> None:
-    await hand.call("slack_delete_message", {"channel": "C1", "ts": "1.2"})
-    await hand.call("call_tool", {"name": "slack_delete_message", "arguments": {"channel": "C1", "ts": "1.2"}})
+    arguments = {"channel": "C1", "ts": "1.2"}
+    hidden = await hand.call("slack_delete_message", arguments)
+    unknown = await hand.call("slack_delete_massage", arguments)
+    assert hidden.message == json.loads(json.dumps(unknown.message).replace("massage", "message"))
+    await hand.call("call_tool", {"name": "slack_delete_message", "arguments": arguments})
 
 
 @attempt("calls a tool of another org")

@@ -22,7 +22,8 @@ from server.approval import (
     State,
     sweep,
 )
-from server.approval.record import LOST_MS, PENDING_PER_AGENT
+from server.approval.fatigue import OF_A_MEMBER, OF_AN_AGENT
+from server.approval.record import COLUMNS, LOST_MS, values_of
 from server.call import Outcome, Parts, call
 from server.clock import now_ms
 from server.connections import connection_named, replan, rotate
@@ -288,6 +289,82 @@ async def test_a_group_is_its_members_and_no_role_stands_in_for_it(place: Place,
     assert decide(place, approval, Decision.APPROVE, fay) is State.APPROVED
 
 
+async def test_of_several_circles_each_approver_has_to_be_in_every_one(place: Place, calling: Calling) -> None:
+    place.rule(who="everyone", tools=["stripe.create_refund"], then="approve", approvers="group:finance")
+    place.rule(who="everyone", tools=["stripe.*"], effects=["spend"], then="approve", approvers="approver", count=2)
+    approval = await held(calling)
+    fay, bob = member_of(place, "fay", "finance"), place.member("bob", ("approver",))
+    both = [member_of(place, name, "finance") for name in ("gus", "hal")]
+    execute(place, "UPDATE member SET roles = ? WHERE name IN ('gus', 'hal')", json.dumps(["approver"]))
+    for outsider in (fay, bob):
+        with pytest.raises(ApprovalProblem, match="is not"):
+            decide(place, approval, Decision.APPROVE, outsider)
+    gus, hal = (place.installation.directory.member(place.org, each.name) for each in both)
+    assert decide(place, approval, Decision.APPROVE, gus) is State.PENDING
+    assert decide(place, approval, Decision.APPROVE, hal) is State.APPROVED
+
+
+LOSES: dict[str, str] = {
+    "the role": "UPDATE member SET roles = '[]' WHERE name = 'bob'",
+    "the group": "UPDATE member SET groups = '[]' WHERE name = 'bob'",
+    "their place": "DELETE FROM member WHERE name = 'bob'",
+    "their name to somebody else": "UPDATE member SET id = 'mem_another' WHERE name = 'bob'",
+}
+
+
+@pytest.mark.parametrize("sql", LOSES.values(), ids=LOSES)
+async def test_who_has_lost_between_two_decisions_what_let_them_approve_does_not_count(
+    place: Place, calling: Calling, upstream: Upstream, sql: str
+) -> None:
+    place.rule(who="everyone", tools=["stripe.create_refund"], then="approve", count=2, approvers="group:finance")
+    place.rule(who="everyone", tools=["stripe.create_refund"], then="approve", approvers="approver")
+    for name in ("bob", "carol", "dan"):
+        member_of(place, name, "finance")
+    execute(place, "UPDATE member SET roles = ? WHERE name <> 'alice'", json.dumps(["approver"]))
+    bob, carol, dan = (place.installation.directory.member(place.org, name) for name in ("bob", "carol", "dan"))
+    approval = await held(calling)
+    assert decide(place, approval, Decision.APPROVE, bob) is State.PENDING
+    execute(place, sql)
+    assert decide(place, approval, Decision.APPROVE, carol) is State.PENDING
+    with pytest.raises(ApprovalRequired):
+        await calling("stripe_create_refund", REFUND)
+    assert upstream.requests == []
+    assert decide(place, approval, Decision.APPROVE, dan) is State.APPROVED
+
+
+async def test_one_person_counts_once_whatever_they_are_called_by_then(place: Place, calling: Calling) -> None:
+    place.rule(who="everyone", tools=["stripe.create_refund"], then="approve", count=2)
+    bob = place.member("bob", ("approver",))
+    approval = await held(calling)
+    decide(place, approval, Decision.APPROVE, bob)
+    execute(place, "UPDATE member SET name = 'robert' WHERE name = 'bob'")
+    renamed = place.installation.directory.member(place.org, "robert")
+    with pytest.raises(ApprovalProblem, match="counts once"):
+        decide(place, approval, Decision.APPROVE, renamed)
+    assert state_of(place, approval) == "pending"
+
+
+async def test_another_person_of_the_same_name_is_another_person(place: Place, calling: Calling) -> None:
+    """Who was removed does not count any more; who was given their name since does."""
+    place.rule(who="everyone", tools=["stripe.create_refund"], then="approve", count=2)
+    approval = await held(calling)
+    decide(place, approval, Decision.APPROVE, place.member("bob", ("approver",)))
+    execute(place, "DELETE FROM member WHERE name = 'bob'")
+    assert decide(place, approval, Decision.APPROVE, place.member("bob", ("approver",))) is State.PENDING
+    assert decide(place, approval, Decision.APPROVE, place.member("carol", ("approver",))) is State.APPROVED
+    ids = [made["by_id"] for made in record(place, approval).decisions]
+    assert len(set(ids)) == 3
+
+
+async def test_who_asked_through_another_of_their_agents_asked_all_the_same(place: Place, calling: Calling) -> None:
+    place.rule(who="everyone", tools=["stripe.create_refund"], then="approve", second_person=True)
+    place.agent("second")
+    approval = await held(calling, agent="second")
+    with pytest.raises(ApprovalProblem, match="second person"):
+        decide(place, approval, Decision.APPROVE)
+    assert state_of(place, approval) == "pending"
+
+
 async def test_a_named_role_is_that_role(place: Place, calling: Calling) -> None:
     place.rule(who="everyone", tools=["stripe.create_refund"], then="approve", approvers="admin")
     approval = await held(calling)
@@ -331,12 +408,59 @@ async def test_a_claim_looks_at_the_clock_itself(place: Place, calling: Calling)
     assert state_of(place, approval) == "approved"
 
 
-async def test_an_answer_that_comes_after_the_expiry_is_no_answer(
+async def test_what_has_expired_stays_so_when_the_clock_is_set_back(
     place: Place, calling: Calling, upstream: Upstream
+) -> None:
+    """An hour later the agent is told that it has expired; then the clock goes back to where it was in time."""
+    approval = await held(calling)
+    decide(place, approval, Decision.APPROVE)
+    execute(place, "UPDATE approval SET expires_at = ?", now_ms() - 1)
+    with pytest.raises(NoLongerValid, match="expired"):
+        await calling("stripe_create_refund", REFUND, pointer=approval)
+    execute(place, "UPDATE approval SET expires_at = ?", now_ms() + 60_000)
+    with pytest.raises(NoLongerValid, match="expired"):
+        await calling("stripe_create_refund", REFUND, pointer=approval)
+    assert await held(calling) != approval
+    assert state_of(place, approval) == "expired"
+    assert upstream.requests == []
+
+
+async def test_a_record_that_the_clock_was_set_back_behind_can_neither_be_decided_nor_used(
+    place: Place, calling: Calling, upstream: Upstream
+) -> None:
+    """Seen from a clock that was set back by two minutes, it was written in two minutes; one by a second is no sign."""
+    pending, approved = await held(calling), await held(calling, arguments={"charge": "ch_2"})
+    decide(place, approved, Decision.APPROVE)
+    execute(place, "UPDATE approval SET changed_at = changed_at + 1000, expires_at = expires_at + 1000")
+    assert record(place, pending).state is State.PENDING
+    execute(place, "UPDATE approval SET changed_at = changed_at + 120000, expires_at = expires_at + 120000")
+    with pytest.raises(ApprovalProblem, match="is expired already"):
+        decide(place, pending, Decision.APPROVE)
+    approvals, found = place.installation.approvals, record(place, approved)
+    with pytest.raises(NoLongerValid, match="expired"):
+        place.installation.database.write_now(
+            lambda rows: approvals.claim(rows, asked(place, {"charge": "ch_2"}), Clearance(approval=found))
+        )
+    for approval, arguments in ((pending, REFUND), (approved, {"charge": "ch_2"})):
+        with pytest.raises(NoLongerValid, match="expired"):
+            await calling("stripe_create_refund", arguments, pointer=approval)
+        assert await held(calling, arguments=arguments) != approval
+    assert upstream.requests == []
+
+
+TOO_LATE: dict[str, str] = {
+    "after its expiry": "UPDATE approval SET expires_at = 1",
+    "from a clock that was set back": "UPDATE approval SET changed_at = changed_at + 120000",
+}
+
+
+@pytest.mark.parametrize("sql", TOO_LATE.values(), ids=TOO_LATE)
+async def test_an_answer_that_comes_too_late_is_no_answer(
+    place: Place, calling: Calling, upstream: Upstream, sql: str
 ) -> None:
     class Late(Person):
         async def ask(self, question: Any) -> Decision | None:
-            execute(place, "UPDATE approval SET expires_at = ?", now_ms() - 1)
+            execute(place, sql)
             return Decision.APPROVE
 
     with pytest.raises(NoLongerValid, match="expired"):
@@ -348,20 +472,21 @@ async def test_an_answer_that_comes_after_the_expiry_is_no_answer(
 async def test_a_call_lost_on_its_way_is_unknown_and_never_sent_again_by_itself(
     place: Place, calling: Calling, upstream: Upstream
 ) -> None:
-    approval = await held(calling)
+    place.connect(upstream.url, connector="slack", name="chat")
+    approval = await held(calling, "chat_post_message", MESSAGE)
     decide(place, approval, Decision.APPROVE)
     execute(place, "UPDATE approval SET state = 'executing', changed_at = ?", now_ms() - LOST_MS - 1)
     assert record(place, approval).state is State.EXECUTING
     for _ in range(2):
         with pytest.raises(OutcomeUnknown):
-            await calling("stripe_create_refund", REFUND, pointer=approval)
+            await calling("chat_post_message", MESSAGE, pointer=approval)
     with pytest.raises(ApprovalProblem):
         decide(place, approval, Decision.APPROVE)
-    again = await held(calling)
+    again = await held(calling, "chat_post_message", MESSAGE)
     assert again != approval
     assert state_of(place, approval) == "unknown"
     prompt = place.installation.approvals.prompt(record(place, again))
-    assert "already done exactly this" in prompt, "whoever decides on the repetition is told of the first"
+    assert "whether it was done, nobody knows" in prompt, "whoever decides on the repetition is told of the first"
     assert [event["approval"] for event in place.events("approval.unknown")] == [approval]
     assert upstream.requests == []
 
@@ -378,7 +503,7 @@ async def test_a_call_on_its_way_is_not_taken_for_lost(place: Place, calling: Ca
 
 
 async def test_an_agent_can_make_so_many_calls_wait_and_no_more(place: Place, calling: Calling) -> None:
-    first = [await held(calling, arguments={"charge": f"ch_{each}"}) for each in range(PENDING_PER_AGENT)]
+    first = [await held(calling, arguments={"charge": f"ch_{each}"}) for each in range(OF_AN_AGENT.waiting)]
     with pytest.raises(Refused):
         await calling("stripe_create_refund", {"charge": "one_more"})
     assert await held(calling, arguments={"charge": "ch_0"}) == first[0], "the same call joins its own record"
@@ -390,8 +515,59 @@ async def test_an_agent_can_make_so_many_calls_wait_and_no_more(place: Place, ca
         await calling("stripe_create_refund", {"charge": "yet_another"})
     execute(place, "UPDATE approval SET expires_at = 1 WHERE id = ?", first[1])
     await held(calling, arguments={"charge": "yet_another"})
-    reason = f"{PENDING_PER_AGENT} calls of this agent already wait for a person"
+    reason = f"{OF_AN_AGENT.waiting} calls of this agent already wait for a person"
     assert [event["reason"] for event in place.events("call.refused")] == [reason] * 2
+
+
+async def test_a_member_can_be_asked_by_all_their_agents_together_so_often_and_no_more(
+    place: Place, calling: Calling
+) -> None:
+    given = record(place, await held(calling))
+    names = COLUMNS.split(", ")
+    place.agent("second")
+    execute(place, "DELETE FROM approval")
+
+    def written(number: int, **more: Any) -> None:
+        """A record of an earlier call, as its row stands."""
+        values = dict(zip(names, values_of(given), strict=True))
+        values |= {"id": f"apr_{number}", "call_hash": str(number), **more}
+        marks = ", ".join("?" * len(names))
+        execute(place, f"INSERT INTO approval ({COLUMNS}) VALUES ({marks})", *values.values())
+
+    for state, bound, word in (
+        ("pending", OF_A_MEMBER.waiting, "already wait"),
+        ("denied", OF_A_MEMBER.denials, "pauses for a while"),
+        ("expired", OF_A_MEMBER.unagreed, "not agreed to"),
+        ("cancelled", OF_A_MEMBER.unagreed, "not agreed to"),
+    ):
+        for number in range(bound):
+            written(number, state=state, agent=f"agt_{number}")
+        with pytest.raises(Refused):
+            await calling("stripe_create_refund", REFUND, agent="second")
+        assert word in place.events("call.refused")[-1]["reason"]
+        assert "the member" in place.events("call.refused")[-1]["reason"]
+        execute(place, "DELETE FROM approval WHERE id = 'apr_0'")
+        await held(calling, agent="second")
+        execute(place, "DELETE FROM approval")
+
+
+async def test_what_was_asked_and_not_agreed_to_is_bounded_for_an_agent_and_what_was_agreed_to_is_not(
+    place: Place, calling: Calling
+) -> None:
+    first = await held(calling)
+    names = COLUMNS.split(", ")
+    given = record(place, first)
+    execute(place, "DELETE FROM approval")
+    for number in range(OF_AN_AGENT.unagreed + 200):
+        agreed = number >= OF_AN_AGENT.unagreed
+        values = dict(zip(names, values_of(given), strict=True))
+        values |= {"id": f"apr_{number}", "call_hash": str(number), "state": "succeeded" if agreed else "expired"}
+        execute(place, f"INSERT INTO approval ({COLUMNS}) VALUES ({', '.join('?' * len(names))})", *values.values())
+    with pytest.raises(Refused):
+        await calling("stripe_create_refund", REFUND)
+    assert "not agreed to" in place.events("call.refused")[-1]["reason"]
+    execute(place, "UPDATE approval SET created_at = created_at - 3600001 WHERE id = 'apr_0'")
+    await held(calling)
 
 
 class Counted(Approvals):
@@ -747,6 +923,58 @@ async def test_an_hour_of_spending_is_given_by_a_person_who_is_signed_in(tmp_pat
     assert json.loads(upstream.requests[-1].body) == payment
     assert len(upstream.requests) == 2
     place.installation.close()
+
+
+async def test_an_hour_does_not_lift_what_another_rule_says_to_another_amount(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    """Bob was paid for an hour; a payment above the threshold is the second person's all the same, or nobody's."""
+    text = SPENDING.replace("grant: [to, amount]", "grant: [to]")
+    place = with_connector(make(tmp_path / "bank"), "bank", text)
+    place.connect(upstream.url, connector="bank")
+    place.agent()
+    place.rule(who="everyone", tools=["bank.pay"], then="confirm")
+    place.rule(
+        who="everyone",
+        tools=["bank.pay"],
+        when=[{"argument": "amount", "op": "min", "value": 100}],
+        then="approve",
+        second_person=True,
+    )
+    place.rule(
+        who="everyone", tools=["bank.pay"], when=[{"argument": "amount", "op": "min", "value": 500}], then="deny"
+    )
+    async with running(place.installation) as parts:
+
+        async def pay(amount: int) -> Outcome:
+            return await call(parts, place.caller(), "bank_pay", {"to": "bob", "amount": amount}, Nobody())
+
+        with pytest.raises(ApprovalRequired) as waiting:
+            await pay(5)
+        decide(place, waiting.value.approval, Decision.APPROVE_HOUR)
+        for amount in (5, 99):
+            assert (await pay(amount)).ok
+        with pytest.raises(ApprovalRequired):
+            await pay(100)
+        with pytest.raises(Refused):
+            await pay(500)
+    assert [json.loads(request.body)["amount"] for request in upstream.requests] == [5, 99]
+    place.installation.close()
+
+
+async def test_a_grant_that_has_expired_stays_so_and_one_from_the_future_is_none(
+    chat: Place, calling: Calling, upstream: Upstream
+) -> None:
+    created = chat.installation.database.read("SELECT created_at FROM call_grant")[0][0]
+    execute(chat, "UPDATE call_grant SET created_at = created_at + 120000")
+    await held(calling, "chat_post_message", {**MESSAGE, "text": "set back"})
+    execute(chat, "UPDATE call_grant SET created_at = ?, revoked_at = NULL, expires_at = ?", created, now_ms() - 1)
+    chat.installation.database.write_now(lambda rows: sweep(rows, chat.org, now_ms()))
+    assert len(chat.events("grant.expired")) == 2
+    execute(chat, "UPDATE call_grant SET expires_at = ?", now_ms() + 60_000)
+    await held(calling, "chat_post_message", {**MESSAGE, "text": "expired"})
+    assert chat.installation.approvals.grants(chat.org) == []
+    assert upstream.requests == []
 
 
 async def test_a_grant_of_another_org_cannot_be_revoked(chat: Place) -> None:

@@ -90,6 +90,8 @@ def test_what_waits_is_listed_with_what_a_script_needs(owner: CommandLine, place
         "created_at": shown["created_at"],
         "expires_at": shown["expires_at"],
         "summary": shown["summary"],
+        "resolution": None,
+        "grant": None,
     }
     assert "ch_1" in shown["summary"]
     assert shown["created_at"].endswith("Z")

@@ -1,5 +1,7 @@
 """Rules are added by name and kept by id, listed, explained and removed; what makes no sense is refused."""
 
+import json
+
 import pytest
 import typer
 
@@ -190,6 +192,28 @@ def test_what_cannot_be_explained_is_refused(
     ran = owner("policy", "explain", *arguments, "--json")
     assert (ran.code, ran.out) == (code, "")
     assert says in ran.err
+
+
+def test_what_would_have_to_change_is_said_with_an_example_that_the_tool_takes(owner: CommandLine) -> None:
+    for then, condition in (("allow", "amount max 5000"), ("approve", "amount min 90000")):
+        owner(
+            *("policy", "add", "--who", "everyone", "--tools", "stripe.create_refund"),
+            *("--when", condition, "--then", then),
+        )
+    ran = owner(*REFUND[:-2], "--args", '{"charge":"ch_1","amount":90000}')
+    assert ran.code == 0, ran.err
+    assert "To be allowed:\n  amount would have to be at most 5000 (rul_" in ran.out
+    assert '"amount": 5000' in ran.out
+    assert "amount would have to be below 90000 (rul_" in ran.out
+    shown = owner(*REFUND, '{"charge":"ch_1","amount":90000}').json
+    for outcome in shown["looser"]:
+        for way in outcome["ways"]:
+            assert owner(*REFUND, json.dumps(way["arguments"])).json["ruling"] == outcome["outcome"]
+    assert [outcome["outcome"] for outcome in shown["looser"]] == ["allow", "confirm"]
+    owner("policy", "add", "--who", "everyone", "--tools", "stripe.create_refund", "--then", "deny")
+    ran = owner(*REFUND[:-2], "--args", '{"charge":"ch_1","amount":1}')
+    assert "applies whatever the arguments are." in ran.out
+    assert "this very call would be." in ran.out
 
 
 def test_explaining_calls_nothing_and_records_nothing(owner: CommandLine, place: Place, upstream: object) -> None:

@@ -33,7 +33,8 @@ pytestmark = pytest.mark.anyio
 
 def arguments_with(lies: dict[str, str]) -> dict[str, Any]:
     """Each lie as a value, and as a part of a key."""
-    metadata = {f"k{number}{lie}"[:40]: lie[:500] for number, lie in enumerate(lies.values())}
+    no_brackets = str.maketrans("[]", "()")  # they may not stand in the names of a form
+    metadata = {f"k{n}{lie}"[:40].translate(no_brackets): lie[:500] for n, lie in enumerate(lies.values())}
     first = next(iter(lies.values()))
     return {"name": first[:250] or "x", "metadata": metadata}
 

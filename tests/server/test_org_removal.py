@@ -17,12 +17,16 @@ import server.tables
 import vault.tables
 from server.app import running
 from server.approval import Decision
+from server.approval.unknown import Look
+from server.approval.work import Plan, covered
 from server.call import Outcome, Parts, call
+from server.clock import now_ms
 from server.connections import connection_named, remove
 from server.ending import OF_AN_ORG
 from server.erasure import attempt
 from server.errors import ApprovalRequired, CallRefused, NoLongerValid, Question
 from server.identity import IdentityProblem, Org, remove_org, system_user
+from server.policy import Condition, Ruling, Verdict
 from server.rotation import rotate_org
 from tests.agents import Nobody, Person, connected
 from tests.commandline import CommandLine
@@ -63,7 +67,7 @@ def rows_of(place: Place) -> dict[str, int]:
 
 
 async def full(place: Place, parts: Parts, upstream: Upstream) -> None:
-    """Give the org something in every table: calls approved and held, a grant, a rule, a channel, people and agents."""
+    """Give the org something in every table: calls held and lost, grants, work, a rule, a channel, people, agents."""
     place.connect(upstream.url, connector="slack", name="chat")
     hooked(place, "http://127.0.0.1:9/nobody/listens/there")
     place.member("bob", ("auditor",))
@@ -74,8 +78,25 @@ async def full(place: Place, parts: Parts, upstream: Upstream) -> None:
     assert (await call(parts, place.caller(), "chat_post_message", message, Person(Decision.APPROVE_HOUR))).ok
     with pytest.raises(ApprovalRequired):
         await call(parts, place.caller(), "stripe_create_refund", REFUND, Nobody())
+    prepare_work(place)
+    look = Look(0, {1: {"tool": "chat_post_message", "effect": "send", "at": "2026-11-26T00:00:00.000Z"}}, 1, 1)
+    approvals, database = place.installation.approvals, place.database
+    assert database.write_now(lambda rows: approvals.unknown.write_down(rows, place.org, look, now_ms()))
     rotate_org(place.database, place.installation.vault, place.org, by="alice")  # keeps derived keys
     assert attempt(place.database) == []
+
+
+def prepare_work(place: Place) -> None:
+    """Work that waits for a decision."""
+    tools = covered(place.installation.workspaces.of(place.caller()), ["stripe_create_refund"])
+    bounds = (Condition("amount", "max", 5),)
+    work = Plan("monday refunds", tools, bounds, f"agent:{place.caller().agent}", "an agent", 3, now_ms() + 60_000)
+    approvals, verdict = place.installation.approvals, Verdict(Ruling.CONFIRM, "")
+    place.database.write_now(
+        lambda rows: approvals.prepare(
+            rows, place.org, work, place.actor(), verdict=verdict, prompt="kestrels over the pier"
+        )
+    )
 
 
 @pytest.fixture
@@ -118,7 +139,7 @@ async def test_nothing_of_the_org_is_left_but_its_log_and_other_orgs_keep_everyt
         "agents": 2,
         "connections": 2,
         "rules": 1,
-        "approvals": 2,
+        "approvals": 3,
         "grants": 1,
         "channels": 1,
         "keys": 1,
@@ -150,11 +171,12 @@ async def test_what_ended_is_on_record_and_the_removal_is_the_last_administrativ
     assert owner("org", "remove", "acme", "--yes").code == 0
     added = whole.events()[before:]
     events = [entry["event"] for entry in added]
-    assert events == ["approval.cancelled", "grant.revoked", "org.removed", "erasure.completed"]
-    gone = added[2]
+    ended = ["approval.cancelled"] * 2 + ["grant.revoked"] * 2
+    assert events == [*ended, "org.removed", "erasure.completed"]
+    gone, erased = added[-2:]
     assert (gone["name"], gone["had"]["agents"]) == ("acme", 2)
     assert gone["by"] == added[0]["by"] == f"the operator (system user {system_user()})"
-    assert (added[3]["erased"], added[3]["name"]) == ("org", "acme")
+    assert (erased["erased"], erased["name"]) == ("org", "acme")
 
 
 @pytest.mark.anyio

@@ -712,6 +712,59 @@ def naive_decide(subject, request, rules, preset):
     return {"ruling": "deny", "rules": [], "count": 1, "approvers": set(), "second_person": False}
 
 
+ODD = {
+    "absent": {},
+    "null": {"a": None},
+    "an array": {"a": ["x", 1]},
+    "an array of arrays": {"a": [[["x"]]]},
+    "an object": {"a": {"a": "x"}},
+    "not a number": {"a": float("nan")},
+    "infinite": {"a": float("inf")},
+    "true": {"a": True},
+    "a half of a pair": {"a": "\ud800"},
+    "a path through an array": {"a": [{"b": 1}]},
+}
+
+
+@pytest.mark.parametrize("arguments", ODD.values(), ids=ODD)
+@pytest.mark.parametrize(
+    ("op", "value"),
+    [("min", 1), ("max", 1), ("equals", 1), ("in", [1, 2.5]), ("max", 10**300), ("min", -(10**300)), ("equals", False)],
+)
+def test_what_is_not_what_a_condition_judges_meets_no_allow_and_every_stricter_rule(op, value, arguments):
+    if arguments.get("a") is True and value is False:
+        arguments = {"a": 0}  # of the right kind it could be judged
+    for path in ("a", "a.b"):
+        when = [(path, op, value)]
+        assert ruling(refund(**arguments), rule("allow", when=when)) is Ruling.DENY
+        for then in (Ruling.CONFIRM, Ruling.APPROVE, Ruling.DENY):
+            verdict = decide(ALICE, refund(**arguments), [rule(str(then), when=when)], [rule("allow")])
+            assert verdict.ruling is then
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("acme/prod", Holds.YES),
+        ("ACME/prod", Holds.UNKNOWN),
+        ("\u0430cme/prod", Holds.NO),  # a Cyrillic letter is another letter, to us and to the upstream
+        ("acme\u2215prod", Holds.NO),
+        ("acme/\ud800", Holds.YES),
+        ("acme/\n", Holds.YES),
+        ("acme", Holds.NO),
+    ],
+)
+def test_a_glob_takes_letters_for_what_they_are_but_for_their_case(given, expected):
+    [one] = rule("deny", when=[("a", "glob", "acme/*")]).when
+    assert one.holds({"a": given}) is expected
+
+
+@pytest.mark.parametrize("given", [10**4000, -(10**4000), 2**63, 1e308])
+def test_numbers_of_any_size_are_judged(given):
+    [one] = rule("deny", when=[("a", "min", 0.5)]).when
+    assert one.holds({"a": given}) is (Holds.YES if given > 0 else Holds.NO)
+
+
 # -- random rules and requests, from a vocabulary small enough that they meet
 
 NAMES = st.sampled_from(["a", "b", "o.a", "o.b.c"])

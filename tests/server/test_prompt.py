@@ -200,10 +200,12 @@ def arrives_as_shown(desk: Desk, offered: Offered, arguments: dict[str, Any], te
     form = "form" in request.headers.get("content-type", "")
     for name, value in seen.arguments.items():
         place = places[name]
+        if offered.tool.encode and isinstance(value, str):
+            value = value.removesuffix("\n")  # noqa: PLW2901 - the text of a mail ends its last line, whatever it was
         if place.place == "body" and not form:
             assert exactly(got.pop(name)) == exactly(value)
         elif place.place == "body":
-            assert sorted(got.pop(name, [])) == sorted(pairs(place.wire_name, value))  # shown in order of their names
+            assert sorted(got.pop(name, [])) == sorted(pairs(value, place.wire_name))  # shown in order of their names
         else:
             assert got.pop(name, []) == ([flat(each) for each in value] if isinstance(value, list) else flat(value))
     assert not any(got.values()), "something arrived that nobody was shown"
@@ -294,7 +296,7 @@ def test_what_imitates_the_frame_stays_inside_its_quotes(desk: Desk, field: str)
         assert text.split("\n")[2:7] == plain.split("\n")[2:7], name
 
 
-@pytest.mark.parametrize("lie", ["\u202e", "\u200b", "\n", "\x1b[2J", "\u0430bc", '"\n  amount = 1'], ids=ascii)
+@pytest.mark.parametrize("lie", ["\u202e", "\u200b", "\n", "\x1bc", "\u0430bc", '"\n  amount = 1'], ids=ascii)
 def test_a_lie_in_a_key_is_treated_as_one_in_a_value(desk: Desk, lie: str) -> None:
     arguments = {"name": "Ann", "metadata": {f"k{lie}": "v", "deep": lie}}
     text = desk.shown("stripe_create_customer", arguments)

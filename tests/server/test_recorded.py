@@ -1,6 +1,5 @@
 """Every decided call is kept once, sealed, for as long as it was said; a draft is tried on them, and calls nothing."""
 
-import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from server.app import running
 from server.approval import Decision
 from server.call import Parts, call
 from server.clock import now_ms
+from server.database import Rows
 from server.errors import ApprovalRequired, BadArguments, NoSuchTool, Refused
 from server.identity import Narrowing, create_agent, remove_agent
 from server.recorded import BATCH, DAY_MS, LONGEST, Recorded, recorded, sweep, sweeping
@@ -23,6 +23,7 @@ from tests.installed import Place, add_org, files_holding
 from tests.upstream import Upstream
 
 pytestmark = pytest.mark.anyio
+LONG = "x" * LONGEST
 REFUND = {"charge": "ch_kestrel_over_the_pier", "amount": 9000}
 
 
@@ -39,6 +40,7 @@ def kept(place: Place) -> list[Recorded]:
 # -- what is kept
 
 
+@pytest.mark.both_databases
 async def test_what_is_allowed_held_and_refused_by_a_rule_is_kept_once_each(place: Place, parts: Parts) -> None:
     place.rule(
         who="everyone",
@@ -70,7 +72,7 @@ async def test_an_approved_call_is_not_kept_again_when_it_is_carried_out(place: 
     approvals = place.installation.approvals
     record = approvals.find(place.org, held.value.approval)
     assert record is not None
-    place.installation.database.write_now(lambda rows: approvals.decide(rows, record, Decision.APPROVE, place.actor()))
+    place.database.write_now(lambda rows: approvals.decide(rows, record, Decision.APPROVE, place.actor()))
     await call(parts, place.caller(), "stripe_create_refund", REFUND, Nobody())
     assert len(place.events("call.attempt")) == 1
     assert [one.ruling for one in kept(place)] == ["confirm"]
@@ -81,7 +83,7 @@ async def test_what_rules_did_not_decide_is_not_kept(place: Place, parts: Parts)
         await call(parts, place.caller(), "stripe_create_refund", {"chrage": "x"}, Nobody())
     with pytest.raises(NoSuchTool):
         await call(parts, place.caller(), "stripe_nosuch", {}, Nobody())
-    place.installation.database.write_now(
+    place.database.write_now(
         lambda rows: create_agent(
             rows, place.org, name="narrow", member=place.owner, by="x", narrowing=Narrowing(effects=("read",))
         )
@@ -105,27 +107,36 @@ async def test_arguments_stand_in_no_file_in_clear_and_open_for_their_own_row_on
         await call(parts, place.caller(), "stripe_create_refund", REFUND, Nobody())
     await call(parts, place.caller(), "stripe_list_charges", {"limit": 3}, Nobody())
     assert files_holding(place.home, b"kestrel_over_the_pier") == []
-    with sqlite3.connect(place.installation.settings.database) as other:
-        (one, first), (two, second) = other.execute("SELECT id, sealed_arguments FROM recorded_call ORDER BY id")
-        other.execute("UPDATE recorded_call SET sealed_arguments = ? WHERE id = ?", (second, one))
-        other.execute("UPDATE recorded_call SET sealed_arguments = ? WHERE id = ?", (first, two))
-    other.close()
+
+    def swap(rows: Rows) -> None:
+        (one, first), (two, second) = rows.execute(
+            "SELECT id, sealed_arguments FROM recorded_call ORDER BY id"
+        ).fetchall()
+        for name, sealed in ((one, second), (two, first)):
+            rows.execute("UPDATE recorded_call SET sealed_arguments = ? WHERE id = ?", (sealed, name))
+
+    place.database.write_now(swap)
     assert [(each.arguments, each.damaged) for each in kept(place)] == [(None, True), (None, True)]
 
 
 async def test_long_arguments_are_not_kept_and_the_call_is(place: Place, parts: Parts) -> None:
     place.agent("robot", standalone=True)
     with pytest.raises(NoSuchTool):
-        await call(parts, place.caller("robot"), "stripe_create_refund", {"charge": "x" * LONGEST}, Nobody())
-    (one,) = kept(place)
-    assert (one.ruling, one.arguments, one.damaged) == ("deny", None, False)
+        await call(parts, place.caller("robot"), "stripe_create_refund", {"charge": LONG}, Nobody())
+    place.rule(who="everyone", tools=["stripe.*"], then="allow")
+    await call(parts, place.caller(), "stripe_create_refund", {"charge": LONG}, Nobody())
+    assert [(one.ruling, one.arguments, one.damaged) for one in kept(place)] == [
+        ("deny", None, False),
+        ("allow", None, False),
+    ]
 
 
+@pytest.mark.both_databases
 async def test_a_rotation_of_the_orgs_key_takes_them_along(place: Place, parts: Parts) -> None:
     await call(parts, place.caller(), "stripe_list_charges", {"limit": 3}, Nobody())
-    rotate_org(place.installation.database, place.installation.vault, place.org, by="alice")
+    rotate_org(place.database, place.installation.vault, place.org, by="alice")
     assert [one.arguments for one in kept(place)] == [{"limit": 3}]
-    ((sealed,),) = place.installation.database.read("SELECT sealed_arguments FROM recorded_call")
+    ((sealed,),) = place.database.read("SELECT sealed_arguments FROM recorded_call")
     assert int.from_bytes(sealed[:4], "big") == 2
 
 
@@ -135,8 +146,11 @@ async def test_of_another_org_nothing_is_read_or_swept(place: Place, parts: Part
     other.agent()
     await call(parts, other.caller(), "stripe_list_charges", {}, Nobody())
     assert kept(place) == []
-    place.installation.database.write_now(lambda rows: rows.execute("UPDATE recorded_call SET id = 'cal_00000000001a'"))
+    place.database.write_now(lambda rows: rows.execute("UPDATE recorded_call SET id = 'cal_00000000001a'"))
     assert sweep(place.installation.database, place.org, 1) == 0
+    aged(place, 2)
+    place.database.write_now(lambda rows: rows.execute("UPDATE recorded_call SET id = 'cal_00000000001a'"))
+    assert sweep(place.installation.database, place.org, 1) == 1
     assert len(kept(other)) == 1
 
 
@@ -147,7 +161,7 @@ def aged(place: Place, days: float, count: int = 1) -> None:
     """Rows of calls from so many days ago."""
     at = int(now_ms() - days * DAY_MS)
 
-    def insert(rows: sqlite3.Connection) -> None:
+    def insert(rows: Rows) -> None:
         for n in range(count):
             rows.execute(
                 "INSERT INTO recorded_call (org, id, at, agent, agent_name, roles, groups, connection, tool, effect, "
@@ -156,9 +170,10 @@ def aged(place: Place, days: float, count: int = 1) -> None:
                 (place.org, f"cal_{at:011x}{n:012x}", at),
             )
 
-    place.installation.database.write_now(insert)
+    place.database.write_now(insert)
 
 
+@pytest.mark.both_databases
 async def test_a_running_server_sweeps_what_is_older_than_the_retention(place: Place) -> None:
     aged(place, 30.1, BATCH + 2)
     aged(place, 29.9)
@@ -219,6 +234,7 @@ def written(file: str, text: str) -> str:
 
 
 @pytest.mark.usefixtures("history")
+@pytest.mark.both_databases
 async def test_a_draft_says_which_calls_would_flip_and_calls_nothing(
     owner: CommandLine, place: Place, upstream: Upstream, draft: str
 ) -> None:
@@ -236,7 +252,7 @@ async def test_a_draft_says_which_calls_would_flip_and_calls_nothing(
     assert len(upstream.requests) == sent
     (entry,) = place.events("rules.replayed")
     assert (entry["by"], len(place.events())) == ("alice", entries + 1)
-    assert rules_of(place.installation.database, place.org) == []
+    assert rules_of(place.database, place.org) == []
     shown = owner("policy", "replay", draft)
     assert "stripe.create_refund" in shown.out
     assert '"amount": 10' in shown.out
@@ -256,16 +272,16 @@ async def test_what_the_rules_of_now_say_already_is_not_the_drafts_doing(
 
 @pytest.mark.usefixtures("history")
 async def test_what_cannot_be_judged_is_said_with_the_reason(owner: CommandLine, place: Place, draft: str) -> None:
-    def change(rows: sqlite3.Connection) -> None:
-        ids = [row[0] for row in rows.execute("SELECT id FROM recorded_call ORDER BY id")]
+    def change(rows: Rows) -> None:
+        ids = [row[0] for row in rows.execute("SELECT id FROM recorded_call ORDER BY id").fetchall()]
         rows.execute("UPDATE recorded_call SET tool = 'gone' WHERE id = ?", (ids[0],))
         rows.execute("UPDATE recorded_call SET effect = 'grant' WHERE id = ?", (ids[1],))
         rows.execute("UPDATE recorded_call SET sealed_arguments = NULL WHERE id = ?", (ids[2],))
-        rows.execute("UPDATE recorded_call SET sealed_arguments = x'00000001ff' WHERE id = ?", (ids[3],))
+        rows.execute("UPDATE recorded_call SET sealed_arguments = ? WHERE id = ?", (b"\x00\x00\x00\x01\xff", ids[3]))
         rows.execute("UPDATE recorded_call SET tool = 'get_balance' WHERE id = ?", (ids[4],))
         rows.execute("UPDATE recorded_call SET effect = 'read' WHERE id = ?", (ids[4],))
 
-    place.installation.database.write_now(change)
+    place.database.write_now(change)
     told = owner("policy", "replay", draft, "--json").json
     assert {one["because"]: (one["count"], one["tools"]) for one in told["not_judged"]} == {
         "the tool is gone": (1, ["stripe.gone"]),
@@ -282,11 +298,11 @@ async def test_what_cannot_be_judged_is_said_with_the_reason(owner: CommandLine,
 async def test_callers_are_judged_as_they_were_then(owner: CommandLine, place: Place, draft: str) -> None:
     robot = place.installation.directory.agent(place.org, "robot")
 
-    def change(rows: sqlite3.Connection) -> None:
+    def change(rows: Rows) -> None:
         rows.execute("UPDATE member SET roles = '[\"owner\", \"auditor\"]' WHERE name = 'alice'")
         remove_agent(rows, place.org, robot, by="alice")
 
-    place.installation.database.write_now(change)
+    place.database.write_now(change)
     written(draft, "preset: default\nrules:\n  - {id: a, who: role:auditor, tools: ['*'], then: deny}\n")
     told = owner("policy", "replay", draft, "--json").json
     assert told["flips"] == []

@@ -1,0 +1,173 @@
+"""A random walk over many orgs: after every operation, nothing of another org stands in anything that was heard."""
+
+import asyncio
+import logging
+import random
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from server.app import http_door, running
+from tests.commandline import CommandLine
+from tests.installed import make
+from tests.upstream import Upstream
+from tests.walk.agents import ACTS, Agents
+from tests.walk.people import COMMANDS, ROOMS, People, ends, thaws
+from tests.walk.world import Making, Org, World, build, judge
+
+SHARES = {"agents": 0.74, "rooms": 0.22, "commands": 0.04}
+"""How much of the walk agents do, people in the rooms, and people at the command line."""
+ENDS = 0.0005
+"""How often an org is removed, and another begins."""
+
+
+@dataclass
+class Walked:
+    """What came of a walk."""
+
+    operations: int
+    orgs: int
+    heard: int = 0
+    """how many answers, errors, lists, exports and lines of the log were looked at"""
+    sent: int = 0
+    seconds: float = 0.0
+    done: Counter[str] = field(default_factory=Counter[str])
+    recorded: Counter[str] = field(default_factory=Counter[str])
+    """what is on record in all the logs, by event"""
+
+
+class Log(logging.Handler):
+    """Every line that the server logs, as it would be written."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))
+
+    def taken(self) -> list[str]:
+        taken, self.lines = self.lines, []
+        return taken
+
+
+def walk(
+    operations: int,
+    orgs: int,
+    *,
+    seed: int,
+    making: Making = make,
+    environ: dict[str, str] | None = None,
+    tell: Callable[[int], None] = lambda _done: None,
+) -> Walked:
+    """Walk. Raises Leaked or AssertionError at the first operation that shows an org anything of another.
+
+    `making` makes the place at a home, on whichever database; `environ` is what the command line needs to find it.
+    """
+    walked, began = Walked(operations, orgs), time.monotonic()
+    with (
+        tempfile.TemporaryDirectory(prefix="keyleash-walk-") as folder,
+        Upstream() as upstream,
+        _logged() as log,
+        asyncio.Runner() as runner,
+    ):
+        world = build(Path(folder) / "home", upstream, orgs=orgs, seed=seed, making=making)
+        person = Path(folder) / "person"
+        person.mkdir()
+        people = People(world, CommandLine(world.installation.settings.home, person, environ or {}))
+        with _open_door(runner, world) as agents:
+            steps = _Steps(world, agents, people, runner, random.Random(seed))
+            for number in range(operations):
+                org = world.chance.choice(world.orgs)
+                name, heard = steps.take(org)
+                walked.done[name] += 1
+                for text in (*heard, *log.taken()):
+                    walked.heard += 1
+                    try:
+                        judge(world, org, text)
+                    except AssertionError as error:
+                        error.add_note(f"operation {number} of the walk with seed {seed}: {name}")
+                        raise
+                tell(number + 1)
+        walked.sent = len(upstream.requests)
+        rows = world.operators.read("SELECT event, COUNT(*) FROM audit_entry GROUP BY event")
+        walked.recorded = Counter(dict(rows))
+        world.installation.close()
+    walked.seconds = time.monotonic() - began
+    return walked
+
+
+@dataclass
+class _Steps:
+    """Chooses operations, and carries them out."""
+
+    world: World
+    agents: Agents
+    people: People
+    runner: asyncio.Runner
+    chance: random.Random
+
+    def take(self, org: Org) -> tuple[str, list[str]]:
+        thaws(self.people, org)
+        if self.chance.random() < ENDS:
+            return ends.__name__, ends(self.people, org)
+        (who,) = self.chance.choices(list(SHARES), list(SHARES.values()))
+        if who == "agents":
+            (act,) = self.chance.choices(list(ACTS), list(ACTS.values()))
+            return act.__name__, self.runner.run(_bounded(act(self.agents, org)))
+        table = ROOMS if who == "rooms" else COMMANDS
+        (done,) = self.chance.choices(list(table), list(table.values()))
+        return done.__name__, done(self.people, org)
+
+
+async def _bounded(act: Any) -> list[str]:
+    return await asyncio.wait_for(act, 60)
+
+
+@contextmanager
+def _open_door(runner: asyncio.Runner, world: World) -> Iterator[Agents]:
+    """The server's own ASGI application, in this process; it lives in one task, as it does in a server."""
+    opened: list[Agents] = []
+    stop = asyncio.Event()
+
+    async def live() -> None:
+        async with running(world.installation) as parts:
+            door = http_door(world.installation, parts, host="127.0.0.1")
+            async with door._face.run():  # the lifespan of the application, without a server to send it
+                opened.append(Agents(world, door))
+                await stop.wait()
+
+    async def begin() -> "asyncio.Task[None]":
+        task = asyncio.create_task(live())
+        while not opened and not task.done():  # noqa: ASYNC110 - it opens in a moment, or has failed
+            await asyncio.sleep(0)
+        if task.done():
+            task.result()
+        return task
+
+    async def end(task: "asyncio.Task[None]") -> None:
+        stop.set()
+        await task
+
+    task = runner.run(begin())
+    try:
+        yield opened[0]
+    finally:
+        runner.run(end(task))
+
+
+@contextmanager
+def _logged() -> Iterator[Log]:
+    root, log = logging.getLogger(), Log()
+    level = root.level
+    root.addHandler(log)
+    try:
+        yield log
+    finally:
+        root.removeHandler(log)
+        root.setLevel(level)
