@@ -33,5 +33,6 @@ def _database(database_kind: str, request: pytest.FixtureRequest, monkeypatch: p
     from tests import postgres
 
     monkeypatch.setenv("KEYLEASH_TEST_DATABASE", database_kind)
+    shared = postgres.made()
     yield
-    postgres.drop_all()
+    postgres.drop_all(shared)

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -167,11 +167,15 @@ def environment(home: Path) -> dict[str, str]:
     return {"KEYLEASH_DATABASE": app, "KEYLEASH_DATABASE_OWNER": owner}
 
 
-def drop_all() -> None:
-    """Every database that a test has made."""
-    while _made:
-        _, name = _made.popitem()
-        server().drop(name)
+def made() -> set[Path]:
+    """The homes that have a database."""
+    return set(_made)
+
+
+def drop_all(but: Collection[Path] = ()) -> None:
+    """Every database that a test has made, but for those of these homes, which several tests share."""
+    for home in set(_made) - set(but):
+        server().drop(_made.pop(home))
 
 
 def run(program: str, *words: str) -> None:
