@@ -12,7 +12,7 @@ from typing import Any, cast, get_args
 import jsonschema_rs
 
 from connectors import fileformat as keys
-from connectors.definition import Argument, BodyStyle, ListStyle, Place, Validator
+from connectors.definition import Argument, BodyStyle, ListStyle, Place, Style, Validator
 from connectors.source import Spot
 
 # Headers that authenticate, or that the transport alone decides.
@@ -110,7 +110,7 @@ def _argument(name: str, spot: Spot, call: _Call) -> Argument:
         required=required,
         steps=steps_of(wire_name, spot) if place == "body" and call.style == "json" else (wire_name,),
         slashes=slashes,
-        list_style=_list_style(block.get("list"), place),
+        style=_style(block.get("list"), place),
         absent=block["absent"].text("Absent") if "absent" in block else "(not given)",
     )
 
@@ -135,9 +135,9 @@ def _check_path_argument(name: str, spot: Spot, block: dict[str, Spot]) -> None:
         block["as"].fail(f"A path argument is called as its hole, {{{name}}}.", "Remove `as:`.")
 
 
-def _list_style(spot: Spot | None, place: Place) -> ListStyle:
+def _style(spot: Spot | None, place: Place) -> Style:
     if spot is None:
-        return "repeat"
+        return "nested" if place == "body" else "repeat"
     if place != "query":
         spot.fail("`list:` says how a query writes a list.", "Remove it.")
     return cast("ListStyle", spot.one_of("List", get_args(ListStyle)))
@@ -199,6 +199,13 @@ def _properties(spot: Spot) -> dict[str, Any]:
     required = [name for name, block in blocks.items() if "required" in block and block["required"].flag("Required")]
     made: dict[str, Any] = {"properties": {name: _schema(properties[name], block) for name, block in blocks.items()}}
     return made | {"required": required} if required else made
+
+
+def fits(schema: Mapping[str, Any], value: Any) -> bool:
+    """Whether a value is one that this schema takes."""
+    return jsonschema_rs.Draft202012Validator(dict(schema), pattern_options=jsonschema_rs.RegexOptions()).is_valid(
+        value
+    )
 
 
 def compiled(schema: dict[str, Any], spot: Spot) -> Validator:

@@ -12,11 +12,18 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
-Kind = Literal["rest", "graphql"]
+Kind = Literal["rest", "graphql", "openapi"]
 Place = Literal["path", "query", "header", "body"]
 ListStyle = Literal["repeat", "comma", "brackets"]
+Style = Literal[ListStyle, "space", "pipe", "nested", "json"]
+"""How a value stands in a query or a form, where it is no plain text: a=1&a=2, a=1,2, a[]=1, a=1%202, a=1%7C2, a[b]=1
+and a[0]=1, or as JSON in one text."""
 BodyStyle = Literal["json", "form"]
 SchemeName = Literal["bearer", "header", "query", "basic"]
+Grant = Literal["code", "client_credentials"]
+ClientAuth = Literal["basic", "post", "none"]
+Revoker = Literal["client", "basic", "token", "nobody"]
+TokenName = Literal["refresh_token", "access_token"]
 
 
 class Effect(StrEnum):
@@ -82,9 +89,10 @@ class Argument:
     wire_name: str  # the name upstream: `created[gte]`; for a path argument, its hole
     schema: Mapping[str, Any]
     required: bool = False
-    steps: tuple[str, ...] = ()  # in a JSON body: the way to it, `ticket[subject]` as two; a step "0" is a list of one
+    steps: tuple[str, ...] = ()
+    """In a JSON body, the way to it: `ticket[subject]` is two, a step "0" is a list of one, none is the whole body."""
     slashes: bool = False  # a path argument of several segments: each is checked and encoded by itself
-    list_style: ListStyle = "repeat"  # how an array stands in a query
+    style: Style = "repeat"  # in a query or a form
     absent: str = "(not given)"  # what the summary says where the argument was left out
 
 
@@ -115,6 +123,7 @@ class Tool:
     arguments: tuple[Argument, ...] = ()
     input_schema: Mapping[str, Any]  # root object, additionalProperties false, no $ref
     headers: tuple[tuple[str, str], ...] = ()  # fixed, in place of the connector's own of the same name
+    body_style: BodyStyle = "json"
     fixed_query: tuple[tuple[str, str], ...] = ()  # sent with every call
     fixed_body: tuple[tuple[tuple[str, ...], Any], ...] = ()  # the same, as steps and value
     encode: tuple[tuple[tuple[str, ...], str], ...] = ()  # what stands there is written by this encoder
@@ -169,8 +178,43 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Revocation:
+    """How a token is ended at its provider: RFC 7009, or what a provider has in its place."""
+
+    url: str  # as in OAuth; {client_id} is filled in
+    method: Literal["POST", "DELETE"] = "POST"
+    by: Revoker = "client"  # who signs the request: the app as for tokens or by Basic, the access token, nobody
+    body: BodyStyle | None = None  # as for tokens, where it is not said
+    parameter: str = "token"  # in the body; empty: none
+    sends: TokenName = "refresh_token"  # an access token where there is no other
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OAuth:
+    """How tokens are had from a provider (RFC 6749). A URL that is a path lies at the host of the base URL."""
+
+    grant: Grant = "code"
+    authorize: str = ""  # empty for client credentials
+    token: str
+    revoke: Revocation | None = None
+    scopes: tuple[str, ...] = ()
+    separator: str = " "
+    scope_name: str = "scope"  # of the parameter that names them
+    pkce: bool = True  # RFC 7636, S256
+    client: ClientAuth = "post"
+    authorize_params: tuple[tuple[str, str], ...] = ()
+    token_params: tuple[tuple[str, str | int], ...] = ()
+    body: BodyStyle = "form"
+    lifetime: int = 0  # seconds, where the answer says none; 0: until it is revoked
+    rotates: bool = True  # a refresh token is used once
+    answer: tuple[str, ...] = ()  # the keys that lead to the tokens in the answer
+    issuer: str = ""  # RFC 9207: what `iss` in the redirect has to be
+    ended: frozenset[str] = frozenset()  # codes that mean invalid_grant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CredentialKind:
-    """One way to sign in to the upstream."""
+    """One way to sign in to the upstream. With `oauth`, the fields are those of the app that asks for tokens."""
 
     id: str
     label: str
@@ -179,6 +223,7 @@ class CredentialKind:
     name: str = ""  # of the header or the query parameter
     prefix: str = ""  # before the secret in a header: `Bearer `
     fields: tuple[Field, ...]
+    oauth: OAuth | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,7 +262,6 @@ class Connector:
     verify: Tool  # harmless; succeeds only with a working credential
     account: Selector | None = None  # names the account in the answer to `verify`
     errors: ErrorShape = ErrorShape()
-    body_style: BodyStyle = "json"
     idempotency_header: str | None = None
     idempotency_methods: tuple[str, ...] = ()
     idempotency_hours: int = 0  # for so long the upstream promises to know a key; 0: it promises nothing

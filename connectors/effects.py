@@ -5,32 +5,60 @@ from collections.abc import Iterable, Mapping
 
 from connectors.definition import DEFAULTS, HOLE, Effect
 
-# A GET is only raised by verbs: `GET /refunds` lists them.
+# Words of a path, a name or an operation, and the least that they mean. A GET is only raised by verbs: `GET /refunds`
+# lists them.
 _VERBS: Mapping[Effect, frozenset[str]] = {
-    Effect.SEND: frozenset({"send", "post", "publish", "invite", "share", "comment", "reply", "notify", "dispatches"}),
-    Effect.SPEND: frozenset({"pay", "purchase", "buy"}),
+    Effect.SEND: frozenset(
+        {"send", "post", "publish", "invite", "share", "comment", "reply", "forward", "notify", "broadcast", "announce"}
+        | {"dispatches"}
+    ),
+    Effect.SPEND: frozenset({"pay", "purchase", "buy", "withdraw", "subscribe"}),
     Effect.DESTROY: frozenset(
         {"delete", "destroy", "remove", "purge", "erase", "archive", "trash", "revoke", "cancel", "merge", "wipe"}
+        | {"drop", "truncate", "terminate", "deactivate", "disable", "suspend", "ban", "kick", "uninstall"}
     ),
     Effect.GRANT: frozenset({"grant", "impersonate", "authorize", "invitations"}),
 }
 _NOUNS: Mapping[Effect, frozenset[str]] = {
-    Effect.SEND: frozenset({"message", "messages", "comments", "mail", "email", "emails"}),
+    Effect.SEND: frozenset(
+        {"message", "messages", "comments", "mail", "email", "emails", "sms", "notification", "notifications"}
+        | {"campaign", "campaigns", "newsletter", "newsletters"}
+    ),
     Effect.SPEND: frozenset(
-        {"refund", "refunds", "payout", "payouts", "transfer", "transfers", "charge", "charges", "payments", "orders"}
+        {"refund", "refunds", "payout", "payouts", "transfer", "transfers", "charge", "charges", "payment", "payments"}
+        | {"orders", "purchases", "checkout", "subscription", "subscriptions", "withdrawal", "withdrawals"}
     ),
     Effect.GRANT: frozenset(
-        {"permission", "permissions", "member", "members", "collaborators", "role", "roles", "key", "keys", "secret"}
-        | {"secrets", "token", "tokens", "hook", "hooks", "webhook", "webhooks"}
+        {
+            "permission",
+            "permissions",
+            "member",
+            "members",
+            "collaborator",
+            "collaborators",
+            "role",
+            "roles",
+            "key",
+            "keys",
+        }
+        | {"apikey", "apikeys", "secret", "secrets", "token", "tokens", "credential", "credentials", "password"}
+        | {"passwords", "hook", "hooks", "webhook", "webhooks", "acl", "acls", "sso", "scim"}
     ),
 }
 _SECRETIVE = frozenset({"secret", "secrets", "token", "tokens", "password", "passwords", "credentials"})
-_WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+")
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+|[A-Z]+")
 
 
 def derive_operation(kind: str, fields: Iterable[str], *names: str) -> Effect:
     """Of a GraphQL operation: a query reads and a mutation writes, raised by the words of its fields and names."""
     return derive("GET" if kind == "query" else "POST", " ".join(fields), " ".join(names))
+
+
+def until_reviewed(effect: Effect) -> Effect:
+    """What an effect counts as in an import that no person has read: nothing of it is free under any preset."""
+    return {Effect.READ: Effect.SENSITIVE, Effect.METERED: Effect.SENSITIVE, Effect.WRITE: Effect.SEND}.get(
+        effect, effect
+    )
 
 
 def derive(method: str, path: str, name: str) -> Effect:

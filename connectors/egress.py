@@ -30,11 +30,13 @@ from connectors.departure import checked_headers, checked_url, not_public, with_
 from connectors.errors import ConnectorError, ResponseTooLarge, Unreachable, UpstreamError
 from connectors.request import Prepared
 
-__all__ = ["Attach", "Egress", "Limits", "Reply", "Resolve", "resolve_apart", "retry_after"]
+__all__ = ["Attach", "Egress", "Fill", "Limits", "Reply", "Resolve", "resolve_apart", "retry_after"]
 
 # Adds authentication to the headers and the query; returns every secret string that it put there or that was made of
 # one, so that these can be scrubbed from what comes back.
 Attach = Callable[[dict[str, str], list[tuple[str, str]]], tuple[str, ...]]
+# Makes a body that holds secrets, at the moment of sending; returns it with every secret string in it.
+Fill = Callable[[], tuple[bytes, tuple[str, ...]]]
 # The addresses of a host and port; an OSError where there are none.
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
@@ -93,8 +95,11 @@ class Egress:
         attach: Attach,
         private: tuple[Network, ...] = (),
         limits: Limits = DEFAULT_LIMITS,
+        fill: Fill | None = None,
     ) -> Reply:
         """Send the request to its origin, authenticated by `attach`, and return the whole bounded answer.
+
+        `fill` makes the body in place of `prepared.body`, where that holds secrets itself.
 
         `private` are the networks that the operator has opened for this connection. A GET, a HEAD, a GraphQL query, or
         a request with an idempotency key is tried up to three times within `limits.total_s`: when the connection fails
@@ -114,7 +119,9 @@ class Egress:
         left = limits.total_s
         while True:
             try:
-                outcome = await self._attempt(session, prepared, url, attach=attach, limits=limits, left=left)
+                outcome = await self._attempt(
+                    session, prepared, url, attach=attach, fill=fill, limits=limits, left=left
+                )
             except asyncio.CancelledError as cancelled:
                 raise _bare(cancelled) from None
             spent = perf_counter() - started
@@ -148,32 +155,35 @@ class Egress:
         url: yarl.URL,
         *,
         attach: Attach,
+        fill: Fill | None,
         limits: Limits,
         left: float,
     ) -> "_Answered | _Failed":
         """One sending. The secret is in this frame and below, so every failure is returned, to be raised elsewhere."""
         try:
             headers, query, secrets = self._authenticated(prepared, attach)
+            body, more = fill() if fill else (prepared.body, ())
+            secrets = (*secrets, *more)
         except Exception as error:
             return _Failed(_bare(error))
         try:
             response = await session.request(
                 prepared.method,
                 with_query(url, query) if query else url,
-                data=_payload(prepared.body),
+                data=_payload(body),
                 headers=headers,
-                skip_auto_headers=None if prepared.body or prepared.method == "GET" else _NO_BODY,
+                skip_auto_headers=None if body or prepared.method == "GET" else _NO_BODY,
                 allow_redirects=False,
                 timeout=_timeout(min(limits.connect_s, left), left),
             )
             try:
                 _refuse_redirect(response.status, prepared)
-                body, wire = await _read(response, prepared, limits)
+                content, wire = await _read(response, prepared, limits)
             finally:
                 response.close()  # read to its end, the connection is in the pool already; otherwise it goes
         except Exception as error:
             return _failed(error, prepared, limits)
-        return response.status, _plain(response.headers), body, wire, secrets
+        return response.status, _plain(response.headers), content, wire, secrets
 
     def _authenticated(
         self, prepared: Prepared, attach: Attach

@@ -101,3 +101,11 @@ class RateLimited(UpstreamError):
     ) -> None:
         super().__init__(status, message, code=code, request_id=request_id)
         self.retry_after = retry_after
+
+
+class TokenRefused(ConnectorError):
+    """A provider gave no token. `code` is its own word for why, `ended` that only consenting again can mend it."""
+
+    def __init__(self, host: str, code: str, *, ended: bool) -> None:
+        super().__init__(f"{host} gives no token ({code}).")
+        self.code, self.ended = code, ended

@@ -4,13 +4,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from connectors.definition import BodyStyle, Effect, Kind, ListStyle, Place, SchemeName
+from connectors.definition import (
+    BodyStyle,
+    ClientAuth,
+    Effect,
+    Grant,
+    Kind,
+    ListStyle,
+    Place,
+    Revoker,
+    SchemeName,
+    TokenName,
+)
 from connectors.encoding import ENCODERS
 from connectors.source import NAME_PATTERN
 
 CALL_PATTERN = r"^(GET|HEAD|POST|PUT|PATCH|DELETE) /\S*$"
 ENDPOINT_PATTERN = r"^/\S*$"
 VARIABLE_PATTERN = r"^[A-Za-z][A-Za-z0-9_]*$"
+DOCUMENT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.json$"
+SHA256_PATTERN = r"^[0-9a-f]{64}$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +103,55 @@ CREDENTIAL: Mapping[str, Key] = {
         }
     ),
     "fields": _blocks("field", "Where there is more than one value; for basic, of `user` and `password`."),
+    "oauth": _block("oauth", "The secret is a token that is had, and renewed, by OAuth 2 with an app of one's own."),
+}
+
+# --- OAuth 2
+
+OAUTH_URL_PATTERN = r"^(https://[a-z0-9.-]+(:[0-9]+)?)?/[A-Za-z0-9._~/-]*$"
+REVOKE_URL_PATTERN = r"^(https://[a-z0-9.-]+(:[0-9]+)?)?/([A-Za-z0-9._~/-]|\{client_id\})*$"
+_ENDPOINT_HELP = "https://…, or a /path at the host of the base URL where every account has its own."
+_PARAMS = {"type": "object", "additionalProperties": {"type": ["string", "integer"]}}
+
+OAUTH: Mapping[str, Key] = {
+    "grant": _one_of(get_args(Grant), "A person consents (code, the default), or the app acts for itself."),
+    "authorize": _text(f"Where a person consents. {_ENDPOINT_HELP}", pattern=OAUTH_URL_PATTERN),
+    "token": _text(f"Where tokens are had. {_ENDPOINT_HELP}", required=True, pattern=OAUTH_URL_PATTERN),
+    "revoke": _block("revoke", "How a token is ended when the account is disconnected."),
+    "scopes": _texts("What is asked for, unless the person who connects says otherwise."),
+    "separator": _text("Between scopes; a space by default.", pattern="^[,;+]$"),
+    "scope_name": _text("The parameter that names the scopes; `scope` by default.", pattern="^[a-z_]+$"),
+    "pkce": _one_of(["S256", "none"], "RFC 7636; S256 by default."),
+    "client": _one_of(
+        get_args(ClientAuth), "How the app signs its requests: its secret in the body (post, the default) or by Basic."
+    ),
+    "authorize_params": Key({**_PARAMS, "description": "What the first request says besides."}),
+    "token_params": Key({**_PARAMS, "description": "What every request for tokens says besides."}),
+    "body": _one_of(get_args(BodyStyle), "How requests for tokens are written; form by default."),
+    "lifetime": Key(
+        {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": 315_360_000,
+            "description": "Seconds that a token lives where the answer does not say; without it, until it is revoked.",
+        }
+    ),
+    "rotates": _flag("A refresh token is used once; true by default, which is the careful side."),
+    "answer": _text("Where the tokens stand in the answer, as `a.b`; at its top by default.", pattern=r"^[a-z_.]+$"),
+    "issuer": _text("What `iss` in the redirect has to be (RFC 9207), where the provider gives it."),
+    "ended": _texts("Codes that say the same as invalid_grant: only consenting again helps."),
+}
+
+REVOKE: Mapping[str, Key] = {
+    "url": _text(f"{_ENDPOINT_HELP} It may hold {{client_id}}.", required=True, pattern=REVOKE_URL_PATTERN),
+    "method": _one_of(["POST", "DELETE"], "POST by default, as in RFC 7009."),
+    "by": _one_of(
+        get_args(Revoker),
+        "Who signs it: the app, as for tokens (client, the default) or by Basic; the token itself; or nobody.",
+    ),
+    "body": _one_of(get_args(BodyStyle), "How it is written; as requests for tokens by default."),
+    "parameter": _text("The name of the token in the body; `token` by default.", pattern="^[a-z_]+$"),
+    "sends": _one_of(get_args(TokenName), "Which token; refresh_token by default."),
 }
 
 FIELD: Mapping[str, Key] = {
@@ -186,6 +248,9 @@ SCHEMA: Mapping[str, Key] = {
     "enum": Key({"type": "array", "minItems": 1}),
     "const": Key({}),
     "default": Key({"description": "What the upstream takes when it is left out; never filled in here."}),
+    "examples": Key(
+        {"type": "array", "minItems": 1, "description": "For the model; `connector test` takes the first."}
+    ),
     "format": _text("A note for the model; not checked."),
     "pattern": _text("Searched for, in linear time: no look-around, no back-references."),
     "minLength": Key(_COUNT),
@@ -273,6 +338,49 @@ GRAPHQL_OUTPUT: Mapping[str, Key] = {
 VARIABLE: Mapping[str, Key] = {"absent": ARGUMENT["absent"], **SCHEMA}
 
 
+# --- kind: openapi, where it differs
+
+_NAMES = {"type": "string", "pattern": NAME_PATTERN}
+
+OPENAPI_CONNECTOR: Mapping[str, Key] = {
+    **{name: key for name, key in CONNECTOR.items() if name != "body"},
+    "kind": _one_of(["openapi"], "Operations of a pinned document.", required=True),
+    "document": _text(
+        "The OpenAPI document, a JSON file beside this one; never fetched.", required=True, pattern=DOCUMENT_PATTERN
+    ),
+    "sha256": _text("Of the document; with another one nothing is offered.", required=True, pattern=SHA256_PATTERN),
+    "reviewed": _flag(
+        "A person has read every tool: each states its effect. Until then what reads counts as sensitive, and what "
+        "writes as send."
+    ),
+    "tools": _blocks("openapiTool", "What is offered; nothing else is.", required=True),
+}
+
+OPENAPI_TOOL: Mapping[str, Key] = {
+    **{name: key for name, key in TOOL.items() if name not in ("call", "encode")},  # the operation says
+    "operation": _text("Its operationId, or `METHOD /path` as the document has it.", required=True),
+    "arguments": Key(
+        {
+            "type": "array",
+            "items": _NAMES,
+            "description": "Those that are offered, besides the required ones; without the list, all.",
+        }
+    ),
+    "fixed": Key({"type": "object", "description": "Argument: the value that every call sends; it is not offered."}),
+    "rename": Key(
+        {"type": "object", "additionalProperties": _NAMES, "description": "Argument: what it is called here."}
+    ),
+    "slashes": _texts("Path arguments that may hold several segments."),
+    "absent": Key(
+        {
+            "type": "object",
+            "additionalProperties": {"type": "string"},
+            "description": "Argument: what the ask line says where it is left out.",
+        }
+    ),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Form:
     """The blocks whose keys depend on a connector's kind."""
@@ -290,11 +398,14 @@ FORMS: Mapping[Kind, Form] = {
     "graphql": Form(
         GRAPHQL_CONNECTOR, GRAPHQL_IDEMPOTENCY, GRAPHQL_VERIFY, GRAPHQL_ERRORS, GRAPHQL_TOOL, GRAPHQL_OUTPUT
     ),
+    "openapi": Form(OPENAPI_CONNECTOR, IDEMPOTENCY, VERIFY, ERRORS, OPENAPI_TOOL, OUTPUT),
 }
 
 BLOCKS: Mapping[str, Mapping[str, Key]] = {
     "credential": CREDENTIAL,
     "field": FIELD,
+    "oauth": OAUTH,
+    "revoke": REVOKE,
     "idempotency": IDEMPOTENCY,
     "verify": VERIFY,
     "errors": ERRORS,
@@ -310,6 +421,7 @@ BLOCKS: Mapping[str, Mapping[str, Key]] = {
     "graphqlTool": GRAPHQL_TOOL,
     "graphqlOutput": GRAPHQL_OUTPUT,
     "variable": VARIABLE,
+    "openapiTool": OPENAPI_TOOL,
 }
 
 
@@ -323,11 +435,19 @@ def json_schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Keyleash connector",
         "type": "object",
-        "if": {"properties": {"kind": {"const": "graphql"}}, "required": ["kind"]},
+        "if": _of_kind("graphql"),
         "then": _object(GRAPHQL_CONNECTOR),
-        "else": _object(CONNECTOR),
+        "else": {
+            "if": _of_kind("openapi"),
+            "then": _object(OPENAPI_CONNECTOR),
+            "else": _object(CONNECTOR),
+        },
         "$defs": {name: _object(keys) for name, keys in BLOCKS.items()},
     }
+
+
+def _of_kind(kind: Kind) -> dict[str, Any]:
+    return {"properties": {"kind": {"const": kind}}, "required": ["kind"]}
 
 
 def _object(keys: Mapping[str, Key]) -> dict[str, Any]:

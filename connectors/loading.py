@@ -6,7 +6,7 @@ derived on the strict side, and no argument can take the place of a credential.
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -29,15 +29,19 @@ from connectors.definition import (
     ErrorShape,
     Field,
     Kind,
+    OAuth,
     Operation,
     SchemeName,
     Selector,
     Tool,
     canonical,
 )
-from connectors.effects import derive, derive_operation
+from connectors.document import Document
+from connectors.effects import derive, derive_operation, until_reviewed
 from connectors.errors import Unsendable
 from connectors.layout import Layout, read_layout
+from connectors.oauthblock import fields_of_app, read_oauth
+from connectors.operations import pinned_document, read_operation_of
 from connectors.request import base
 from connectors.source import NAME_MEND, NAME_PATTERN, Spot, read_file, read_text, suggestion
 from connectors.variables import read_operation, read_variables
@@ -75,13 +79,15 @@ def _connector(spot: Spot) -> Connector:
     errors = _errors(block.get("errors"), kind)
     about = _About(
         connector=identifier,
+        kind=kind,
         form=form,
+        document=pinned_document(block["document"], block["sha256"]) if kind == "openapi" else None,
         endpoint=_endpoint(block.get("endpoint")),
         base_url=_base_url(block["base_url"]),
         headers=_headers(block.get("headers"), taken),
         body_style=_body_style(block.get("body")),
-        idempotency=_idempotency(block.get("idempotency")) if kind == "rest" else (None, ()),
-        idempotency_hours=_idempotency_hours(block.get("idempotency")) if kind == "rest" else 0,
+        idempotency=_idempotency(block.get("idempotency")) if kind != "graphql" else (None, ()),
+        idempotency_hours=_idempotency_hours(block.get("idempotency")) if kind != "graphql" else 0,
         key_variable=_key_variable(block.get("idempotency")) if kind == "graphql" else "",
         user_errors=errors.user_errors,
         reviewed="reviewed" in block and block["reviewed"].flag("Reviewed"),
@@ -97,7 +103,6 @@ def _connector(spot: Spot) -> Connector:
         verify=_verify(verify, about),
         account=_selector(verify.get("account")),
         errors=errors,
-        body_style=about.body_style,
         idempotency_header=about.idempotency[0],
         idempotency_methods=about.idempotency[1],
         idempotency_hours=about.idempotency_hours,
@@ -114,7 +119,9 @@ class _About:
     """What a tool needs to know of the connector around it."""
 
     connector: str
+    kind: Kind
     form: keys.Form
+    document: Document | None  # of OpenAPI
     endpoint: str  # of GraphQL; empty for REST
     base_url: str
     headers: tuple[tuple[str, str], ...]
@@ -290,6 +297,7 @@ def _credential(identifier: str, spot: Spot) -> CredentialKind:
     block = spot.block("A credential", keys.CREDENTIAL, keys.required(keys.CREDENTIAL))
     scheme = cast("SchemeName", block["scheme"].one_of("The scheme", get_args(SchemeName)))
     label = block["label"].text("The label")
+    oauth = read_oauth(block["oauth"], scheme) if "oauth" in block else None
     return CredentialKind(
         id=identifier,
         label=label,
@@ -297,8 +305,16 @@ def _credential(identifier: str, spot: Spot) -> CredentialKind:
         scheme=scheme,
         name=_credential_name(scheme, block, spot),
         prefix=_prefix(scheme, block),
-        fields=_fields(scheme, label, block, spot),
+        fields=_fields_of_oauth(oauth, block) if oauth else _fields(scheme, label, block, spot),
+        oauth=oauth,
     )
+
+
+def _fields_of_oauth(oauth: OAuth, block: dict[str, Spot]) -> tuple[Field, ...]:
+    for key in ("fields", "pattern", "warnings"):
+        if key in block:
+            block[key].fail(f"Nobody enters a token that OAuth gives, so {key!r} means nothing.", "Remove it.")
+    return fields_of_app(oauth)
 
 
 def _credential_name(scheme: SchemeName, block: dict[str, Spot], spot: Spot) -> str:
@@ -388,6 +404,9 @@ class _Way:
     arguments: tuple[Argument, ...]
     operation: Operation | None = None
     layout: Layout = field(default_factory=Layout)
+    body_style: BodyStyle = "json"
+    headers: tuple[tuple[str, str], ...] = ()
+    compiled: Any = None  # what is sent, where the file alone does not say it
 
 
 def _rest(name: str, block: dict[str, Spot], about: _About) -> _Way:
@@ -399,6 +418,7 @@ def _rest(name: str, block: dict[str, Spot], about: _About) -> _Way:
         suggested=derive(method, path, name),
         arguments=arguments,
         layout=read_layout(block, method, arguments, about.body_style, about.taken),
+        body_style=about.body_style,
     )
 
 
@@ -412,6 +432,31 @@ def _graphql(name: str, block: dict[str, Spot], about: _About) -> _Way:
         arguments=read_variables(block, document, about.taken),
         operation=operation,
     )
+
+
+def _openapi(name: str, block: dict[str, Spot], about: _About) -> _Way:
+    if about.document is None:
+        raise AssertionError("a connector of kind openapi has a document")
+    sent = {header.lower() for header, _ in about.headers} | {(about.idempotency[0] or "").lower()}
+    taken = Taken(about.taken.headers | sent, about.taken.queries)
+    found = read_operation_of(block, about.document, taken)
+    return _Way(
+        method=found.method,
+        path=found.path,
+        suggested=derive(found.method, found.path, f"{found.id} {name}"),
+        arguments=found.arguments,
+        layout=Layout(found.fixed_query, found.fixed_body),
+        body_style=found.body_style,
+        headers=found.headers,
+        compiled=found.sent,
+    )
+
+
+_WAYS: Mapping[Kind, Callable[[str, dict[str, Spot], _About], _Way]] = {
+    "rest": _rest,
+    "graphql": _graphql,
+    "openapi": _openapi,
+}
 
 
 def _verify(block: dict[str, Spot], about: _About) -> Tool:
@@ -443,9 +488,11 @@ def _verify(block: dict[str, Spot], about: _About) -> Tool:
 
 def _tool(name: str, spot: Spot, about: _About) -> Tool:
     block = spot.block("A tool", about.form.tool, keys.required(about.form.tool))
-    way = (_graphql if about.endpoint else _rest)(name, block, about)
+    way = _WAYS[about.kind](name, block, about)
     names = [argument.name for argument in way.arguments]
-    effect = _effect(way, block, spot, about)
+    stated = _effect(way, block, spot, about)
+    unreviewed = about.kind == "openapi" and not about.reviewed
+    effect = until_reviewed(stated) if unreviewed else stated
     output = block["output"].block("Output", about.form.output) if "output" in block else {}
     schema = _input_schema(
         {argument.name: argument.schema for argument in way.arguments},
@@ -461,7 +508,8 @@ def _tool(name: str, spot: Spot, about: _About) -> Tool:
         operation=way.operation,
         arguments=way.arguments,
         input_schema=schema,
-        headers=_headers(block.get("headers"), about.taken.headers),
+        headers=(*way.headers, *_headers(block.get("headers"), about.taken.headers)),
+        body_style=way.body_style,
         fixed_query=way.layout.fixed_query,
         fixed_body=way.layout.fixed_body,
         encode=way.layout.encode,
@@ -472,11 +520,11 @@ def _tool(name: str, spot: Spot, about: _About) -> Tool:
         output_next=_next(output),
         output_next_url=_selector(output.get("next_url")),
         output_usage=_selector(output.get("usage")),
-        ask=_ask(block.get("ask"), names, effect, spot),
-        grant=_names_of(block.get("grant"), names),
+        ask=_ask(block.get("ask"), names, effect, spot, raised=effect is not stated),
+        grant=_grant(block.get("grant"), names, stated, unreviewed=unreviewed),
         plain=_names_of(block.get("plain"), names),
         because=block["because"].text("Because") if "because" in block else "",
-        definition_hash=_hash(about, {"name": name, "effect": effect} | spot.plain()),
+        definition_hash=_hash(about, {"name": name, "effect": effect} | spot.plain(), way.compiled),
         validator=compiled(schema, spot),
     )
 
@@ -515,10 +563,11 @@ def _next(output: Mapping[str, Spot]) -> str:
     return ""
 
 
-def _hash(about: _About, tool: Mapping[str, Any]) -> str:
+def _hash(about: _About, tool: Mapping[str, Any], compiled: Any = None) -> str:
     """Changes with anything that decides what a call of this tool sends, shows or returns."""
     whole = [about.connector, about.base_url, about.headers, about.body_style, about.idempotency, tool]
     whole += [about.endpoint, about.key_variable] if about.endpoint else []
+    whole += [compiled] if compiled else []
     whole += [about.idempotency_hours] if about.idempotency_hours else []
     return hashlib.sha256(canonical(whole).encode()).hexdigest()
 
@@ -534,7 +583,21 @@ def _names_of(spot: Spot | None, arguments: list[str]) -> tuple[str, ...]:
     return tuple(item.one_of("An argument", arguments) for item in spot.items("A list of arguments"))
 
 
-def _ask(spot: Spot | None, arguments: list[str], effect: Effect, tool: Spot) -> str:
+def _grant(spot: Spot | None, arguments: list[str], stated: Effect, *, unreviewed: bool) -> tuple[str, ...]:
+    if spot and unreviewed and stated.strictness >= Effect.WRITE.strictness:
+        spot.fail(
+            "Until this file is reviewed, only its reads are offered an hour.",
+            "Remove `grant:`, or read every tool and set `reviewed: true`.",
+        )
+    return _names_of(spot, arguments)
+
+
+def _ask(spot: Spot | None, arguments: list[str], effect: Effect, tool: Spot, *, raised: bool) -> str:
+    if spot is None and raised:
+        tool.fail(
+            "Until this file is reviewed, a person is asked for its reads too, and this has no `ask`.",
+            "Say in one line what a person agrees to.",
+        )
     if spot is None:
         if effect is not Effect.READ:
             tool.fail(f"A tool whose effect is {effect} needs an `ask`.", "Say in one line what a person agrees to.")

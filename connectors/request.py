@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, cast
 from urllib.parse import quote, unquote, urlsplit
 
-from connectors.definition import Argument, Call, Connector, Operation, Tool
+from connectors.definition import Argument, Call, Connector, Operation, Style, Tool, canonical
 from connectors.errors import Unsendable
 from connectors.layout import encoded, nested
 
@@ -143,14 +143,14 @@ def _prepare(connector: Connector, tool: Tool, arguments: Mapping[str, Any], whe
     query = "&".join(pairs)
     url = where.url + _path(tool, given) + (f"?{query}" if query else "")
     check_below(url, origin=where.origin, base_path=where.path)
-    body = _body(connector, tool, given, key)
+    body = _body(tool, given, key)
     headers = {"accept": ("Accept", "application/json")}
     headers |= {name.lower(): (name, value) for name, value in (*connector.headers, *tool.headers)}
     headers |= {a.wire_name.lower(): (a.wire_name, _header(a, value)) for a, value in given if a.place == "header"}
     if body is None:
         headers.pop("content-type", None)
     else:
-        headers.setdefault("content-type", ("Content-Type", _CONTENT_TYPES[connector.body_style]))
+        headers.setdefault("content-type", ("Content-Type", _CONTENT_TYPES[tool.body_style]))
     idempotent = bool(key and connector.idempotency_header and tool.method in connector.idempotency_methods)
     if idempotent and connector.idempotency_header:
         headers[connector.idempotency_header.lower()] = (connector.idempotency_header, key)
@@ -169,7 +169,7 @@ def _path(tool: Tool, given: Given) -> str:
     path = tool.path
     for argument, value in given:
         if argument.place == "path":
-            path = path.replace(f"{{{argument.name}}}", _path_value(argument, _text(value)))
+            path = path.replace(f"{{{argument.name}}}", _path_value(argument, _simple(argument, value)))
     return path
 
 
@@ -188,23 +188,53 @@ def _path_value(argument: Argument, text: str) -> str:
 
 
 def _query(argument: Argument, value: Any) -> Iterator[str]:
-    items = cast("list[Any]", value) if isinstance(value, list) else [value]
-    texts = [_text(item) for item in items]
-    for text in texts:
+    for name, text in _written(argument, value):
         _check_text(argument, text, MAX_QUERY_VALUE)
-    name = argument.wire_name
-    if isinstance(value, list) and argument.list_style == "brackets":
-        name += "[]"
-    if isinstance(value, list) and argument.list_style == "comma":
-        if any("," in text for text in texts):
-            raise Unsendable(f"An item of {argument.name} may not hold a comma.")
-        texts = [",".join(texts)] if texts else []
-    for text in texts:
         yield f"{_encoded(name)}={_encoded(text)}"
 
 
+def _written(argument: Argument, value: Any) -> Iterator[tuple[str, str]]:
+    """Names and texts of a value in a query or a form, in the argument's style."""
+    name = argument.wire_name
+    if argument.style == "json":
+        yield name, canonical(value)
+    elif argument.style == "nested":
+        yield from _nested(name, value)
+    elif isinstance(value, list):
+        texts = [_scalar(argument, item) for item in cast("list[Any]", value)]
+        if argument.style in _JOINED:
+            texts = [_joined(argument, texts, *_JOINED[argument.style])] if texts else []
+        for text in texts:
+            yield (f"{name}[]" if argument.style == "brackets" else name), text
+    else:
+        yield name, _scalar(argument, value)
+
+
+_JOINED: Mapping[Style, tuple[str, str]] = {"comma": (",", "comma"), "space": (" ", "space"), "pipe": ("|", "bar")}
+
+
+def _joined(argument: Argument, texts: list[str], sign: str, name: str) -> str:
+    if any(sign in text for text in texts):
+        raise Unsendable(f"An item of {argument.name} may not hold a {name}.")
+    return sign.join(texts)
+
+
+def _scalar(argument: Argument, value: Any) -> str:
+    if isinstance(value, dict | list):
+        raise Unsendable(f"{argument.name} takes plain values here: no object, and no list within a list.")
+    return _text(value)
+
+
+def _simple(argument: Argument, value: Any) -> str:
+    """A value as the one text that a path or a header takes; a list as OpenAPI's style `simple` writes it."""
+    if not isinstance(value, list):
+        return _scalar(argument, value)
+    texts = [_scalar(argument, item) for item in cast("list[Any]", value)]
+    return _joined(argument, texts, *_JOINED["comma"])
+
+
 def _header(argument: Argument, value: Any) -> str:
-    text = _text(value)
+    text = _simple(argument, value)
     if len(text) > MAX_HEADER_VALUE:
         raise Unsendable(f"{argument.name} is longer than {MAX_HEADER_VALUE} characters.")
     if not _HEADER_VALUE.fullmatch(text):
@@ -219,15 +249,21 @@ def _check_text(argument: Argument, text: str, limit: int) -> None:
         raise Unsendable(f"{argument.name} may not hold line breaks or other control characters.")
 
 
-def _body(connector: Connector, tool: Tool, given: Given, key: str) -> bytes | None:
+def _body(tool: Tool, given: Given, key: str) -> bytes | None:
     if not tool.operation and not tool.fixed_body and not any(argument.place == "body" for argument in tool.arguments):
         return None
-    values = [*tool.fixed_body, *((argument.steps, value) for argument, value in given if argument.place == "body")]
-    if connector.body_style == "form":
-        text = "&".join(pair for (name,), value in values for pair in _form(name, value))
+    mine = [(argument, value) for argument, value in given if argument.place == "body"]
+    if tool.body_style == "form":
+        pairs = [pair for (name,), value in tool.fixed_body for pair in _nested(name, value)]
+        pairs += [pair for argument, value in mine for pair in _written(argument, value)]
+        text = "&".join(f"{_encoded(name)}={_encoded(value)}" for name, value in pairs)
+    elif any(argument.place == "body" and not argument.steps for argument in tool.arguments):
+        if not mine:
+            return None
+        text = _json(mine[0][1])
     else:
-        body = _graphql(tool.operation, given, key) if tool.operation else encoded(nested(values), tool.encode)
-        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        values = [*tool.fixed_body, *((argument.steps, value) for argument, value in mine)]
+        text = _json(_graphql(tool.operation, given, key) if tool.operation else encoded(nested(values), tool.encode))
     try:
         content = text.encode()
     except UnicodeEncodeError:
@@ -235,6 +271,10 @@ def _body(connector: Connector, tool: Tool, given: Given, key: str) -> bytes | N
     if len(content) > MAX_BODY:
         raise Unsendable(f"The body of the request is longer than {MAX_BODY} bytes; shorten the arguments.")
     return content
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def _graphql(operation: Operation, given: Given, key: str) -> dict[str, Any]:
@@ -245,18 +285,18 @@ def _graphql(operation: Operation, given: Given, key: str) -> dict[str, Any]:
     return {"query": operation.document, "operationName": operation.name, "variables": variables}
 
 
-def _form(name: str, value: Any) -> Iterator[str]:
+def _nested(name: str, value: Any) -> Iterator[tuple[str, str]]:
     """Nested values in brackets, as Stripe and Rails read them: `a[b]=1`, `a[0]=1`."""
     if isinstance(value, dict):
         for key, item in cast("dict[str, Any]", value).items():
             if not key or "[" in key or "]" in key:  # it would be read as another structure than was agreed to
                 raise Unsendable(f"A name inside of {name.partition('[')[0]} is empty or holds a bracket; use another.")
-            yield from _form(f"{name}[{key}]", item)
+            yield from _nested(f"{name}[{key}]", item)
     elif isinstance(value, list):
         for place, item in enumerate(cast("list[Any]", value)):
-            yield from _form(f"{name}[{place}]", item)
+            yield from _nested(f"{name}[{place}]", item)
     else:
-        yield f"{_encoded(name)}={_encoded(_text(value))}"
+        yield name, _text(value)
 
 
 def _encoded(text: str) -> str:

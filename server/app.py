@@ -19,6 +19,9 @@ from server.database import Database, DatabaseProblem, open_database, require_sc
 from server.erasure import retrying
 from server.identity import Directory
 from server.keys import Keys
+from server.oauth import revoking
+from server.oauth.apps import Apps
+from server.oauth.renewal import Renewals
 from server.recorded import sweeping
 from server.settings import Settings
 from server.sqlite import require_here
@@ -64,6 +67,7 @@ class Installation:
             approvals=self.approvals,
             keys=Keys(self.database, self.vault),
             references=resolver_of(self.settings),
+            renewals=Renewals(self.database, self.vault, egress, Apps(self.settings.oauth_apps)),
         )
 
     def close(self) -> None:
@@ -158,8 +162,8 @@ def own_root_place(home: Path, provider: str, location: str) -> RootKeyRef:
 
 @asynccontextmanager
 async def running(installation: Installation) -> AsyncGenerator[Parts]:
-    """The parts with the door out open. Meanwhile channels are told, what was removed is erased from the files, and
-    what time brings to held calls is written down."""
+    """The parts with the door out open. Meanwhile channels are told, what was removed is erased and revoked, and what
+    time brings to held calls is written down."""
     from connectors.egress import Egress  # the HTTP library: commands that send nothing do without
     from server.delivery import delivering
 
@@ -171,7 +175,13 @@ async def running(installation: Installation) -> AsyncGenerator[Parts]:
         tending(database, installation.approvals, keep_days=settings.keep_days),
         delivering(database, vault, public_url=settings.public_url),
     ):
-        yield installation.parts(egress)
+        parts = installation.parts(egress)
+        apps, connectors = Apps(settings.oauth_apps), installation.catalogue.connectors
+        async with revoking.retrying(database, vault, egress, connectors, parts.keys, apps=apps):
+            try:
+                yield parts
+            finally:
+                await parts.renewals.settle()
 
 
 def protocol_server(installation: Installation, parts: Parts, identify: Any) -> "McpServer":

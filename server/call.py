@@ -49,6 +49,8 @@ from server.errors import (
 )
 from server.identity import Caller, Directory, Frozen, new_id, used
 from server.keys import Keys
+from server.oauth.renewal import Renewals
+from server.oauth.tokens import rejected
 from server.policy import Request, Ruling, Verdict, decide
 from server.prompt import Prompt, render
 from server.reach import shown, subject
@@ -73,6 +75,7 @@ class Parts:
     approvals: Approvals
     keys: Keys
     references: Resolver
+    renewals: Renewals
     long_answers: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(4), compare=False)
     """How many long answers are taken apart at once."""
     under_way: Counter[str] = field(default_factory=Counter[str], compare=False)
@@ -162,11 +165,14 @@ async def _call(  # noqa: PLR0917 - the arguments of `call`
 ) -> Outcome:
     bound = await _bind(parts, caller, name, arguments, new_id("idm"))
     clearance = Clearance()
+    if bound.connection.needs_consent_at is not None:  # nobody is asked about a call that cannot be carried out
+        await _renew(parts, bound)
     if bound.verdict.ruling is not Ruling.ALLOW or pointer is not None:
         bound, clearance = await _require(parts, bound, person, pointer)
         if clearance.outcome is not None:
             return Outcome(**clearance.outcome)
     for _ in range(_TRIES):
+        await _renew(parts, bound)
         try:
             return await _shielded(parts, bound, clearance)
         except Moved:
@@ -177,6 +183,15 @@ async def _call(  # noqa: PLR0917 - the arguments of `call`
 
 
 _TRIES = 3
+
+
+async def _renew(parts: Parts, bound: _Bound) -> None:
+    """Have a token that works, where the account is signed in to by OAuth. Raises CallRefused, on record."""
+    try:
+        await parts.renewals.current(bound.connection, bound.call.connector, _who(bound.caller))
+    except CallRefused as refusal:
+        await _refuse(parts, bound.caller, bound.call.name, refusal, bound)
+        raise
 
 
 class Moved(Exception):
@@ -345,6 +360,8 @@ async def _carry_out(parts: Parts, bound: _Bound, clearance: Clearance) -> Outco
             outcome=state.value,
             **facts,
         )
+        if facts.get("error") == "credential rejected" and facts.get("status") == 401:
+            rejected(rows, bound.connection)
         if clearance.approval is not None:
             parts.approvals.finish(rows, clearance.approval, state, asdict(outcome))
 

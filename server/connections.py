@@ -57,6 +57,8 @@ class Connection:
     created_at: int
     source: str
     """`vault`, or the kind of place that a reference names. For showing: what was sealed says which it is."""
+    needs_consent_at: int | None = None
+    """Since when the account's provider takes its tokens no more, or a restore has made them doubtful."""
     networks: tuple[Network, ...] = field(init=False, repr=False, compare=False)
     origin: str = field(init=False, repr=False, compare=False)
     """Where the secret may go, as bound into the sealed credential: it opens for nowhere else."""
@@ -245,8 +247,12 @@ def store(
     account: str | None,
     verified: bool,
     by: str,
+    consent: Mapping[str, Any] | None = None,
 ) -> Connection:
-    """Seal the credential, or the reference to it, and write the connection, in one transaction with its entry."""
+    """Seal the credential, or the reference to it, and write the connection, in one transaction with its entry.
+
+    `consent` is what the record says besides of tokens that were had by OAuth.
+    """
     secret = fields if isinstance(fields, Secret) else Secret(fields)
     del fields  # from here on a traceback that prints locals finds no secret
     now = now_ms()
@@ -269,7 +275,7 @@ def store(
     )
     made = replace(new, credential_version=_seal(rows, vault, new, secret))
     rows.execute(
-        f"INSERT INTO connection ({_COLUMNS}) VALUES ({', '.join('?' * 15)})",
+        f"INSERT INTO connection ({_COLUMNS}) VALUES ({', '.join('?' * 16)})",
         (
             org,
             made.id,
@@ -286,9 +292,11 @@ def store(
             by,
             now,
             made.source,
+            made.needs_consent_at,
         ),
     )
-    _given(rows, Event.CONNECTION_CREATED, made, ownership=made.ownership, verified=verified, by=by)
+    more = dict(consent or {})
+    _given(rows, Event.CONNECTION_CREATED, made, ownership=made.ownership, verified=verified, by=by, **more)
     return made
 
 
@@ -358,6 +366,7 @@ def rotate(
     account: str | None,
     verified: bool,
     by: str,
+    consent: Mapping[str, Any] | None = None,
 ) -> Connection:
     """Seal a new version of the credential, and point the connection where `planned` says, with its entry.
 
@@ -377,11 +386,12 @@ def rotate(
         account=account,
         verified_at=now_ms() if verified else None,
         source=source_of(secret),
+        needs_consent_at=None,
     )
     changed = replace(pointed, credential_version=_seal(rows, vault, pointed, secret))
     moved = rows.execute(
         "UPDATE connection SET base_url = ?, private = ?, kind = ?, scheme = ?, credential_version = ?, account = ?, "
-        "verified_at = ?, source = ? WHERE org = ? AND id = ? AND credential_version = ?",
+        "verified_at = ?, source = ?, needs_consent_at = NULL WHERE org = ? AND id = ? AND credential_version = ?",
         (
             changed.base_url,
             json.dumps(changed.private),
@@ -398,9 +408,10 @@ def rotate(
     )
     _require_one(moved.rowcount, connection)
     vault.remove_before(rows, org=changed.org, connection=changed.id, version=changed.credential_version)
+    rows.execute("DELETE FROM oauth_token WHERE org = ? AND connection = ?", (changed.org, changed.id))
     request(rows, changed.org, changed.id, "secret", changed.name)
     end_with(rows, changed.org, "connection", changed.id, by=by)
-    _given(rows, Event.CONNECTION_ROTATED, changed, verified=verified, by=by)
+    _given(rows, Event.CONNECTION_ROTATED, changed, verified=verified, by=by, **(consent or {}))
     return changed
 
 
@@ -464,21 +475,26 @@ def tested(rows: Rows, connection: Connection, *, account: str | None, problem: 
     )
 
 
-def remove(rows: Rows, vault: Vault, connection: Connection, *, by: str) -> None:
+def remove(rows: Rows, vault: Vault, connection: Connection, *, by: str, keep_credential: bool = False) -> None:
     """Remove a connection with its credential; its approvals and grants end with it.
 
-    `erasure.attempt` afterwards sees to it that nothing is left in the files. Raises ConnectionProblem where somebody
-    else has removed it meanwhile.
+    `erasure.attempt` afterwards sees to it that nothing is left in the files. The credential is kept only for tokens
+    that their provider has yet to end (`oauth.revoking`). Raises ConnectionProblem where somebody else has removed it
+    meanwhile.
     """
     org = connection.org
-    vault.remove(rows, org=org, connection=connection.id)
+    if not keep_credential:
+        vault.remove(rows, org=org, connection=connection.id)
+    rows.execute("DELETE FROM oauth_token WHERE org = ? AND connection = ?", (org, connection.id))
     gone = rows.execute("DELETE FROM connection WHERE org = ? AND id = ?", (org, connection.id))
     if gone.rowcount != 1:
         raise ConnectionProblem(f"{connection.name} was removed meanwhile. Nothing was changed.")
-    request(rows, org, connection.id, "connection", connection.name)
+    if not keep_credential:
+        request(rows, org, connection.id, "connection", connection.name)
     end_with(rows, org, "connection", connection.id, by=by)
     touch(rows, org)
-    append(rows, org, Event.CONNECTION_REMOVED, connection=connection.name, by=by)
+    kept = {"credential_kept": True} if keep_credential else {}
+    append(rows, org, Event.CONNECTION_REMOVED, connection=connection.name, by=by, **kept)
 
 
 def connections_of(database: Database, org: str) -> list[Connection]:
@@ -498,8 +514,14 @@ def connection_named(database: Database, org: str, name: str) -> Connection:
 
 
 def bound_scheme(kind: CredentialKind) -> str:
-    """One text for the place that a credential takes in a request, as bound into the sealed credential."""
-    return kind.scheme if kind.scheme in ("bearer", "basic") else f"{kind.scheme}:{kind.name.lower()}"
+    """One text for the place that a credential takes in a request, as bound into the sealed credential.
+
+    What tokens are renewed with is sent to the provider's endpoints besides, and to no others than these.
+    """
+    place = kind.scheme if kind.scheme in ("bearer", "basic") else f"{kind.scheme}:{kind.name.lower()}"
+    if kind.oauth is None:
+        return place
+    return f"oauth2 {place} {kind.oauth.token} {kind.oauth.revoke.url if kind.oauth.revoke else '-'}"
 
 
 def credential_kind(connection: Connection, connector: Connector) -> CredentialKind:
@@ -532,7 +554,7 @@ def take_credential(database: Rows, vault: Vault, connection: Connection) -> Cal
 
 _COLUMNS = (
     "org, id, name, connector, ownership, base_url, private, kind, scheme, credential_version, account, verified_at, "
-    "created_by, created_at, source"
+    "created_by, created_at, source, needs_consent_at"
 )
 
 

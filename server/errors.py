@@ -162,6 +162,29 @@ class KeysAway(CallRefused):
         )
 
 
+class ConsentNeeded(CallRefused):
+    """The account's provider takes its tokens no more: a person has to consent again, outside this client."""
+
+    def __init__(self, connection: str) -> None:
+        super().__init__(
+            f"The account behind {connection} has to be signed in to again: its provider no longer accepts what was "
+            f"agreed. Nothing was sent. Tell the person you work for that an admin has to connect {connection} anew; "
+            "until then none of its tools can work.",
+            reason="needs consent",
+        )
+
+
+class NotRenewed(CallRefused):
+    """The account's token has ended and a new one cannot be had just now."""
+
+    def __init__(self, connection: str, why: str) -> None:
+        super().__init__(
+            f"The access of {connection} has run out and could not be renewed just now. Nothing was sent. Try again "
+            "in a minute; if it goes on, tell the person you work for.",
+            reason=f"token not renewed: {why}",
+        )
+
+
 @dataclass(frozen=True)
 class Question:
     """What a person is asked: `choices` maps each answer to what it means."""

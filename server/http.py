@@ -39,7 +39,12 @@ class ByToken(Protocol):
 
 
 class Door:
-    """An ASGI application: `/agent/mcp` for agents, `/health` for whoever watches, a page for who follows a link."""
+    """An ASGI application: `/agent/mcp` for agents, `/health` for whoever watches, and a page.
+
+    The page is the same for everybody who follows a link to an approval, and holds nothing of any org.
+
+    `proxies` are believed about whom they forward; `turned_away` is told of each token used from where it may not be.
+    """
 
     def __init__(
         self,

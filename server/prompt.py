@@ -71,6 +71,9 @@ def render(
         lines += [f"  {name} = {quote(value)}" for name, value in call.arguments.items()]
     else:
         lines.append("Written by the agent: nothing; this tool has no arguments here")
+    if call.tool.fixed_query:
+        added = "&".join(f"{name}={value}" for name, value in call.tool.fixed_query)
+        lines.append(f"Added to the address by the connector, always: {quote(added)}")
     if call.tool.fixed_body:
         always = nested(call.tool.fixed_body)
         lines.append(f"Sent along by the connector, always: {quote(always)}")

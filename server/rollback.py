@@ -13,7 +13,7 @@ from server.locks import exclusive
 from server.settings import Settings
 
 NEEDS_CONSENT = "oauth2"
-"""Schemes that begin so have refresh tokens that are used once: one out of a backup was used since."""
+"""Schemes that begin so have refresh tokens, which are used once unless it is known that they are not."""
 
 
 def set_right(rows: Rows, org: str, *, frozen: bool, by: str) -> tuple[list[str], int]:
@@ -24,8 +24,9 @@ def set_right(rows: Rows, org: str, *, frozen: bool, by: str) -> tuple[list[str]
     """
     ended = sum(end_all(rows, org, by=by))
     stale = rows.execute(
-        "SELECT id, name FROM connection WHERE org = ? AND substr(scheme, 1, ?) = ? ORDER BY name",
-        (org, len(NEEDS_CONSENT), NEEDS_CONSENT),
+        "SELECT id, name FROM connection c WHERE org = ? AND substr(scheme, 1, ?) = ? AND NOT EXISTS "
+        "(SELECT 1 FROM oauth_token t WHERE t.org = c.org AND t.connection = c.id AND t.rotates = ?) ORDER BY name",
+        (org, len(NEEDS_CONSENT), NEEDS_CONSENT, False),
     ).fetchall()
     for connection, _ in stale:
         rows.execute("UPDATE connection SET needs_consent_at = ? WHERE org = ? AND id = ?", (now_ms(), org, connection))

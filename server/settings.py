@@ -35,6 +35,8 @@ class Settings:
     kv_address: str = ""
     kv_token_file: Path | None = None
     kv_ca_file: Path | None = None
+    oauth_apps: Path | None = None
+    """A file with the operator's own OAuth apps, for organisations that bring none."""
     database_url: str | None = field(default=None, repr=False)
     """A PostgreSQL database, as the role that serves; without one there is the SQLite file."""
     database_owner: str | None = field(default=None, repr=False)
@@ -120,6 +122,7 @@ def read_settings() -> Settings:
         kv_address=os.environ.get("KEYLEASH_KV_ADDR", ""),
         kv_token_file=_path("KEYLEASH_KV_TOKEN_FILE"),
         kv_ca_file=_path("KEYLEASH_KV_CA_FILE"),
+        oauth_apps=_path("KEYLEASH_OAUTH_APPS"),
         database_url=os.environ.get("KEYLEASH_DATABASE") or None,
         database_owner=os.environ.get("KEYLEASH_DATABASE_OWNER") or None,
         public_url=_public_url(),

@@ -108,6 +108,51 @@ class Connection(SQLModel, table=True):
     needs_consent_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
 
 
+class OAuthToken(SQLModel, table=True):
+    """What is known of a connection's tokens without opening them; the tokens are its sealed credential.
+
+    `generation` grows with every pair that is stored. `lease` is whoever renews them now, until `lease_until`.
+    """
+
+    __tablename__: ClassVar[Any] = "oauth_token"
+    org: str = Field(primary_key=True)
+    connection: str = Field(primary_key=True)
+    app: str
+    asked: str
+    scopes: str
+    renewable: bool
+    rotates: bool
+    generation: int
+    obtained_at: int = Field(sa_column=_ms())
+    expires_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
+    due_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
+    lease: str | None
+    lease_until: int | None = Field(default=None, sa_column=_ms(nullable=True))
+    failures: int
+    retry_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
+
+
+class OAuthRevocation(SQLModel, table=True):
+    """Tokens of a removed connection that their provider has not ended yet; its credential stays until it has."""
+
+    __tablename__: ClassVar[Any] = "oauth_revocation"
+    org: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    name: str
+    connector: str
+    base_url: str
+    private: str
+    kind: str
+    scheme: str
+    credential_version: int
+    app: str
+    attempts: int
+    reason: str
+    requested_by: str
+    requested_at: int = Field(sa_column=_ms())
+    next_at: int = Field(sa_column=_ms())
+
+
 class Rule(SQLModel, table=True):
     """One rule of an org, as policy.dump_rule writes it."""
 

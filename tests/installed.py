@@ -68,13 +68,14 @@ class Place:
     def connect(
         self, base_url: str, *, connector: str = "stripe", name: str | None = None, secret: str | Secret = SECRET
     ) -> Connection:
-        """A secret as it is, or what `vault.to_reference` makes."""
+        """A secret as it is, or what `vault.to_reference` makes; for a kind that is entered, not had by OAuth."""
+        kinds = self.installation.catalogue.connectors[connector].credentials
         planned = plan(
             self.installation.catalogue,
             [],
             connector=connector,
             name=name,
-            kind=None,
+            kind=next(kind.id for kind in kinds if kind.oauth is None),
             base_url=base_url,
             private=("127.0.0.1/32",),
         )

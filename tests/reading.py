@@ -30,6 +30,7 @@ class Read:
     careful: list[str]
     document: str = ""  # of GraphQL
     added: str = ""  # the variable that Keyleash fills
+    query: str = ""  # what the connector adds to the address
 
 
 FRAME = (
@@ -41,6 +42,7 @@ FRAME = (
     "Added by Keyleash: ",
     "Written by the agent",
     "  ",
+    "Added to the address by the connector, always: ",
     "Sent along by the connector, always: ",
     "Careful: ",
     "approve_for_one_hour",
@@ -72,9 +74,13 @@ def read(text: str) -> Read:
     always = one["Sent along by the connector, always: "]
     fixed = unquoted(always[0].partition(": ")[2]) if always else None
     assert len(always) <= 1
+    in_address = one["Added to the address by the connector, always: "]
+    assert len(in_address) <= 1
+    query = unquoted(in_address[0].partition(": ")[2]) if in_address else ""
     careful = [line.removeprefix("Careful: ") for line in one["Careful: "]]
     document = "".join(documents).removeprefix("Document, from the connector's file: ")
-    return Read(tool, method, url, arguments, fixed, careful, document, "".join(added)[19:].partition(",")[0])
+    filled = "".join(added)[19:].partition(",")[0]
+    return Read(tool, method, url, arguments, fixed, careful, document, filled, query)
 
 
 def unquoted(text: str) -> Any:
@@ -98,8 +104,9 @@ def arrived(request: Received, tool: Tool, seen: Read) -> dict[str, Any]:
     assert holes, (target, tool.path)
     found |= {name: unquote(value, errors="strict") for name, value in holes.groupdict().items()}
     queried = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), errors="strict")
-    for fixed in tool.fixed_query:
-        queried.remove(fixed)
+    for pair in seen.query.split("&") if seen.query else ():
+        name, _, value = pair.partition("=")
+        queried.remove((name, value))
     form = "form" in request.headers.get("content-type", "")
     body = {} if form or not request.body else json.loads(request.body)
     if seen.document:
@@ -119,10 +126,10 @@ def arrived(request: Received, tool: Tool, seen: Read) -> dict[str, Any]:
             assert take(body, steps) == value
     for argument in tool.arguments:
         if argument.place == "query":
-            name = argument.wire_name + ("[]" if argument.list_style == "brackets" else "")
+            name = argument.wire_name + ("[]" if argument.style == "brackets" else "")
             values = [value for key, value in queried if key == name]
             if argument.schema.get("type") == "array":
-                found[argument.name] = values[0].split(",") if argument.list_style == "comma" and values else values
+                found[argument.name] = values[0].split(",") if argument.style == "comma" and values else values
             elif values:
                 (found[argument.name],) = values
         elif argument.place == "body" and form:

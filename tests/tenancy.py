@@ -32,7 +32,21 @@ KEYS = {
 """Every table with rows of orgs → the column that says whose they are."""
 
 CARRIERS = frozenset(
-    {"Caller", "Approval", "Connection", "Asked", "Org", "Member", "Agent", "Desk", "Pending", "_Bound", "_Log"}
+    {
+        "Caller",
+        "Approval",
+        "Connection",
+        "Asked",
+        "Org",
+        "Member",
+        "Agent",
+        "Desk",
+        "Pending",
+        "_Bound",
+        "_Log",
+        "Hook",
+        "_Leased",
+    }
 )
 """Classes whose every instance belongs to one org and says to which."""
 DATABASE = frozenset({"Rows", "Database", "Reader"})

@@ -1,5 +1,7 @@
 """What the README says can be done: its connector loads, its commands exist, nothing in it waits to be filled in."""
 
+import hashlib
+import json
 import re
 import shlex
 from pathlib import Path
@@ -39,11 +41,34 @@ def test_the_graphql_in_the_readme_is_the_rest_of_a_connector() -> None:
     assert tool.effect is Effect.SEND
     assert tool.operation is not None
     assert tool.operation.kind == "mutation"
-    assert len(YAML) == 2
+
+
+def test_the_openapi_in_the_readme_is_the_rest_of_a_connector(tmp_path: Path) -> None:
+    text = {"schema": {"type": "string"}}
+    body = {
+        "type": "object",
+        "required": ["message"],
+        "properties": {"message": {}, "notify": {"type": "boolean"}, "eta": {}},
+    }
+    operation = {
+        "operationId": "postUpdate",
+        "parameters": [{"name": "id", "in": "path", "required": True, **text}],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+    }
+    paths = {"/incidents/{id}/updates": {"post": operation}}
+    document = json.dumps({"openapi": "3.1.0", "info": {"title": "T", "version": "1"}, "paths": paths}).encode()
+    (tmp_path / "status.openapi.json").write_bytes(document)
+    head, _, _ = YAML[0].partition("verify:")
+    pinned = re.sub(r'sha256: "[0-9a-f]{64}"', f'sha256: "{hashlib.sha256(document).hexdigest()}"', YAML[2])
+    tool = parse(head + "reviewed: true\n" + pinned, str(tmp_path / "status.yaml")).tools["post_update"]
+    assert tool.path == "/incidents/{incident}/updates"
+    assert list(tool.input_schema["properties"]) == ["incident", "message"]
+    assert tool.fixed_body == ((("notify",), True),)
+    assert len(YAML) == 3
 
 
 def commands() -> list[str]:
-    lines = [line for language, body in BLOCKS if not language for line in body.splitlines()]
+    lines = [line for language, body in BLOCKS if not language for line in body.replace("\\\n", "").splitlines()]
     return [line.split("  #")[0].strip() for line in lines if line.startswith("keyleash ")]
 
 

@@ -348,20 +348,34 @@ class Vault(Opaque):
 
     def reencrypt(self, db: Rows, *, org: str, connection: str, version: int, origin: str, scheme: str) -> None:
         """Seal the same fields anew, in place: a new data key, under the org's newest key. CannotOpen as `open`."""
+        with self.open(db, org=org, connection=connection, version=version, origin=origin, scheme=scheme) as secret:
+            self.replace(
+                db, org=org, connection=connection, version=version, origin=origin, scheme=scheme, fields=secret
+            )
+
+    def replace(
+        self, db: Rows, *, org: str, connection: str, version: int, origin: str, scheme: str, fields: Secret
+    ) -> None:
+        """Seal other fields in the place of a version's, which stays the same version: tokens that were renewed.
+
+        Nothing of what was sealed before is kept. CannotOpen where there is no such version.
+        """
         key_version, org_key = self.keyring.newest(db, org)
         slot = _new_slot(org, connection, version, origin, scheme)
-        with self.open(db, org=org, connection=connection, version=version, origin=origin, scheme=scheme) as secret:
-            wrapped, sealed = _seal_fields(org_key, slot, secret)
+        wrapped, sealed = _seal_fields(org_key, slot, fields)
         place = (org, connection, version)
-        db.execute(
+        moved = db.execute(
             "UPDATE vault_credential SET key_id = ?, key_version = ?, data_key = ? "
-            "WHERE org = ? AND connection = ? AND version = ?",
-            (slot.key_id, key_version, wrapped, *place),
+            "WHERE org = ? AND connection = ? AND version = ? AND origin = ? AND scheme = ?",
+            (slot.key_id, key_version, wrapped, *place, origin, scheme),
         )
+        if moved.rowcount != 1:
+            raise CannotOpen
+        db.execute("DELETE FROM vault_field WHERE org = ? AND connection = ? AND version = ?", place)
         for name, field in sealed.items():
             db.execute(
-                "UPDATE vault_field SET sealed = ? WHERE org = ? AND connection = ? AND version = ? AND field = ?",
-                (field, *place, name),
+                "INSERT INTO vault_field (org, connection, version, field, sealed) VALUES (?, ?, ?, ?, ?)",
+                (*place, name, field),
             )
 
 

@@ -22,11 +22,13 @@ from server.cli import (
     database,
     doctor,
     grants,
+    importing,
     people,
     policy,
     replaying,
     rulebooks,
     setup,
+    trying,
     vault,
 )
 from server.cli.acting import OrgName
@@ -102,6 +104,9 @@ for function in (setup.init, setup.upgrade, doctor.doctor, connect.connect, peop
 
 for name, function in backup.COMMANDS.items():
     vault.app.command(name)(function)
+
+for name, function in {"new": importing.new, "import-openapi": importing.import_openapi, "test": trying.test}.items():
+    connect.connector_app.command(name)(function)
 
 for name, function in {**rulebooks.COMMANDS, **replaying.COMMANDS}.items():
     policy.app.command(name)(function)

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from server.cli.acting import AsJson, AsMember, Desk, OrgName, Yes, at_desk, require_open
+from server.cli.consent import OwnApp, Paste, RedirectUrl, Scopes, Ways
 from server.cli.output import say, show_fields, show_json, show_table, show_text, warn
 from server.cli.terminal import require_yes
 
 if TYPE_CHECKING:
     from connectors.catalogue import Catalogue
-    from connectors.definition import Connector, Tool
+    from connectors.definition import Connector, CredentialKind, Tool
     from server.connections import Connection, Plan
+    from server.database import Rows
+    from server.oauth.tokens import Consent
     from vault import Secret
 
 connection_app = typer.Typer(no_args_is_help=True, help="The org's connected accounts.")
@@ -73,16 +76,22 @@ def connect(
     secret_stdin: FromStdin = False,
     secret_from: FromReference = None,
     copy: Copy = False,
+    paste: Paste = False,
+    redirect: RedirectUrl = None,
+    scope: Scopes = None,
+    own_app: OwnApp = False,
     org: OrgName = None,
     as_member: AsMember = None,
     json: AsJson = False,
 ) -> None:
     """Connect an account: its secret is asked for without being shown, tried, and sealed in the vault.
 
-    With --secret-from it stays where it is, and is tried and read there.
+    With --secret-from it stays where it is, and is tried and read there. Where `connector show` says that OAuth signs
+    in, the id and the secret of your own app are asked for, and then your browser.
     """
     from server.cli.credential import require_one_way
     from server.connections import connections_of, plan, store
+    from server.oauth.tokens import begin
 
     _refuse_extra(extra)
     require_one_way(stdin=secret_stdin, reference=secret_from, copy=copy)
@@ -97,18 +106,22 @@ def connect(
             base_url=base_url,
             private=allow_private or (),
         )
-        planned, sealed, account = _obtain(
+        piped = secret_stdin or secret_from is not None
+        planned, sealed, account, consent = _obtain(
             desk,
-            planned,
+            planned if kind is not None or not piped else _pasted_kind(planned),
             stdin=secret_stdin,
             reference=secret_from,
             copy=copy,
             fixed=kind is not None,
             verify=not no_verify,
+            ways=Ways(paste, redirect, scope or ()),
+            own_app=own_app,
         )
         desk.have_keys_at_hand()
-        made = desk.database.write_now(
-            lambda rows: store(
+
+        def change(rows: "Rows") -> "Connection":
+            made = store(
                 rows,
                 desk.installation.vault,
                 desk.org.id,
@@ -117,11 +130,16 @@ def connect(
                 account=account,
                 verified=not no_verify,
                 by=desk.by,
+                consent=consent.for_record() if consent else None,
             )
-        )
+            if consent:
+                begin(rows, made, consent)
+            return made
+
+        made = desk.database.write_now(change)
         stays = _where_it_stays(made, sealed, copied=copy)
         if json:
-            show_json(_as_json(made))
+            show_json({**_as_json(made), **_oauth_as_json(desk, made)})
             return
         known = f" ({account})" if account else ""
         tried = "" if not no_verify else " The credential was not tried."
@@ -139,7 +157,7 @@ def list_connections(org: OrgName = None, as_member: AsMember = None, json: AsJs
             show_json([_as_json(connection) for connection in found])
             return
         show_table(
-            ("NAME", "CONNECTOR", "ACCOUNT", "ADDRESS", "PRIVATE", "KEY", "SECRET IN", "VERIFIED"),
+            ("NAME", "CONNECTOR", "ACCOUNT", "ADDRESS", "PRIVATE", "KEY", "SECRET IN", "VERIFIED", "NEEDS CONSENT"),
             (
                 (
                     c.name,
@@ -150,11 +168,15 @@ def list_connections(org: OrgName = None, as_member: AsMember = None, json: AsJs
                     c.ownership,
                     c.source,
                     _moment(c.verified_at),
+                    _moment(c.needs_consent_at) and f"since {_moment(c.needs_consent_at)}",
                 )
                 for c in found
             ),
             empty="Nothing is connected yet. `keyleash connect CONNECTOR` connects an account.",
         )
+        for connection in found:
+            _warn_of_consent(connection)
+        _warn_of_revocations(desk)
 
 
 @connection_app.command("show")
@@ -166,11 +188,12 @@ def show_connection(
 
     with at_desk(org, as_member, "look around") as desk:
         found = connection_named(desk.database, desk.org.id, name)
-        shown = {**_as_json(found), "reference": _reference(desk, found)}
+        shown = {**_as_json(found), "reference": _reference(desk, found), **_oauth_as_json(desk, found)}
         if json:
             show_json(shown)
         else:
             show_fields(shown)
+            _warn_of_consent(found)
 
 
 def _reference(desk: Desk, connection: "Connection") -> str | None:
@@ -213,12 +236,15 @@ def test_connection(
 def _tried(desk: Desk, connection: "Connection") -> tuple[str | None, str | None]:
     """The account that the connection's credential opens, or else what is wrong with it. Raises CannotOpen."""
     from connectors.errors import ConnectorError
+    from server.cli.consent import renew
     from server.connections import credential_kind, open_credential
     from server.credential import credential, resolver_of
     from vault import CannotResolve
 
     connector = desk.installation.catalogue.connector(connection.connector)
     kind = credential_kind(connection, connector)
+    if problem := renew(desk, connection, connector):
+        return None, problem
     sealed = desk.database.snapshot(lambda rows: open_credential(rows, desk.installation.vault, connection))
     try:
         with sealed, credential(resolver_of(desk.installation.settings), connection, kind, sealed) as secret:
@@ -246,11 +272,15 @@ def rotate_connection(
             "else.",
         ),
     ] = False,
+    own_app: OwnApp = False,
+    paste: Paste = False,
+    redirect: RedirectUrl = None,
+    scope: Scopes = None,
     org: OrgName = None,
     as_member: AsMember = None,
     json: AsJson = False,
 ) -> None:
-    """Give a connection a new secret; tools, rules and clients stay as they are.
+    """Give a connection a new secret; tools, rules and clients stay as they are. For OAuth: consent again.
 
     A connection is pointed elsewhere here too, because that takes the secret again. With --base-url, only the
     addresses that --allow-private names now are let in; without both, everything stays. The secret before is removed.
@@ -258,11 +288,12 @@ def rotate_connection(
     from server.cli.credential import require_one_way
     from server.cli.erasing import erased, whether_gone
     from server.connections import connection_named, replan, rotate
+    from server.oauth.tokens import begin
 
     _refuse_extra(extra)
     require_one_way(stdin=secret_stdin, reference=secret_from, copy=copy)
     if keep_secret:
-        if kind or base_url or allow_private or no_verify or secret_stdin or secret_from:
+        if kind or base_url or allow_private or no_verify or secret_stdin or secret_from or own_app:
             raise typer.BadParameter("--keep-secret changes nothing else: leave the other options out.")
         _reencrypt(name, org, as_member, json=json)
         return
@@ -271,7 +302,8 @@ def rotate_connection(
         connection = connection_named(desk.database, desk.org.id, name)
         connector = desk.installation.catalogue.connector(connection.connector)
         planned = replan(connection, connector, kind=kind, base_url=base_url, private=allow_private)
-        planned, sealed, account = _obtain(
+        desk.have_keys_at_hand()
+        planned, sealed, account, consent = _obtain(
             desk,
             planned,
             stdin=secret_stdin,
@@ -279,10 +311,14 @@ def rotate_connection(
             copy=copy,
             fixed=kind is not None,
             verify=not no_verify,
+            ways=Ways(paste, redirect, scope or ()),
+            before=connection,
+            own_app=own_app,
         )
         desk.have_keys_at_hand()
-        made = desk.database.write_now(
-            lambda rows: rotate(
+
+        def change(rows: "Rows") -> "Connection":
+            made = rotate(
                 rows,
                 desk.installation.vault,
                 connection,
@@ -291,12 +327,17 @@ def rotate_connection(
                 account=account,
                 verified=not no_verify,
                 by=desk.by,
+                consent=consent.for_record() if consent else None,
             )
-        )
+            if consent:
+                begin(rows, made, consent)
+            return made
+
+        made = desk.database.write_now(change)
         stays = _where_it_stays(made, sealed, copied=copy)
         gone = erased(desk.installation, made.org, made.id)
         if json:
-            show_json({**_as_json(made), "erased": gone})
+            show_json({**_as_json(made), "erased": gone, **_oauth_as_json(desk, made)})
             return
         show_text(
             f"{made.name} has a new secret (version {made.credential_version}). Approvals and grants that were given "
@@ -329,17 +370,25 @@ def _reencrypt(name: str, org: str | None, as_member: str | None, *, json: bool)
 def remove_connection(
     name: Annotated[str, typer.Argument()],
     yes: Yes = False,
+    no_revoke: Annotated[
+        bool, typer.Option("--no-revoke", help="For OAuth: do not ask the provider to end the tokens.")
+    ] = False,
     org: OrgName = None,
     as_member: AsMember = None,
     json: AsJson = False,
 ) -> None:
-    """Remove a connection with its secret. Its approvals and grants end."""
+    """Remove a connection with its secret. Its approvals and grants end, and its OAuth tokens at their provider."""
     from server.cli.erasing import erased, say_of_backups, whether_gone
     from server.connections import connection_named, remove
+    from server.oauth.revoking import revocable
 
     with at_desk(org, as_member, "connect accounts") as desk:
         connection = connection_named(desk.database, desk.org.id, name)
         require_yes(f"Remove {connection.name} ({connection.connector}) and its secret?", yes=yes)
+        definition = desk.installation.catalogue.connectors.get(connection.connector)
+        if definition is not None and not no_revoke and revocable(connection, definition):
+            _remove_and_revoke(desk, connection, json=json)
+            return
         desk.database.write_now(lambda rows: remove(rows, desk.installation.vault, connection, by=desk.by))
         gone = erased(desk.installation, connection.org, connection.id)
         if json:
@@ -347,6 +396,32 @@ def remove_connection(
         else:
             show_text(f"Removed {connection.name}. {whether_gone(desk.installation, 'Its secret', gone=gone)}")
         say_of_backups(desk.installation)
+
+
+def _remove_and_revoke(desk: Desk, connection: "Connection", *, json: bool) -> None:
+    """Remove it, have its provider end the tokens, and say what came of that."""
+    from server.cli.consent import removed_and_revoked
+    from server.cli.erasing import erased, say_of_backups, whether_gone
+
+    why_not, waits = removed_and_revoked(desk, connection)
+    gone = not waits and erased(desk.installation, connection.org, connection.id)
+    if json:
+        shown = {"name": connection.name, "id": connection.id, "erased": gone, "revoked": why_not is None}
+        show_json({**shown, "reason": why_not, "retried": waits})
+    elif why_not is None:
+        ended = "Its provider has ended its tokens."
+        left = whether_gone(desk.installation, "Its secret", gone=gone)
+        show_text(f"Removed {connection.name}. {ended} {left}")
+    elif waits:
+        show_text(f"Removed {connection.name}: no call can use it any more. Its tokens could not be ended yet.")
+        warn(
+            f"its provider did not end the tokens ({why_not}). They stay sealed until a running server has had it "
+            "done; `keyleash doctor` shows it. To be sure at once, end this app's access in the account's own settings."
+        )
+    else:
+        show_text(f"Removed {connection.name}. {whether_gone(desk.installation, 'Its secret', gone=gone)}")
+        warn(f"its provider did not end the tokens ({why_not}): end this app's access in the account's own settings.")
+    say_of_backups(desk.installation)
 
 
 @connector_app.command("list")
@@ -377,7 +452,7 @@ def show_connector(connector: Annotated[str, typer.Argument()], json: AsJson = F
     show_fields({"id": found.id, "title": found.title, "address": address, "file": found.file})
     show_table(
         ("CREDENTIAL", "FIELDS", "HOW TO GET IT"),
-        ((kind.id, ", ".join(field.name for field in kind.fields), kind.help) for kind in found.credentials),
+        ((kind.id, _fields_of(kind), kind.help) for kind in found.credentials),
         empty="It needs no credential.",
     )
     show_table(
@@ -385,6 +460,9 @@ def show_connector(connector: Annotated[str, typer.Argument()], json: AsJson = F
         ((tool.name, tool.effect.value, _arguments(tool), tool.title) for tool in found.tools.values()),
         empty="It has no tools.",
     )
+    for kind in found.credentials:
+        if kind.oauth is not None:
+            show_fields({"oauth": kind.id, **_oauth_of_kind(kind)})
     for deprecation in found.deprecations:
         warn(f"{deprecation.date}: {deprecation.what} {deprecation.see}".rstrip())
 
@@ -433,27 +511,64 @@ def _require_able(desk: Desk, private: list[str] | None, reference: str | None) 
 
 
 def _obtain(
-    desk: Desk, planned: "Plan", *, stdin: bool, reference: str | None, copy: bool, fixed: bool, verify: bool
-) -> tuple["Plan", "Secret", str | None]:
-    """What to seal, of the right form and (unless told otherwise) tried; and the account that it opens.
+    desk: Desk,
+    planned: "Plan",
+    *,
+    stdin: bool,
+    reference: str | None,
+    copy: bool,
+    fixed: bool,
+    verify: bool,
+    ways: Ways,
+    own_app: bool,
+    before: "Connection | None" = None,
+) -> tuple["Plan", "Secret", str | None, "Consent | None"]:
+    """What to seal, of the right form and (unless told otherwise) tried; the account that it opens; a consent to it.
 
-    Unless its kind is `fixed`, the plan comes back with the kind that it looks like. Raises ConnectionProblem or
-    CannotResolve; nothing has been stored then.
+    Unless its kind is `fixed`, the plan comes back with the kind that it looks like. `before` is the connection that
+    is consented to again. Raises ConnectionProblem or CannotResolve; nothing has been stored then.
     """
     from dataclasses import replace
 
+    from server.cli.consent import consent_for
     from server.cli.credential import take
     from server.credential import check_fields, recognised, resolver_of
 
+    if planned.kind.oauth is not None:
+        consent, account = consent_for(
+            desk,
+            planned,
+            ways,
+            stdin=stdin,
+            reference=reference,
+            copy=copy,
+            verify=verify,
+            before=before,
+            own_app=own_app,
+        )
+        return planned, consent.secret, account, consent
+    if ways.given or own_app:
+        raise typer.BadParameter(f"{planned.kind.id} is not signed in to by OAuth: leave out what is said of that.")
     given = take(
         planned.kind, stdin=stdin, reference=reference, copy=copy, resolver=resolver_of(desk.installation.settings)
     )
     if not fixed:
         others = [kind for kind in planned.connector.credentials if kind != planned.kind]
+        others = [kind for kind in others if kind.oauth is None]
         planned = replace(planned, kind=recognised([planned.kind, *others], given.fields) or planned.kind)
     for warning in check_fields(planned.kind, given.fields):
         warn(warning)
-    return planned, given.sealed, _account(planned, given.fields) if verify else None
+    return planned, given.sealed, _account(planned, given.fields) if verify else None, None
+
+
+def _pasted_kind(planned: "Plan") -> "Plan":
+    """What is piped in or read from somewhere, and not said to be an app, is a token or a key."""
+    from dataclasses import replace
+
+    if planned.kind.oauth is None:
+        return planned
+    kinds = (kind for kind in planned.connector.credentials if kind.oauth is None)
+    return replace(planned, kind=next(kinds, planned.kind))
 
 
 def _account(planned: "Plan", fields: "Secret") -> str | None:
@@ -512,8 +627,69 @@ def _as_json(connection: "Connection") -> dict[str, Any]:
         "credential_version": connection.credential_version,
         "source": connection.source,
         "verified_at": _moment(connection.verified_at),
+        "needs_consent_at": _moment(connection.needs_consent_at),
         "created_by": connection.created_by,
         "created_at": _moment(connection.created_at),
+    }
+
+
+def _oauth_as_json(desk: Desk, connection: "Connection") -> dict[str, Any]:
+    """How a connection's tokens stand, where it has any."""
+    from server.oauth.tokens import standing
+
+    held = standing(desk.database, connection)
+    if held is None:
+        return {}
+    return {
+        "oauth": {
+            "app": held.app,
+            "scopes": list(held.scopes),
+            "asked": list(held.asked),
+            "expires_at": _moment(held.expires_at),
+            "renewed_by_itself": held.renewable,
+            "obtained_at": _moment(held.obtained_at),
+            "failures": held.failures,
+        }
+    }
+
+
+def _warn_of_consent(connection: "Connection") -> None:
+    if connection.needs_consent_at is not None:
+        warn(
+            f"{connection.name} needs consent again, and none of its tools can work until then: "
+            f"keyleash connection rotate {connection.name}"
+        )
+
+
+def _warn_of_revocations(desk: Desk) -> None:
+    from server.oauth.revoking import pending
+
+    for one in pending(desk.installation.database):
+        if one.org == desk.org.id:
+            warn(
+                f"{one.name} was removed, and its provider has yet to end its tokens ({one.reason or 'not asked yet'})."
+            )
+
+
+def _fields_of(kind: "CredentialKind") -> str:
+    return ", ".join(field.name for field in kind.fields)
+
+
+def _oauth_of_kind(kind: "CredentialKind") -> dict[str, Any]:
+    """What a person needs to know to register an app."""
+    from server.oauth.consent import DEFAULT_REDIRECT
+
+    oauth = kind.oauth
+    if oauth is None:
+        return {}
+    return {
+        "grant": oauth.grant,
+        "redirect": DEFAULT_REDIRECT if oauth.grant == "code" else None,
+        "authorize": oauth.authorize or None,
+        "token": oauth.token,
+        "revoke": oauth.revoke.url if oauth.revoke else None,
+        "scopes": list(oauth.scopes),
+        "pkce": oauth.pkce,
     }
 
 
@@ -530,6 +706,7 @@ def _connector_as_json(connector: "Connector") -> dict[str, Any]:
                 "label": kind.label,
                 "help": kind.help,
                 "fields": [{"name": field.name, "label": field.label, "secret": field.secret} for field in kind.fields],
+                "oauth": _oauth_of_kind(kind) if kind.oauth else None,
             }
             for kind in connector.credentials
         ],

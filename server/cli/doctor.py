@@ -338,6 +338,39 @@ def _resolved(settings: "Settings", one: Elsewhere) -> list[Finding]:
     return found
 
 
+def consents(patient: Patient) -> Iterator[Finding]:
+    """Accounts that are signed in to by OAuth: whose tokens have ended, and which are still to be ended."""
+    from server.oauth.revoking import pending
+    from server.oauth.tokens import standing
+
+    if patient.installation is None:
+        return
+    database = patient.installation.database
+    for org, connection in _connections(patient):
+        if connection.needs_consent_at is not None:
+            again = f"{org}: {connection.name} needs consent again, and none of its tools can work until then: "
+            yield Finding("consents", "fail", f"{again}keyleash connection rotate {connection.name} --org {org}")
+            continue
+        held = standing(database, connection)
+        if held is not None and held.failures:
+            often = f"{org}: the token of {connection.name} could not be renewed {held.failures} times in a row. "
+            yield Finding("consents", "warn", f"{often}`keyleash audit list` says why.")
+        elif held is not None and held.expires_at is not None and not held.renewable:
+            from server.clock import iso
+
+            ends = f"{org}: {connection.name} has no refresh token, and ends at {iso(held.expires_at)}. Consent again "
+            yield Finding("consents", "warn", f"{ends}then: keyleash connection rotate {connection.name} --org {org}")
+    names = {org.id: org.name for org in patient.installation.directory.orgs()}
+    for one in pending(database):
+        why = one.reason or "not asked yet"
+        yield Finding(
+            "consents",
+            "warn",
+            f"{names.get(one.org, one.org)}: {one.name} was removed, and its provider has yet to end its tokens "
+            f"({why}). A running server tries again. At once: end the app's access in the account's own settings.",
+        )
+
+
 def erasures(patient: Patient) -> Iterator[Finding]:
     """What was removed has left the files."""
     from server.clock import iso
@@ -598,6 +631,7 @@ CHECKS: tuple[Callable[[Patient], Iterator[Finding]], ...] = (
     keychain,
     connectors,
     credentials,
+    consents,
     erasures,
     unknown_calls,
     agents,

@@ -493,9 +493,9 @@ async def test_a_stream_that_unpacks_to_nothing_is_bounded_too() -> None:
     ("encoding", "body"),
     [
         ("br", b"x"),
-        ("gzip, gzip", gzip.compress(gzip.compress(b"x"))),
+        ("gzip, gzip", gzip.compress(gzip.compress(b"x", mtime=0), mtime=0)),
         ("gzip", b"not gzip"),
-        ("gzip", gzip.compress(b"x" * 100)[:-9]),
+        ("gzip", gzip.compress(b"x" * 100, mtime=0)[:-9]),
         ("deflate", zlib.compress(b"x") + b"trailing"),
     ],
 )

@@ -45,17 +45,18 @@ class Report:
     lines: list[Line] = field(default_factory=list)
 
     @contextmanager
-    def line(self, what: str) -> Iterator[None]:
-        """One check: fine unless the block raises."""
+    def line(self, what: str) -> Iterator[list[str]]:
+        """One check: fine unless the block raises. What the block puts into the list is said of it when it is fine."""
+        notes: list[str] = []
         try:
-            yield
+            yield notes
         except CannotRun as reason:
             self._add(what, Came.NOT_SHOWN, str(reason))
         except Exception as problem:  # a check that breaks has failed, and the next one has its turn
             said = str(problem) if isinstance(problem, Wrong) else f"{type(problem).__name__}: {problem}"
             self._add(what, Came.FAILED, said)
         else:
-            self._add(what, Came.OK, "")
+            self._add(what, Came.OK, "; ".join(notes))
 
     def of(self, came: Came) -> int:
         """How many came to this."""

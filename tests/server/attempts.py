@@ -643,6 +643,7 @@ async def _(hand: Hand) -> None:
 async def _(hand: Hand) -> None:
     approval = await hand.granted(POST_TOOL, MESSAGE)
     hand.execute("UPDATE call_grant SET expires_at = ? WHERE approval = ?", now_ms() - 1, approval)
+    await hand.pending(POST_TOOL, {"channel": "C9", "text": "hello"})  # whoever asks next has it written down
     hand.ready()
     await hand.call(POST_TOOL, MESSAGE)
 

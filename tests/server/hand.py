@@ -88,6 +88,7 @@ class Hand:
         self.scene, self.client, self.http = of, client, http
         self.place, self.upstream = of.place, of.upstream
         self.names: set[str] = set()
+        self.member = self.place.member(f"member{next(of.numbers)}", ("owner",))  # each bears only so many questions
         self.name = self.agent()
         self.count = 0
         self.ready()
@@ -102,7 +103,7 @@ class Hand:
                 rows,
                 place.org,
                 name=name,
-                member=None if standalone else place.owner,
+                member=None if standalone else self.member if place is self.place else place.owner,
                 by="alice",
                 narrowing=Narrowing(effects=effects),
             )

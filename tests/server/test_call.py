@@ -451,7 +451,7 @@ async def test_what_changes_while_the_attempt_waits_to_be_written_still_counts(
             case _:
                 remove_agent(rows, place.org, agent, by="alice")
 
-    with pytest.raises(NoSuchTool if change == "deny" else Refused):
+    with pytest.raises(NoSuchTool if change in ("deny", "narrow") else Refused):
         async with collapse(), anyio.create_task_group() as group:
             with place.in_the_way(changed):
                 caller = replace(place.caller(), transport="http")

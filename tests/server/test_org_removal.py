@@ -30,6 +30,7 @@ from server.policy import Condition, Ruling, Verdict
 from server.rotation import rotate_org
 from tests.agents import Nobody, Person, connected
 from tests.commandline import CommandLine
+from tests.consenting import noted
 from tests.installed import SECRET, Place, add_org
 from tests.leaks import leak
 from tests.processes import holding
@@ -68,7 +69,7 @@ def rows_of(place: Place) -> dict[str, int]:
 
 async def full(place: Place, parts: Parts, upstream: Upstream) -> None:
     """Give the org something in every table: calls held and lost, grants, work, a rule, a channel, people, agents."""
-    place.connect(upstream.url, connector="slack", name="chat")
+    noted(place, place.connect(upstream.url, connector="slack", name="chat"))
     hooked(place, "http://127.0.0.1:9/nobody/listens/there")
     place.member("bob", ("auditor",))
     place.agent("robot", standalone=True)

@@ -11,12 +11,14 @@ import pytest
 
 from server.audit import Event, Head, append, head
 from server.audit.noted import NotedHeads, heads
-from server.connections import connections_of, open_credential
+from server.connections import connection_named, connections_of, open_credential
 from server.copies import copy_database
 from server.locks import shared
 from server.settings import Settings
 from server.sqlite import SqliteDatabase
+from tests.agents import execute
 from tests.commandline import CommandLine
+from tests.consenting import noted
 from tests.installed import SECRET, Place, make
 from tests.leaks import leak, leaking_files
 from tests.server.restoring import (
@@ -478,13 +480,24 @@ def test_approvals_and_grants_out_of_a_backup_cannot_be_used(
 
 
 @pytest.mark.parametrize(
-    ("scheme", "asked"),
-    [("oauth2", True), ("oauth2:code", True), ("bearer", False), ("basic", False), ("header:oauth2", False)],
+    ("scheme", "rotates", "asked"),
+    [
+        ("oauth2", None, True),
+        ("oauth2:code", None, True),
+        ("oauth2 bearer /token -", True, True),
+        ("oauth2 bearer /token -", False, False),
+        ("bearer", None, False),
+        ("basic", None, False),
+        ("header:oauth2", None, False),
+    ],
 )
 def test_connections_with_tokens_that_are_used_once_need_consent_again(
-    place: Place, owner: CommandLine, tmp_path: Path, scheme: str, asked: bool
+    place: Place, owner: CommandLine, tmp_path: Path, scheme: str, rotates: bool | None, asked: bool
 ) -> None:
     place.database.write_now(lambda rows: rows.execute("UPDATE connection SET scheme = ?", (scheme,)))
+    if rotates is not None:
+        noted(place, connection_named(place.installation.database, place.org, "stripe"))
+        execute(place, "UPDATE oauth_token SET rotates = ?", rotates)
     file = tmp_path / "b.db"
     assert owner("vault", "backup", str(file)).code == 0
     place.installation.close()

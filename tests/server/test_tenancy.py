@@ -18,11 +18,11 @@ import server.protocol
 from server.app import running
 from server.approval import Decision, State
 from server.call import call
-from server.errors import ApprovalRequired
+from server.errors import ApprovalRequired, Refused
 from server.identity import system_user
 from tests.agents import Nobody, decide
 from tests.commandline import CommandLine
-from tests.installed import SECRET, Place, make
+from tests.installed import Place, make
 from tests.serving import serving
 from tests.tenancy import KEYS, Watching, functions, lacks
 from tests.upstream import Answer, Upstream
@@ -35,6 +35,7 @@ SCHEMA = "it looks at the schema, or at the files, and at no rows"
 BACKUP = "a backup is of the whole installation, and only the operator makes or restores one"
 NOTED = "how far every log goes is noted by the server itself, and shown to the operator"
 ERASING = "what was removed is erased from the files by the server itself, whichever org it was of"
+OWN_TIME = "what a server does by itself, for one org after another"
 FINDING = "names and ids of orgs, for the operator, and to find the one that a person has named"
 CONDITIONS = "a page of the rows that `rows` selects, whose first condition is the org"
 
@@ -68,6 +69,11 @@ NOT_OF_ONE_ORG: dict[str, str] = {
     "server.recovery.*": ROOT_KEY,
     "server.rotation.*": ROOT_KEY,
     "server.sealed.texts_under": ROOT_KEY,
+    "server.delivery.Delivery.due": OWN_TIME,
+    "server.delivery.delivering": OWN_TIME,
+    "server.recorded.sweep_all": OWN_TIME,
+    "server.recorded.sweeping": OWN_TIME,
+    "server.recorded._sweep_on": OWN_TIME,
     "server.erasure.pending": ERASING,
     "server.erasure.attempt": ERASING,
     "server.erasure.retrying": ERASING,
@@ -128,7 +134,7 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Walked, W
 
 def _tour(folder: Path) -> None:
     """Every change of an org's rows once, at the command line."""
-    with Upstream(SECRET) as upstream:
+    with Upstream() as upstream:
         upstream.answer = lambda request: Answer({"ok": True, "ts": "1", "id": "acct_1"})
         place = make(folder / "home")
         for connector in ("stripe", "slack"):
@@ -140,7 +146,19 @@ def _tour(folder: Path) -> None:
         place.installation.close()
         (folder / "person").mkdir()
         line = CommandLine(folder / "home", folder / "person")
+        rules = folder / "rules.yaml"
+        rules.write_text(line("policy", "export").out)
         for words in (
+            f"channel add webhook bell --url {upstream.url}/x --allow-private 127.0.0.1/32",
+            "channel list",
+            "channel test bell",
+            "channel rotate bell",
+            "channel remove bell --yes",
+            "policy add --who everyone --tools slack.* --then deny",
+            f"policy apply {rules} --yes",
+            f"policy replay {rules} --since 1d",
+            "policy versions",
+            "policy export --version 1",
             "member create bob",
             "member change bob --role owner",
             "member remove bob --yes",
@@ -179,6 +197,10 @@ async def _held_and_counted(place: Place) -> str:
         assert decide(place, held[1], Decision.APPROVE_HOUR) is State.APPROVED
         assert (await call(parts, place.caller(), tool, given, Nobody())).ok
         assert (await call(parts, place.caller(), tool, {**given, "text": "b"}, Nobody())).ok
+        denied = [{"argument": "charge", "op": "prefix", "value": "ch_no"}]
+        place.rule(who="everyone", tools=["stripe.create_refund"], when=denied, then="deny")
+        with pytest.raises(Refused):
+            await call(parts, place.caller(), "stripe_create_refund", {"charge": "ch_no1"}, Nobody())
     return str(place.installation.approvals.grants(place.org)[0]["id"])
 
 
@@ -208,6 +230,9 @@ UNWALKED: dict[str, str] = {
     "server.approval.register.Register.keyed": "only where an org is removed in the middle of a call",
     "server.audit.noted.hash_at": "what a server notes as it starts and ends",
     "server.rollback.set_right": "a restore",
+    "server.delivery._disable": "a receiver that says it is gone",
+    "server.delivery._give_up": "a receiver that takes nothing for a day",
+    "server.recorded._sweep": "a month of calls",
 }
 """Functions with statements about orgs' rows that neither the walk nor the tour comes to; they are read only."""
 
@@ -284,6 +309,8 @@ async def test_every_route_but_the_one_for_health_is_shut_to_strangers(place: Pl
     ]
     routes = {ast.unparse(each.comparators[0]) for each in compared}
     assert routes == {"AGENT_PATH", "'/health'"}, "a new route: say here who may use it"
+    matched = re.findall(r"(\w+)\.fullmatch\(scope\['path'\]\)", ast.unparse(tree))
+    assert matched == ["APPROVAL_PATH"], "a page that is the same for everybody; any other has to ask who is looking"
     async with serving(place.installation) as url, httpx2.AsyncClient(trust_env=False) as client:
         for method in ("GET", "POST", "DELETE", "PUT", "OPTIONS"):
             assert (await client.request(method, url)).status_code == 401, method

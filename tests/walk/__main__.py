@@ -27,8 +27,9 @@ def main() -> int:
         print(f"{count:>8}  {name}")
     print("on record:", ", ".join(f"{count} {event}" for event, count in walked.recorded.most_common()))
     print(
-        f"{walked.operations} operations over {walked.orgs} orgs on {given.database} in {walked.seconds:.0f} s "
-        f"(seed {given.seed}): {walked.heard} texts looked at, {walked.sent} calls sent, no canary of another org."
+        f"{walked.operations} operations over {walked.orgs} orgs on {given.database} in {walked.seconds:.0f} s, "
+        f"{walked.cpu_seconds:.0f} s of them at work (seed {given.seed}): {walked.heard} texts looked at, "
+        f"{walked.sent} calls sent, {walked.told} webhooks told, no canary of another org."
     )
     return 0
 

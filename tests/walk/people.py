@@ -40,6 +40,12 @@ class People:
         assert "something went wrong" not in ran.err, (words, ran)
         return f"{ran.code}\n{ran.out}\n{ran.err}"
 
+    def add_channel(self, org: Org, url: str) -> None:
+        """A webhook that is told of every held call of the org."""
+        words = ("channel", "add", "webhook", f"h_{org.mark.canary()}", "--url", url, "--allow-private", "127.0.0.1/32")
+        said = self.run(org, *words, "--ruling", "confirm", "--ruling", "approve")
+        assert said.startswith("0"), said
+
     def pick(self, things: Sequence[Any]) -> Any:
         return self.world.chance.choice(things) if things else None
 
@@ -252,6 +258,9 @@ LISTS = (
     "policy list",
     "policy list --json",
     "policy preset",
+    "policy versions --json",
+    "policy export",
+    "channel list --json",
     "approvals list --all",
     "approvals list --json",
     "grant list --json",
@@ -286,6 +295,8 @@ NAMED: dict[str, str] = {
     "approvals show {}": "apr",
     "approvals approve {} --yes": "apr",
     "approvals deny {} --yes": "apr",
+    "channel show {}": "channel",
+    "channel test {}": "channel",
     "grant revoke {}": "grt",
     "policy remove {} --yes": "rul",
     "policy explain --agent {} --tool x": "agent",
@@ -379,7 +390,12 @@ COMMANDS: dict[Act, int] = {shows: 3, names_anothers: 3, names_its_own: 2, conne
 
 
 def _of(world: World, org: Org, kind: str) -> list[str]:
-    by_name = {"agent": world.agents, "member": world.members, "connection": world.connections}
+    by_name = {
+        "agent": world.agents,
+        "member": world.members,
+        "connection": world.connections,
+        "channel": world.channels,
+    }
     return by_name[kind](org) if kind in by_name else world.ids(org, kind)
 
 

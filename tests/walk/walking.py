@@ -17,8 +17,9 @@ from tests.commandline import CommandLine
 from tests.installed import make
 from tests.upstream import Upstream
 from tests.walk.agents import ACTS, Agents
+from tests.walk.canary import CANARY
 from tests.walk.people import COMMANDS, ROOMS, People, ends, thaws
-from tests.walk.world import Making, Org, World, build, judge
+from tests.walk.world import Leaked, Making, Org, World, build, judge
 
 SHARES = {"agents": 0.74, "rooms": 0.22, "commands": 0.04}
 """How much of the walk agents do, people in the rooms, and people at the command line."""
@@ -35,7 +36,10 @@ class Walked:
     heard: int = 0
     """how many answers, errors, lists, exports and lines of the log were looked at"""
     sent: int = 0
+    told: int = 0
+    """how many webhooks were told of held calls"""
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     done: Counter[str] = field(default_factory=Counter[str])
     recorded: Counter[str] = field(default_factory=Counter[str])
     """what is on record in all the logs, by event"""
@@ -69,7 +73,7 @@ def walk(
 
     `making` makes the place at a home, on whichever database; `environ` is what the command line needs to find it.
     """
-    walked, began = Walked(operations, orgs), time.monotonic()
+    walked, began, used = Walked(operations, orgs), time.monotonic(), time.process_time()
     with (
         tempfile.TemporaryDirectory(prefix="keyleash-walk-") as folder,
         Upstream() as upstream,
@@ -80,6 +84,9 @@ def walk(
         person = Path(folder) / "person"
         person.mkdir()
         people = People(world, CommandLine(world.installation.settings.home, person, environ or {}))
+        for org in world.orgs:
+            where = f"{upstream.url}/hook-{org.mark.canary()}"
+            people.add_channel(org, where)
         with _open_door(runner, world) as agents:
             steps = _Steps(world, agents, people, runner, random.Random(seed))
             for number in range(operations):
@@ -94,12 +101,23 @@ def walk(
                         error.add_note(f"operation {number} of the walk with seed {seed}: {name}")
                         raise
                 tell(number + 1)
-        walked.sent = len(upstream.requests)
+        walked.told = _judge_what_was_told(upstream)
+        walked.sent = len(upstream.requests) - walked.told
         rows = world.operators.read("SELECT event, COUNT(*) FROM audit_entry GROUP BY event")
         walked.recorded = Counter(dict(rows))
         world.installation.close()
-    walked.seconds = time.monotonic() - began
+    walked.seconds, walked.cpu_seconds = time.monotonic() - began, time.process_time() - used
     return walked
+
+
+def _judge_what_was_told(upstream: Upstream) -> int:
+    """Every webhook was told of its own org's calls only; returns how often one was."""
+    told = [request for request in upstream.requests if "/hook-" in request.target]
+    for request in told:
+        (letters,) = CANARY.findall(request.target)
+        if set(CANARY.findall(request.body.decode())) - {letters}:
+            raise Leaked(f"{request.target} was told {request.body!r}")
+    return len(told)
 
 
 @dataclass

@@ -13,6 +13,7 @@ from server.connections import connections_of
 from server.database import Database
 from server.identity import create_agent, create_member, create_org, new_id, system_user
 from server.rules import rules_of
+from server.webhooks import hooks_of
 from tests.installed import Place, make, operators
 from tests.upstream import Answer, Received, Upstream
 from tests.walk.canary import CANARY, ID, Mark
@@ -91,6 +92,9 @@ class World:
 
     def connections(self, org: Org) -> list[str]:
         return [connection.name for connection in connections_of(self.installation.database, org.id)]
+
+    def channels(self, org: Org) -> list[str]:
+        return [hook.name for hook in hooks_of(self.installation.database, org.id)]
 
     def rules(self, org: Org) -> list[str]:
         return [rule.id for rule in rules_of(self.installation.database, org.id)]

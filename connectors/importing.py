@@ -1,0 +1,328 @@
+"""Write a connector file of kind openapi for chosen operations of a document, for a person to read and to prune.
+
+Effects are suggested on the strict side, and the file says that nobody has reviewed it. What is written loads.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from urllib.parse import urljoin
+
+from connectors.arguments import Taken
+from connectors.catalogue import MAX_WIRE_NAME, Offered
+from connectors.compiling import MAX_NAME, Input, Outline, arguments, outline, portable_name
+from connectors.definition import Argument, Connector, Effect, Tool, canonical
+from connectors.document import Described, Document, DocumentError, Part, line, read_json_document
+from connectors.effects import derive
+from connectors.errors import Unsendable
+from connectors.finding import Index
+from connectors.request import base
+from connectors.signing_in import beginning, quoted, ways_to_sign_in
+from connectors.slicing import cut
+
+TOO_LARGE = 16_000
+"""Bytes of schema, about 4,000 tokens: of more than that, only what is small is offered at first."""
+MOST_FOUND = 20
+
+_TITLE = 60  # characters
+_WHO = ("me", "whoami", "current", "self", "user", "account", "profile", "ping", "status", "health", "balance")
+_PLAIN = re.compile(r"[\x21-\x7e]{1,200}")
+_SEGMENT = re.compile(r"[A-Za-z0-9._~:@-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An operation of a document, as it would become a tool. `refused` says why it cannot be one."""
+
+    described: Described
+    name: str
+    effect: Effect
+    size: int = 0  # bytes of its schema, for a model
+    refused: str = ""
+
+
+def candidate(document: Document, described: Described) -> Candidate:
+    """What would become of this operation."""
+    name = tool_name(described)
+    method = described.method if described.method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE") else "POST"
+    effect = derive(method, re.sub(r"\{[^{}]*\}", "", described.path), f"{described.id} {name}")
+    try:
+        found = outline(document, described, _NOTHING_TAKEN)
+        made = arguments(document, found.inputs, described.part)
+    except DocumentError as problem:
+        return Candidate(described, name, effect, refused=problem.message)
+    return Candidate(described, name, effect, size=_size(made))
+
+
+def search(operations: Sequence[Described], words: str) -> list[Described]:
+    """The operations that have to do with these words, the likeliest first."""
+    tools = {f"o_{number}": _searched(number, each) for number, each in enumerate(operations)}
+    found = Index(tuple(tools.values())).search(words, tools.values())
+    return [operations[int(each.tool.name[2:])] for each in found[:MOST_FOUND]]
+
+
+def tool_name(described: Described) -> str:
+    """A tool's name for this operation."""
+    return portable_name(described.id or f"{described.method} {described.path}") or "call"
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A connector file and its document, as they would be written; `notes` are what a person should know of them."""
+
+    id: str
+    text: str
+    document: bytes
+    sha256: str
+    tools: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def draft(document: Document, chosen: Sequence[Described], *, identifier: str, source: str) -> Draft:
+    """Write the file; raises DocumentError where an operation cannot be offered, or two are at different servers."""
+    where, notes = _server(document, chosen, source, identifier)
+    ways, more = ways_to_sign_in(document, chosen)
+    notes += more
+    content = cut(document, chosen)
+    small = read_json_document(content, f"{identifier}.openapi.json")
+    sha256 = hashlib.sha256(content).hexdigest()
+    taken = Taken(frozenset(way.header.lower() for way in ways if way.header), frozenset(way.query for way in ways))
+    tools: list[str] = []
+    names: dict[str, None] = {}
+    for described in chosen:
+        name = _free(tool_name(described)[: MAX_WIRE_NAME - len(identifier) - 1], names)
+        lines, said = _tool(name, small, small.find(described.call), described, taken)
+        names[name] = None
+        tools += lines
+        notes += said
+    verify = _verify(document, chosen)
+    whole = [
+        *_head(document, identifier, where, sha256, notes),
+        "credentials:",
+        *(text for way in ways for text in way.lines),
+        "",
+        "verify:",
+        f"  call: {verify} # CHECK: it should be harmless, and succeed only with a working credential",
+        "",
+        "tools:",
+        *tools,
+    ]
+    return Draft(identifier, "\n".join(whole) + "\n", content, sha256, tuple(names), tuple(notes))
+
+
+# --- parts of the file
+
+
+def _head(document: Document, identifier: str, where: str, sha256: str, notes: Sequence[str]) -> Iterator[str]:
+    yield f"# {line(document.title) or identifier}, written by `keyleash connector import-openapi` from its document."
+    yield "#"
+    yield "# Nobody has reviewed this yet. Until `reviewed` is true, what reads is asked about as `sensitive` is, and"
+    yield "# everything else each time. Read every tool: is its effect right, is anything offered that need not be,"
+    yield "# does the ask line say what a person agrees to? Remove what you do not need, and set `reviewed: true`."
+    yield from (f"# - {note}" for note in notes)
+    yield ""
+    yield f"id: {identifier}"
+    yield f"title: {quoted(line(document.title)[:_TITLE] or identifier)}"
+    yield "kind: openapi"
+    external = Part(document.root, "").get("externalDocs")
+    if external is not None and external.text("url").startswith("https://"):
+        yield f"help: {quoted(line(external.text('url')))}"
+    yield "reviewed: false"
+    yield f"base_url: {quoted(where)}"
+    yield f"document: {identifier}.openapi.json"
+    yield f"sha256: {quoted(sha256)}"
+    yield ""
+
+
+def _tool(
+    name: str, document: Document, described: Described, original: Described, taken: Taken
+) -> tuple[list[str], list[str]]:
+    found = outline(document, described, taken)
+    offered, left = _pruned(document, found, described.part)
+    size = _size(arguments(document, offered, described.part))
+    effect = derive(found.method, found.path, f"{described.id} {name}")
+    notes = [f"{described.call} is deprecated."] if described.deprecated else []
+    if size > TOO_LARGE:
+        notes.append(f"{name} has a schema of {size} bytes, which is much for a model, and needs all of it.")
+    elif any(not _is_deprecated(each) for each in found.inputs if each.name in left):
+        notes.append(f"{name} has a schema too large for a model; what makes it so is not offered at first.")
+    title = original.summary.rstrip(".")
+    title = title if 0 < len(title) <= _TITLE else name.replace("_", " ").capitalize()
+    about = beginning(original.description) or beginning(original.summary) or title
+    keeps = [each.name for each in offered if each.place == "path"] or [each.name for each in offered[:1]]
+    names = [each.name for each in offered]
+    lines = [
+        "",
+        f"  {name}:",
+        f"    # {line(described.call)}; schema {size} bytes" + ("; DEPRECATED" if described.deprecated else ""),
+        f"    title: {quoted(title)}",
+        f"    description: {quoted(about)}",
+        f"    operation: {quoted(described.id if _unique(document, described) else described.call)}",
+        f"    effect: {effect} # suggested by its method and its words",
+        f"    ask: {quoted(_ask(title, offered))}",
+    ]
+    if effect in (Effect.READ, Effect.SENSITIVE) and keeps:
+        lines.append(f"    grant: [{', '.join(keeps)}]")
+    if found.inputs:
+        lines.append(f"    arguments: [{', '.join(names)}]")
+    if left:
+        lines.append(f"    # not offered: {', '.join(left)}")
+    lines += [f"    # left out: {line(wire)[:60]}, which {why}" for wire, why in found.left_out]
+    return lines, notes
+
+
+def _pruned(document: Document, found: Outline, of: Part) -> tuple[list[Input], list[str]]:
+    """What is offered at first, and the names of the rest: nothing deprecated, and of too much the smallest."""
+    sizes = {each.name: _size(arguments(document, [each], of)) for each in found.inputs}
+    order = {each.name: place for place, each in enumerate(found.inputs)}
+    left = TOO_LARGE
+    offered: list[Input] = []
+    for each in sorted(found.inputs, key=lambda each: (not each.required, sizes[each.name])):
+        left -= sizes[each.name]
+        if each.required or (left >= 0 and not _is_deprecated(each)):
+            offered.append(each)
+    offered.sort(key=lambda each: (not each.required, order[each.name]))
+    return offered, [each.name for each in found.inputs if each not in offered]
+
+
+def _is_deprecated(given: Input) -> bool:
+    return given.deprecated or given.schema.says("deprecated")
+
+
+def _size(made: Sequence[Argument]) -> int:
+    return len(canonical({argument.name: dict(argument.schema) for argument in made}).encode("utf-8", "replace"))
+
+
+def _ask(title: str, offered: Sequence[Input]) -> str:
+    said = title.replace("{", "(").replace("}", ")")
+    holes = [each.name for each in offered if each.required][:3] or [each.name for each in offered[:1]]
+    return f"{said}: {', '.join(f'{hole} {{{hole}}}' for hole in holes)}" if holes else said
+
+
+def _unique(document: Document, described: Described) -> bool:
+    return bool(_PLAIN.fullmatch(described.id)) and sum(each.id == described.id for each in document.operations()) == 1
+
+
+def _free(name: str, names: Iterable[str]) -> str:
+    taken = set(names)
+    others = (f"{name[: MAX_NAME - 3]}_{number}" for number in range(2, len(taken) + 3))
+    return name if name not in taken else next(other for other in others if other not in taken)
+
+
+# --- where it is
+
+
+def _server(document: Document, chosen: Sequence[Described], source: str, identifier: str) -> tuple[str, list[str]]:
+    """The base URL that the chosen operations share, and what there is to say of it."""
+    urls = {_url(each, document): each for each in chosen}
+    if len(urls) > 1:
+        one, other = list(urls.items())[:2]
+        raise DocumentError(
+            f"{one[1].call} is at {one[0] or 'no server'}, and {other[1].call} at {other[0] or 'no server'}.",
+            "A connector has one base URL: import them into one each.",
+            at=other[1].part.at,
+        )
+    stated = next(iter(urls), "")
+    notes: list[str] = []
+    if "{" in stated or stated != _filled(stated, document, chosen):
+        notes.append(f"The server {stated} has parts of one's own; base_url has the document's examples for them.")
+    filled = _filled(stated, document, chosen)
+    joined = urljoin(source, filled) if source.startswith("https://") else filled
+    try:
+        where = base(joined.rstrip("/"))
+        if where.origin.startswith("https://"):
+            return where.url, notes
+    except Unsendable:
+        pass
+    notes.append("The document names no server that is reached by https: write base_url. `.invalid` is an example.")
+    return f"https://{identifier.replace('_', '-')}.invalid", notes
+
+
+def _servers(described: Described | None, document: Document) -> Part | None:
+    """The servers of an operation: its own, its path's or the document's."""
+    places = [described.part, described.item] if described else []
+    for place in (*places, Part(document.root, "")):
+        found = place.get("servers")
+        if found is not None and any(True for _ in found.list()):
+            return found
+    return None
+
+
+def _url(described: Described, document: Document) -> str:
+    found = _servers(described, document)
+    urls = [line(each.text("url")) for each in found.list()] if found else []
+    return next((url for url in urls if url.startswith("https://")), urls[0] if urls else "")
+
+
+def _filled(url: str, document: Document, chosen: Sequence[Described]) -> str:
+    """The URL with the document's own defaults in its variables."""
+    found = _servers(chosen[0] if chosen else None, document)
+    for server in found.list() if found else ():
+        variables = server.get("variables")
+        for name, variable in variables.items() if variables and line(server.text("url")) == url else ():
+            url = url.replace(f"{{{name}}}", variable.text("default"))
+    return url
+
+
+def _verify(document: Document, chosen: Sequence[Described]) -> str:
+    """A read without arguments; one that says who one is, where there is one."""
+    shared = _url(chosen[0], document) if chosen else ""
+    reads = [each for each in document.operations() if _is_bare(each, document) and _url(each, document) == shared]
+    ranked = sorted(reads, key=lambda each: (_rank(each), each.path.count("/"), len(each.path)))
+    return f"GET {ranked[0].path}" if ranked else "GET /"
+
+
+def _rank(described: Described) -> int:
+    words = set(re.findall(r"[a-z]+", portable_name(f"{described.path} {described.id}")))
+    return next((place for place, word in enumerate(_WHO) if word in words), len(_WHO))
+
+
+def _is_bare(described: Described, document: Document) -> bool:
+    segments = described.path[1:].removesuffix("/").split("/")
+    if described.method != "GET" or not all(_SEGMENT.fullmatch(segment) for segment in segments):
+        return False
+    try:
+        return not any(each.required for each in outline(document, described, _NOTHING_TAKEN).inputs)
+    except DocumentError:
+        return False
+
+
+# --- searching
+
+
+_NOTHING_TAKEN = Taken(frozenset(), frozenset())
+
+
+class _Anything:
+    """Every argument is right: nothing is called here."""
+
+    def is_valid(self, instance: object) -> bool:
+        return instance is not None
+
+    def iter_errors(self, instance: object) -> Iterator[object]:
+        del instance
+        return iter(())
+
+
+def _searched(number: int, described: Described) -> Offered:
+    """The operation as the search for tools takes one."""
+    name = tool_name(described)
+    tool = Tool(
+        name=name,
+        title=described.summary or name,
+        description=f"{described.description} {' '.join(described.tags)} {described.path}",
+        effect=derive(described.method, "", name) if described.method in _METHODS else Effect.WRITE,
+        method=described.method,
+        path=described.path,
+        input_schema=MappingProxyType({}),
+        validator=_Anything(),
+    )
+    connector = Connector(
+        id=f"o_{number}", title="", base_url="https://document.invalid", credentials=(), verify=tool, tools={}
+    )
+    return Offered(f"o_{number}", "", connector, tool)
+
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
