@@ -36,7 +36,7 @@ from tests.agents import Nobody, Person, connected, decide, execute, record, wit
 from tests.installed import SECRET, Place, add_org, make
 from tests.upstream import Answer, Upstream
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 REFUND = {"charge": "ch_1", "amount": 1200}
 MESSAGE = {"channel": "C1", "text": "hello"}
