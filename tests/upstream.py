@@ -90,6 +90,7 @@ class Upstream:
 
     def stop_listening(self) -> None:
         """From now on a connection is refused; those that stand stay."""
+        self._server.shutdown()
         self._server.socket.close()
 
     def __enter__(self) -> "Upstream":
