@@ -228,12 +228,13 @@ def _status(record: "Approval") -> str:
 
 
 def _needs(record: "Approval") -> str:
+    from server.approval.eligible import in_words
     from server.policy import Ruling
 
     if record.ruling is Ruling.CONFIRM:
         return "the member asked for, or an approver, admin or owner"
     people = f"{record.needed} {'person' if record.needed == 1 else 'people'}"
-    circle = " and ".join(record.approvers) or "approver, admin or owner"
+    circle = in_words(record.approvers)
     return f"{people} signed in ({circle}){', a second person' if record.second_person else ''}"
 
 
