@@ -205,8 +205,8 @@ def _decide(approval: str, decision: "Decision", *, yes: bool, org: str | None, 
 def _records(desk: Desk, *, every: bool) -> "list[Approval]":
     from server.approval import State
 
-    found = desk.installation.approvals.list(desk.org.id, state=None if every else State.PENDING)
-    return [record for record in found if _may_see(desk, record)]
+    member = None if desk.may("see every approval") else desk.actor.member.id
+    return desk.installation.approvals.list(desk.org.id, state=None if every else State.PENDING, member=member)
 
 
 def _find(desk: Desk, approval: str) -> "Approval":
