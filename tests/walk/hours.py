@@ -3,6 +3,7 @@
 Nobody waits for it: the rows of one org are made older, and a server's own duty is done for it.
 """
 
+from contextlib import suppress
 from typing import Any
 
 from server.approval import ApprovalProblem, Decision, State
@@ -83,14 +84,11 @@ async def a_call_is_lost(agents: Agents, org: Org) -> list[str]:
 
 def _approve_newest(world: World, org: Org) -> None:
     approvals, actor = world.installation.approvals, Actor(org.place.owner, "os user")
-    for record in approvals.list(org.id, limit=1):
-        if record.state is State.PENDING:
-            try:
-                org.place.database.of(org.id).write_now(
-                    lambda rows: approvals.decide(rows, record, Decision.APPROVE, actor)
-                )
-            except ApprovalProblem:
-                return
+    found = approvals.list(org.id, state=State.PENDING, limit=1)
+    with suppress(ApprovalProblem):
+        org.place.database.of(org.id).write_now(
+            lambda rows: [approvals.decide(rows, record, Decision.APPROVE, actor) for record in found]
+        )
 
 
 async def an_attempt_is_lost(agents: Agents, org: Org) -> list[str]:
