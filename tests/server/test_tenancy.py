@@ -144,7 +144,7 @@ ON_SQLITE = pytest.mark.sqlite_only("SQLite's driver tells of every statement; P
 def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Walked, Watching]]:
     """A short walk, then what it seldom comes to, and every statement that these came to."""
     with Watching() as watching:
-        come_of = walk(1_500, 8, seed=7)
+        come_of = walk(2_000, 10, seed=7)
         _tour(tmp_path_factory.mktemp("tour"))
         yield come_of, watching
 

@@ -160,6 +160,14 @@ def reaches_for_anothers(people: People, org: Org) -> list[str]:
             lambda name: rows_of(lambda rows: world.installation.approvals.revoke(rows, org.id, name, by="walk")),
         ),
         (people.pick(world.ids(other, "apr")), lambda name: world.installation.approvals.find(org.id, name)),
+        (
+            people.pick(world.ids(other, people.pick(["apr", "lst"]))),
+            lambda name: rows_of(
+                lambda rows: world.installation.approvals.unknown.resolve(
+                    rows, org.id, name, happened=False, actor=Actor(org.place.owner, "os user")
+                )
+            ),
+        ),
     ]
     given, way = people.pick(ways)
     if given is None:
@@ -305,6 +313,7 @@ NAMED: dict[str, str] = {
     "connection show {}": "connection",
     "connection remove {} --yes": "connection",
     "connection test {}": "connection",
+    "connector test {}": "connection",
     "approvals show {}": "apr",
     "approvals approve {} --yes": "apr",
     "approvals deny {} --yes": "apr",
@@ -424,6 +433,7 @@ def applies(people: People, org: Org) -> list[str]:
         exported.out + exported.err,
         people.run(org, "policy", "replay", file, "--since", "1d", *people.pick([(), ("--json", "--examples", "5")])),
         people.run(org, "policy", "apply", file, "--yes", *people.pick([(), ("--json",)])),
+        people.run(org, "policy", "versions"),
     ]
 
 
