@@ -22,6 +22,7 @@ MAY: dict[str, tuple[str, ...]] = {
     "org": ("SELECT", "UPDATE (preset, revision, frozen_at)"),
     "removed_org": ("SELECT",),
     "rule_version": ("SELECT", "INSERT"),
+    "recorded_call": ("SELECT", "INSERT", "DELETE"),
     "vault_org_key": ("SELECT",),
     "vault_derived": ("SELECT",),
     "vault_root": ("SELECT",),

@@ -12,19 +12,19 @@ assert CHOSEN in KINDS, f"KEYLEASH_TEST_DATABASE is one of {', '.join(KINDS)}"
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.definition.get_closest_marker("both_databases") and CHOSEN == "sqlite":
-        metafunc.fixturenames.append("kind")
-        metafunc.parametrize("kind", KINDS, indirect=True)
+        metafunc.fixturenames.append("database_kind")
+        metafunc.parametrize("database_kind", KINDS, indirect=True)
 
 
 @pytest.fixture
-def kind(request: pytest.FixtureRequest) -> str:
+def database_kind(request: pytest.FixtureRequest) -> str:
     """The kind of database that this test runs on."""
     return str(getattr(request, "param", CHOSEN))
 
 
 @pytest.fixture(autouse=True)
-def _database(kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    if kind == "sqlite":
+def _database(database_kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    if database_kind == "sqlite":
         yield
         return
     about = request.node.get_closest_marker("sqlite_only")
@@ -32,6 +32,7 @@ def _database(kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.Mon
         pytest.skip(f"on SQLite only: {about.args[0]}")
     from tests import postgres
 
-    monkeypatch.setenv("KEYLEASH_TEST_DATABASE", kind)
+    monkeypatch.setenv("KEYLEASH_TEST_DATABASE", database_kind)
+    shared = postgres.made()
     yield
-    postgres.drop_all()
+    postgres.drop_all(shared)

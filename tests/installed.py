@@ -101,15 +101,12 @@ class Place:
         """From now on no entry can be written, of this event or of any, as when the disk is full."""
         which = "" if event is None else f"WHEN (NEW.event = '{event}')"
         if self.installation.settings.database_url is None:
-            does = "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+            does = f"{which} BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
         else:
-            does = "FOR EACH ROW EXECUTE FUNCTION full()"
-            said = "CREATE FUNCTION full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'disk full'; END $$"
-            self.database.write_now(lambda rows: rows.execute(said.replace("full()", '"full"()')))
-        does = does.replace("full()", '"full"()')
-        self.database.write_now(
-            lambda rows: rows.execute(f'CREATE TRIGGER "full" BEFORE INSERT ON audit_entry {which} {does}')
-        )
+            does = f'FOR EACH ROW {which} EXECUTE FUNCTION "full"()'
+            raises = "RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'disk full'; END $$"
+            self.database.write_now(lambda rows: rows.execute(f'CREATE FUNCTION "full"() {raises}'))
+        self.database.write_now(lambda rows: rows.execute(f'CREATE TRIGGER "full" BEFORE INSERT ON audit_entry {does}'))
 
     def unlock_the_log(self) -> None:
         """What only whoever owns the database can do: from now on its entries can be changed and deleted."""

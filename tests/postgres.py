@@ -15,7 +15,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,7 +36,7 @@ CREATE ROLE keyleash_app LOGIN;
 class Server:
     """A running PostgreSQL. `url` names one of its databases, as one of its roles."""
 
-    def __init__(self, *, fsync: bool = False) -> None:
+    def __init__(self, *, fsync: bool = False, roles: str = ROLES) -> None:
         self.user = None if os.geteuid() else _somebody()
         self.folder = Path(tempfile.mkdtemp(prefix="keyleash-pg-", dir="/tmp"))
         self.folder.chmod(0o755)
@@ -63,7 +63,7 @@ class Server:
         self.start()
         atexit.register(self.remove)
         with self.superuser() as db:
-            for statement in ROLES.strip().splitlines():
+            for statement in roles.strip().splitlines():
                 db.execute(statement.encode())
 
     def start(self) -> None:
@@ -88,7 +88,7 @@ class Server:
     def new_database(self, template: str = "template0") -> str:
         name = f"kl_{next(self._numbers)}_{secrets.token_hex(3)}"
         with self.superuser() as db:
-            db.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER {OWNER} STRATEGY file_copy".encode())
+            db.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER {OWNER} STRATEGY wal_log".encode())
             db.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC".encode())
             db.execute(f"GRANT CONNECT ON DATABASE {name} TO {APP}".encode())
         return name
@@ -167,11 +167,15 @@ def environment(home: Path) -> dict[str, str]:
     return {"KEYLEASH_DATABASE": app, "KEYLEASH_DATABASE_OWNER": owner}
 
 
-def drop_all() -> None:
-    """Every database that a test has made."""
-    while _made:
-        _, name = _made.popitem()
-        server().drop(name)
+def made() -> set[Path]:
+    """The homes that have a database."""
+    return set(_made)
+
+
+def drop_all(but: Collection[Path] = ()) -> None:
+    """Every database that a test has made, but for those of these homes, which several tests share."""
+    for home in set(_made) - set(but):
+        server().drop(_made.pop(home))
 
 
 def run(program: str, *words: str) -> None:

@@ -181,7 +181,7 @@ def rotate_channel(
             show_json({**shown, "signing_secret": signing, "erased": gone})
             return
     show_text(f"{hook.name} has a new signing secret, which is not shown again:\n{signing}")
-    say(whether_gone("The earlier one", gone=gone))
+    say(whether_gone(desk.installation, "The earlier one", gone=gone))
 
 
 @app.command("remove")
@@ -200,7 +200,7 @@ def remove_channel(
         if json:
             show_json({"name": hook.name, "id": hook.id, "erased": gone})
         else:
-            show_text(f"Removed {hook.name}. {whether_gone('Its URL and secret', gone=gone)}")
+            show_text(f"Removed {hook.name}. {whether_gone(desk.installation, 'Its URL and secret', gone=gone)}")
         say_of_backups(desk.installation)
 
 

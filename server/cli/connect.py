@@ -343,7 +343,7 @@ def rotate_connection(
             f"{made.name} has a new secret (version {made.credential_version}). Approvals and grants that were given "
             f"for the one before can no longer be used.{stays}"
         )
-        say(whether_gone("The secret before", gone=gone))
+        say(whether_gone(desk.installation, "The secret before", gone=gone))
 
 
 def _reencrypt(name: str, org: str | None, as_member: str | None, *, json: bool) -> None:
@@ -359,7 +359,7 @@ def _reencrypt(name: str, org: str | None, as_member: str | None, *, json: bool)
         if json:
             show_json({**_as_json(connection), "erased": gone})
             return
-        say(whether_gone("What was encrypted before", gone=gone))
+        say(whether_gone(desk.installation, "What was encrypted before", gone=gone))
         show_text(
             f"The secret of {name} is encrypted anew and is the same (version {connection.credential_version}). "
             "Approvals and grants stay good."
@@ -394,7 +394,7 @@ def remove_connection(
         if json:
             show_json({"name": connection.name, "id": connection.id, "erased": gone})
         else:
-            show_text(f"Removed {connection.name}. {whether_gone('Its secret', gone=gone)}")
+            show_text(f"Removed {connection.name}. {whether_gone(desk.installation, 'Its secret', gone=gone)}")
         say_of_backups(desk.installation)
 
 
@@ -410,7 +410,8 @@ def _remove_and_revoke(desk: Desk, connection: "Connection", *, json: bool) -> N
         show_json({**shown, "reason": why_not, "retried": waits})
     elif why_not is None:
         ended = "Its provider has ended its tokens."
-        show_text(f"Removed {connection.name}. {ended} {whether_gone('Its secret', gone=gone)}")
+        left = whether_gone(desk.installation, "Its secret", gone=gone)
+        show_text(f"Removed {connection.name}. {ended} {left}")
     elif waits:
         show_text(f"Removed {connection.name}: no call can use it any more. Its tokens could not be ended yet.")
         warn(
@@ -418,7 +419,7 @@ def _remove_and_revoke(desk: Desk, connection: "Connection", *, json: bool) -> N
             "done; `keyleash doctor` shows it. To be sure at once, end this app's access in the account's own settings."
         )
     else:
-        show_text(f"Removed {connection.name}. {whether_gone('Its secret', gone=gone)}")
+        show_text(f"Removed {connection.name}. {whether_gone(desk.installation, 'Its secret', gone=gone)}")
         warn(f"its provider did not end the tokens ({why_not}): end this app's access in the account's own settings.")
     say_of_backups(desk.installation)
 

@@ -390,8 +390,13 @@ def erasures(patient: Patient) -> Iterator[Finding]:
             "Every removal, every running server and `keyleash vault status` try again. If it stays, end whatever "
             f"else has {patient.installation.database.name} open.",
         )
-    if not waiting:
+    if waiting:
+        return
+    if patient.installation.database.files:
         yield Finding("erasures", "ok", "Nothing that was removed is left in the database's files.")
+    else:
+        excluded = "PostgreSQL's own log, replicas and backups are not looked into"
+        yield Finding("erasures", "ok", f"Nothing that was removed waits to be deleted; {excluded}.")
 
 
 def _erased(one: "Pending") -> str:

@@ -15,8 +15,13 @@ def erased(installation: "Installation", org: str, identifier: str) -> bool:
     return all((one.org, one.id) != (org, identifier) for one in attempt(installation.database))
 
 
-def whether_gone(what: str, *, gone: bool) -> str:
+def whether_gone(installation: "Installation", what: str, *, gone: bool) -> str:
     """One sentence on `what` was removed, such as "Its secret"."""
+    if gone and not installation.database.files:
+        return (
+            f"{what} is deleted from the database. PostgreSQL's own log, its replicas and backups, and pages that it "
+            "has not written over yet may still hold it, sealed."
+        )
     if gone:
         return f"{what} is gone from the database's files."
     return (

@@ -131,7 +131,9 @@ def remove_org(name: Name, yes: Yes = False, json: AsJson = False) -> None:
         if json:
             show_json({"name": org.name, "id": org.id, "had": has, "erased": gone})
         else:
-            show_text(f"Removed {org.name}. {whether_gone('What it had sealed, with its key,', gone=gone)}")
+            show_text(
+                f"Removed {org.name}. {whether_gone(installation, 'What it had sealed, with its key,', gone=gone)}"
+            )
             say(f"Its log stays, and verifies: keyleash audit verify --org {org.id}")
         say_of_backups(installation)
     if last:

@@ -152,7 +152,7 @@ def rotate_org(name: Annotated[str, typer.Argument(metavar="ORG")], yes: Yes = F
         f"{org.name} has a new key (version {done.version}). Put under it: {counted(done.credentials, 'credential')}, "
         f"{counted(done.texts, 'text')}. Dropped: {counted(done.dropped, 'earlier key')}.{again}"
     )
-    say(whether_gone("What was wrapped by the earlier key", gone=gone))
+    say(whether_gone(installation, "What was wrapped by the earlier key", gone=gone))
 
 
 def _moved_to(installation: "Installation", place: "RootKeyRef") -> "RootRotated":

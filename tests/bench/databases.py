@@ -83,11 +83,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.databases", description="PostgreSQL beside SQLite.")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=Plan.seconds, help="of each database's turn in a round")
     given = parser.parse_args()
     postgres.durable()
     try:
         with scratch() as folder:
-            results = compare(Plan(rounds=given.rounds), Path(folder))
+            results = compare(Plan(rounds=given.rounds, seconds=given.seconds), Path(folder))
     except BenchProblem as problem:
         print(f"bench: {problem}", file=sys.stderr)
         return 1

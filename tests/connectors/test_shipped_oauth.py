@@ -45,28 +45,28 @@ def base_of(connector: Connector) -> str:
     return connector.example_url or connector.base_url
 
 
-def oauth_of(kind: CredentialKind) -> OAuth:
-    assert kind.oauth is not None
-    return kind.oauth
+def oauth_of(way: CredentialKind) -> OAuth:
+    assert way.oauth is not None
+    return way.oauth
 
 
 def test_every_way_is_looked_at() -> None:
     assert {str(param.id) for param in KINDS} == set(HOSTS)
 
 
-@pytest.mark.parametrize(("connector", "kind"), KINDS)
-def test_secrets_go_to_the_vendor_and_to_nobody_else(connector: Connector, kind: CredentialKind) -> None:
-    oauth, where = oauth_of(kind), base_of(connector)
-    token, revoke = HOSTS[f"{connector.id}-{kind.id}"]
+@pytest.mark.parametrize(("connector", "way"), KINDS)
+def test_secrets_go_to_the_vendor_and_to_nobody_else(connector: Connector, way: CredentialKind) -> None:
+    oauth, where = oauth_of(way), base_of(connector)
+    token, revoke = HOSTS[f"{connector.id}-{way.id}"]
     assert endpoint(oauth.token, where)[0] == token
     assert (endpoint(oauth.revoke.url, where)[0] if oauth.revoke else "") == revoke
-    assert oauth.token in bound_scheme(kind)
-    assert not oauth.revoke or oauth.revoke.url in bound_scheme(kind)
+    assert oauth.token in bound_scheme(way)
+    assert not oauth.revoke or oauth.revoke.url in bound_scheme(way)
 
 
-@pytest.mark.parametrize(("connector", "kind"), KINDS)
-def test_what_is_asked_can_be_sent(connector: Connector, kind: CredentialKind) -> None:
-    oauth, where = oauth_of(kind), base_of(connector)
+@pytest.mark.parametrize(("connector", "way"), KINDS)
+def test_what_is_asked_can_be_sent(connector: Connector, way: CredentialKind) -> None:
+    oauth, where = oauth_of(way), base_of(connector)
     held = Held(**APP, code="the code", verifier="the verifier", refresh_token="rt_12345678", secret="at_12345678")
     if oauth.grant == "code":
         url = authorization_url(
@@ -90,21 +90,21 @@ def test_what_is_asked_can_be_sent(connector: Connector, kind: CredentialKind) -
         assert all(secret not in asked.prepared.url for secret in secrets)
 
 
-@pytest.mark.parametrize(("connector", "kind"), KINDS)
+@pytest.mark.parametrize(("connector", "way"), KINDS)
 def test_a_consent_is_by_pkce_unless_the_vendor_is_not_known_to_have_it(
-    connector: Connector, kind: CredentialKind
+    connector: Connector, way: CredentialKind
 ) -> None:
-    oauth = oauth_of(kind)
+    oauth = oauth_of(way)
     assert oauth.pkce == (oauth.grant == "code" and connector.id not in ("hubspot", "notion"))
     assert oauth.rotates == (oauth.grant == "code" and connector.id in USED_ONCE)
     assert oauth.client in ("post", "basic")
 
 
-@pytest.mark.parametrize(("connector", "kind"), KINDS)
-def test_people_are_told_where_to_register_the_app(connector: Connector, kind: CredentialKind) -> None:
-    assert len(kind.help) > 60
-    if base_of(connector) != connector.base_url and kind.id != "oauth_user":
-        assert "--base-url" in kind.help
+@pytest.mark.parametrize(("connector", "way"), KINDS)
+def test_people_are_told_where_to_register_the_app(connector: Connector, way: CredentialKind) -> None:
+    assert len(way.help) > 60
+    if base_of(connector) != connector.base_url and way.id != "oauth_user":
+        assert "--base-url" in way.help
     if connector.id == "slack":
         assert "--paste" in CONNECTORS["slack"].kind("oauth").help
 

@@ -20,7 +20,7 @@ const provider = new Provider(`http://127.0.0.1:${port}`, {
   ],
   cookies: { keys: ["of these checks only"] },
   features: { devInteractions: { enabled: false }, revocation: { enabled: true } },
-  findAccount: (_context, id) => ({ accountId: id, claims: () => ({ sub: id, name: "Ann of Acme" }) }),
+  findAccount: (_context, id) => ({ accountId: id, claims: () => ({ sub: id }) }),
   interactions: { url: (_context, interaction) => `/interaction/${interaction.uid}` },
   pkce: { required: () => true },
   rotateRefreshToken: true,

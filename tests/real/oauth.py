@@ -44,7 +44,7 @@ credentials:
       client: basic
       scopes: [openid, offline_access]
       authorize_params: {prompt: consent}
-verify: {call: GET /me, account: name}
+verify: {call: GET /me, account: sub}
 tools:
   who_am_i:
     title: Who am I
@@ -138,7 +138,7 @@ def _connect(place: Place) -> None:
     )
     expect(ran.code == 0, ran.err)
     made: dict[str, Any] = json.loads(ran.out)
-    expect(made["account"] == "Ann of Acme", f"connected to {made['account']}")
+    expect(made["account"] == "ann", f"connected to {made['account']}")
     expect(made["oauth"]["renewed_by_itself"], "it has no refresh token")
     (exchange,) = place.tokens("authorization_code")
     expect(len(exchange.get("code_verifier", "")) >= 43, "no verifier was sent")

@@ -1,5 +1,6 @@
 """Opening an installation: the right key opens it, wherever its home is now; another leaves it sealed, and says why."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from tests.installed import Place, make
 def test_a_home_that_was_moved_as_a_whole_still_opens(place: Place, tmp_path: Path) -> None:
     place.installation.close()
     place.home.rename(tmp_path / "elsewhere")
-    assert open_installation(Settings(home=tmp_path / "elsewhere")).vault.sealed is None
+    assert open_installation(replace(place.installation.settings, home=tmp_path / "elsewhere")).vault.sealed is None
 
 
 def test_another_key_than_its_own_is_found_at_start(place: Place, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from tests.agents import Person as Client
 from tests.installed import SECRET, Place, add_org, make
 from tests.upstream import Answer, Upstream
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 REFUND = {"charge": "ch_1", "amount": 1200}
 Calling = Callable[..., Awaitable[Outcome]]

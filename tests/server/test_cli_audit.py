@@ -1,9 +1,7 @@
 """The record is read, exported and verified, each on record itself; the exit code says what was found."""
 
-import contextlib
 import csv
 import json
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -24,11 +22,9 @@ def exported(owner: CommandLine, tmp_path: Path) -> Path:
 
 
 def tamper(place: Place, sql: str) -> None:
-    """Change the log past its triggers, as whoever holds the file can."""
-    with contextlib.closing(sqlite3.connect(place.installation.settings.database)) as database, database:
-        for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
-            database.execute(f"DROP TRIGGER {name}")
-        database.execute(sql)
+    """Change the log past its triggers, as whoever holds the database can."""
+    place.unlock_the_log()
+    place.database.write_now(lambda rows: rows.execute(sql))
 
 
 # -- list

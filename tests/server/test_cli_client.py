@@ -73,6 +73,7 @@ def test_a_file_that_cannot_be_edited_leaves_no_agent_and_prints_what_to_paste(
     assert sorted(file.name for file in owner.person.iterdir()) == [".claude.json"]
 
 
+@pytest.mark.sqlite_only("its trigger is in SQLite's language")
 def test_where_the_agent_cannot_be_made_the_file_is_as_it_was(owner: CommandLine, place: Place) -> None:
     path = owner.person / ".claude.json"
     path.write_text('{"mcpServers": {}}')

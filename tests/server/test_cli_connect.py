@@ -430,6 +430,7 @@ def test_a_reference_that_was_tampered_with_is_not_shown_as_if_it_were_true(
     assert len(upstream.requests) == 1, "only when it was connected"
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 @pytest.mark.parametrize("way", [("--keep-secret",), ("--secret-stdin",), ("--secret-from", f"cmd:printf %s {SECRET}")])
 def test_what_was_sealed_before_a_rotation_is_gone_from_the_files(
     owner: CommandLine, place: Place, way: tuple[str, ...]

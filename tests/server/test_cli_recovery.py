@@ -130,6 +130,7 @@ def test_while_a_rotation_is_unfinished_one_key_would_not_do(owner: CommandLine,
     assert not target.exists()
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 def test_the_key_is_shown_nowhere_and_stands_in_no_other_file(owner: CommandLine, place: Place, target: Path) -> None:
     ran = export(owner, target, "--json")
     assert ran.code == 0

@@ -35,6 +35,7 @@ def everything_in(folder: Path) -> list[str]:
 # -- init
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 def test_init_makes_an_installation_for_its_user_alone(keyleash: CommandLine) -> None:
     ran = keyleash("init", "--org", "acme", "--root", "file", "--json")
     assert ran.code == 0, ran.err
@@ -61,6 +62,7 @@ def test_an_empty_folder_that_is_there_becomes_private(keyleash: CommandLine) ->
     assert mode(keyleash.home) == 0o700
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 def test_a_second_init_touches_nothing(keyleash: CommandLine) -> None:
     keyleash("init", "--org", "acme", "--root", "file")
     before = {name: (keyleash.home / name).read_bytes() for name in ("data/keyleash.db", "keys/root.key")}
@@ -137,6 +139,7 @@ def test_the_environment_does_not_say_who_somebody_is(owner: CommandLine) -> Non
     assert owner("connection", "list").code == 0
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 def test_commands_before_init_say_what_to_do(keyleash: CommandLine) -> None:
     ran = keyleash("connection", "list")
     assert (ran.code, ran.out) == (1, "")
@@ -162,6 +165,7 @@ def stamp(path: Path, version: str) -> None:
         database.execute("UPDATE alembic_version SET version_num = ?", (version,))
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 def test_upgrade_keeps_a_copy_first_and_writes_it_down(place: Place) -> None:
     settings = older(place)
     before, after, copy = upgrade_database(settings, lambda path: stamp(path, SCHEMA))
@@ -175,6 +179,7 @@ def test_upgrade_keeps_a_copy_first_and_writes_it_down(place: Place) -> None:
     assert (entry["schema_before"], entry["schema_after"]) == ("0000", SCHEMA)
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 def test_a_failed_upgrade_names_the_copy(place: Place) -> None:
     settings = older(place)
     with pytest.raises(DatabaseProblem, match="The database as it was is at") as caught:
@@ -183,6 +188,7 @@ def test_a_failed_upgrade_names_the_copy(place: Place) -> None:
     assert str(copy) in str(caught.value)
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 def test_the_command_reports_a_failed_upgrade_without_a_traceback(place: Place, owner: CommandLine) -> None:
     older(place)
     ran = owner("upgrade")
@@ -191,6 +197,7 @@ def test_the_command_reports_a_failed_upgrade_without_a_traceback(place: Place, 
     assert str(owner.home / "backups") in ran.err
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 def test_upgrade_refuses_a_newer_schema_and_keeps_no_copy(place: Place, owner: CommandLine) -> None:
     stamp(place.installation.settings.database, "9999")
     ran = owner("upgrade")
@@ -218,6 +225,7 @@ def test_a_sound_installation_is_well(owner: CommandLine) -> None:
     assert owner("doctor").code == 0
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 def test_without_an_installation_doctor_says_init(keyleash: CommandLine) -> None:
     code, found = findings(keyleash)
     assert code == 1
@@ -233,6 +241,7 @@ def test_doctor_finds_a_folder_that_others_can_read(owner: CommandLine) -> None:
     assert found["files"][0] == ("fail", f"{owner.home} can be read or written by others: chmod 700 {owner.home}")
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 def test_in_a_closed_folder_a_wide_file_is_only_a_warning(owner: CommandLine) -> None:
     database = owner.home / "data" / "keyleash.db"
     database.chmod(0o644)
@@ -398,6 +407,7 @@ def test_a_check_that_breaks_hides_no_other(place: Place) -> None:
     assert (found.status, found.message) == ("fail", "This could not be checked (RuntimeError).")
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 def test_doctor_changes_nothing(place: Place, owner: CommandLine) -> None:
     before = SqliteDatabase(place.installation.settings.database).read("SELECT COUNT(*) FROM audit_entry")
     (owner.home / "keys" / "root.key").chmod(0o644)

@@ -26,7 +26,7 @@ from tests.agents import Nobody, execute
 from tests.installed import Place, add_org
 from tests.upstream import Upstream
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 
 @pytest.fixture

@@ -164,6 +164,7 @@ def is_locked(place: Place) -> bool:
         return False
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 async def test_no_command_asks_the_service_while_it_keeps_others_from_writing(place: Place, service: Service) -> None:
     """A service that hangs would hold up every call of every org."""
     told(service.line, "vault", "rewrap", "--to", service.spec, "--yes")
@@ -189,6 +190,7 @@ async def test_no_command_asks_the_service_while_it_keeps_others_from_writing(pl
         assert not any(asked), arguments
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 async def test_what_is_to_be_told_waits_while_the_service_is_away_and_asks_it_in_no_transaction(
     place: Place, service: Service
 ) -> None:
@@ -262,6 +264,7 @@ async def test_an_installation_is_not_made_where_the_service_is_away(service: Se
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 async def test_a_backup_wants_the_service_and_nothing_else(place: Place, service: Service, tmp_path: Path) -> None:
     """No key is exported; on a new machine the same service opens the backup, and while it is away nothing does."""
     told(service.line, "vault", "rewrap", "--to", service.spec, "--yes")
@@ -283,6 +286,7 @@ async def test_a_backup_wants_the_service_and_nothing_else(place: Place, service
     assert everything(open_installation(Settings(home=new.home))) == before
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 @pytest.mark.parametrize("service", ["transit"], indirect=True)
 async def test_a_backup_that_was_altered_cannot_have_our_token_sent_elsewhere(
     place: Place, service: Service, tmp_path: Path

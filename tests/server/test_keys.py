@@ -170,6 +170,7 @@ async def test_a_call_that_was_held_is_carried_out_with_the_keys_it_began_with(
         assert len(service.asked) == asked
 
 
+@pytest.mark.sqlite_only("it looks into SQLite's own connection")
 async def test_a_held_call_waits_without_any_key_being_asked_for_inside_a_transaction(
     place: Place, service: Service
 ) -> None:

@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def kind() -> str:
+def database_kind() -> str:
     return "sqlite"
 
 

@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def kind() -> str:
+def database_kind() -> str:
     return "postgres"
 
 
@@ -472,6 +472,25 @@ def test_an_installation_is_made_on_postgresql_and_not_twice(keyleash: CommandLi
     assert (again.code, "already" in again.err) == (1, True)
     shown = keyleash("database", "status", "--json").json
     assert (shown["kind"], shown["role"], shown["faults"]) == ("postgresql", "keyleash_app", [])
+
+
+def test_what_the_readme_says_makes_the_roles_and_the_database(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text()
+    statements = text.split("```sql\n")[1].split("```")[0]
+    bare = postgres.Server(roles="")
+    person = tmp_path / "person"
+    person.mkdir()
+    try:
+        with bare.superuser() as db:
+            for statement in statements.strip().splitlines():
+                db.execute(statement.encode())
+        owner, app = (bare.url("keyleash", role) for role in (postgres.OWNER, postgres.APP))
+        line = CommandLine(tmp_path / "home", person, {"KEYLEASH_DATABASE": app, "KEYLEASH_DATABASE_OWNER": owner})
+        assert line("init", "--org", "acme", "--root", "file").code == 0
+        assert line("database", "status", "--json").json["faults"] == []
+        assert line("doctor").code == 0
+    finally:
+        bare.remove()
 
 
 def test_an_init_that_fails_leaves_no_table(keyleash: CommandLine, tmp_path: Path) -> None:

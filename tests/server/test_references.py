@@ -310,6 +310,7 @@ class Between(SqliteDatabase):
         return replace(result, taken=taken)
 
 
+@pytest.mark.sqlite_only("its database is a kind of SQLite's")
 @pytest.mark.parametrize("source", ["vault", *SOURCES])
 @pytest.mark.parametrize("change", ["rotated", "encrypted anew", "removed"])
 async def test_what_happens_to_the_credential_after_the_attempt_makes_no_call_fail(
@@ -386,6 +387,7 @@ async def test_what_somebody_else_has_changed_meanwhile_is_not_encrypted_anew(pl
 # -- the secret itself
 
 
+@pytest.mark.sqlite_only("its database is a kind of SQLite's")
 @pytest.mark.parametrize("source", SOURCES)
 async def test_neither_the_secret_nor_the_reference_outlives_its_call(
     place: Place, places: Places, source: str

@@ -31,7 +31,7 @@ from tests.probe import PROBE
 from tests.upstream import Upstream
 from vault import REFERENCES, Secret, VaultError, to_reference
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.sqlite_only("its intruder edits SQLite's file")]
 
 
 @pytest.fixture

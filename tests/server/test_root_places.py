@@ -14,7 +14,6 @@ import pytest
 from server.app import open_installation
 from server.database import Rows
 from server.rotation import RotationProblem, rotate_root
-from server.settings import Settings
 from server.sqlite import SqliteDatabase
 from tests.commandline import ROOT, CommandLine
 from tests.installed import Place
@@ -27,9 +26,7 @@ PASSPHRASE = b"six words drawn by chance alone"
 
 
 def roots(place: Place) -> list[tuple[int, str, bool]]:
-    rows = SqliteDatabase(place.installation.settings.database).read(
-        "SELECT id, location, retired_at IS NOT NULL FROM vault_root ORDER BY id"
-    )
+    rows = place.database.read("SELECT id, location, retired_at IS NOT NULL FROM vault_root ORDER BY id")
     return [(generation, Path(location).name, bool(retired)) for generation, location, retired in rows]
 
 
@@ -91,6 +88,7 @@ def test_a_begun_move_whose_key_is_gone_is_not_finished_with_another_one(owner: 
     assert not (place.home / "keys" / "root-2.key").exists()
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 def test_dropping_a_root_key_spares_the_recovered_one_that_a_restore_put_in_its_place(
     owner: CommandLine, place: Place, tmp_path: Path
 ) -> None:
@@ -108,7 +106,7 @@ def test_dropping_a_root_key_spares_the_recovered_one_that_a_restore_put_in_its_
     dropped = owner("vault", "drop-root", "1", "--yes", "--json")
     assert (dropped.code, dropped.json["destroyed"]) == (0, False)
     assert "Another root key is kept there" in dropped.json["why_not"]
-    assert everything(open_installation(Settings(home=place.home))) == before
+    assert everything(open_installation(place.installation.settings)) == before
 
 
 def test_dropping_a_generation_spares_a_key_that_a_later_generation_is_too(owner: CommandLine, place: Place) -> None:
@@ -128,6 +126,7 @@ def test_dropping_a_generation_spares_a_key_that_a_later_generation_is_too(owner
     assert everything(open_installation(place.installation.settings)) == before
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 def test_in_a_home_that_was_moved_the_next_root_key_is_made_there_and_the_one_before_is_destroyed_there(
     owner: CommandLine, place: Place, tmp_path: Path
 ) -> None:
@@ -141,6 +140,7 @@ def test_in_a_home_that_was_moved_the_next_root_key_is_made_there_and_the_one_be
     assert [path.name for path in (tmp_path / "moved" / "keys").iterdir()] == ["root-2.key"]
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 def test_an_org_key_is_not_moved_under_a_generation_that_a_restore_has_taken_away(
     owner: CommandLine, place: Place
 ) -> None:
@@ -162,6 +162,7 @@ def test_an_org_key_is_not_moved_under_a_generation_that_a_restore_has_taken_awa
     assert database.read("SELECT id, retired_at FROM vault_root") == [(1, None)]
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 def test_a_backup_and_doctor_say_what_a_rotation_that_was_left_half_way_needs(
     owner: CommandLine, place: Place, tmp_path: Path
 ) -> None:
@@ -174,6 +175,7 @@ def test_a_backup_and_doctor_say_what_a_rotation_that_was_left_half_way_needs(
     assert "generations 1 and 2, and no recovery file holds both" in ran.err
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 def test_doctor_names_the_missing_root_key_and_not_the_secret_that_is_under_it(
     owner: CommandLine, place: Place
 ) -> None:
@@ -196,6 +198,7 @@ def test_a_generation_that_cannot_be_is_misuse(owner: CommandLine, generation: s
     assert "went wrong inside" not in ran.err
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 def test_a_backup_that_does_not_say_its_schema_is_damaged(owner: CommandLine, place: Place, tmp_path: Path) -> None:
     assert owner("vault", "backup", str(tmp_path / "b.db")).code == 0
     with contextlib.closing(sqlite3.connect(tmp_path / "b.db")) as db, db:
@@ -221,6 +224,7 @@ def copy_of(place: Place, owner: CommandLine, tmp_path: Path) -> CommandLine:
     return copy
 
 
+@pytest.mark.sqlite_only("it is about SQLite's file")
 def test_what_is_done_in_a_restored_copy_leaves_the_first_installation_its_key(
     owner: CommandLine, place: Place, tmp_path: Path
 ) -> None:

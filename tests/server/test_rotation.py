@@ -79,7 +79,7 @@ async def test_after_a_new_root_key_everything_opens_and_nothing_is_under_the_on
     assert everything(fresh) == before
     (busy.home / "keys" / "root.key").unlink()
     assert everything(open_installation(busy.installation.settings)) == before
-    status = fresh.database.snapshot(fresh.vault.status)
+    status = busy.database.snapshot(fresh.vault.status)
     assert [(root.generation, root.retired_at is None, root.org_keys) for root in status.roots] == [
         (1, False, 0),
         (2, True, 2),
@@ -246,7 +246,7 @@ async def test_two_that_rotate_at_once_end_with_one_key_and_lose_nothing(busy: P
 
 async def test_an_altered_credential_is_named_and_keeps_the_earlier_key_from_being_dropped(busy: Place) -> None:
     (row,) = busy.database.read("SELECT id FROM connection WHERE name = 'stripe_2'")
-    execute(busy, "UPDATE vault_credential SET data_key = zeroblob(113) WHERE connection = ?", row[0])
+    execute(busy, "UPDATE vault_credential SET data_key = ? WHERE connection = ?", bytes(113), row[0])
     with pytest.raises(RotationProblem, match=r"stripe_2 cannot be opened.*connection rotate stripe_2"):
         rotate(busy.installation, busy.org)
     assert counts(busy, f"SELECT COUNT(*) FROM vault_org_key WHERE org = '{busy.org}'") == 2
@@ -257,14 +257,14 @@ async def test_an_altered_credential_is_named_and_keeps_the_earlier_key_from_bei
 
 
 async def test_an_altered_text_is_named_and_keeps_the_earlier_key_from_being_dropped(busy: Place) -> None:
-    execute(busy, "UPDATE approval SET sealed_prompt = X'00000001' || zeroblob(90)")
+    execute(busy, "UPDATE approval SET sealed_prompt = ?", b"\0\0\0\1" + bytes(90))
     with pytest.raises(RotationProblem, match="A sealed text of approval apr_"):
         rotate(busy.installation, busy.org)
     assert counts(busy, f"SELECT COUNT(*) FROM vault_org_key WHERE org = '{busy.org}'") == 2
 
 
 async def test_an_altered_org_key_is_named_and_the_earlier_root_key_stays(busy: Place) -> None:
-    execute(busy, "UPDATE vault_org_key SET wrapped = zeroblob(113) WHERE org = ?", busy.org)
+    execute(busy, "UPDATE vault_org_key SET wrapped = ? WHERE org = ?", bytes(113), busy.org)
     with pytest.raises(RotationProblem, match=f"key of {busy.org} cannot be opened"):
         rotate(busy.installation, "root")
     with pytest.raises(VaultError, match="cannot be dropped"):
