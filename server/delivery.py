@@ -68,6 +68,8 @@ class Delivery:
     clock: Callable[[], int] = now_ms
     under_way: dict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
     tasks: set["asyncio.Task[None]"] = field(default_factory=set[Any])
+    ending: bool = False
+    """Whether nothing more is begun."""
 
     def look(self) -> None:
         """Begin what is due, as far as each webhook has room. Raises DatabaseProblem."""
@@ -112,14 +114,16 @@ class Delivery:
     def _next(self, org: str, channel: str, now: int, *, most: int) -> list[str]:
         rows = self.database.of(org).read(
             "SELECT n.id FROM notice n JOIN channel c ON c.org = n.org AND c.id = n.channel "
-            f"WHERE n.org = ? AND n.channel = ? AND {_DUE} ORDER BY n.due_at, n.id LIMIT ?",
+            f"WHERE n.org = ? AND n.channel = ? AND {_DUE} ORDER BY n.turn, n.due_at, n.id LIMIT ?",
             (org, channel, now, now - self.hesitate_ms, now, now, now - DAY_MS, most),
         )
         return [str(row[0]) for row in rows]
 
     async def _one(self, org: str, channel: str, notice: str) -> None:
+        went = False
         try:
             await self._deliver(org, notice)
+            went = True
         except (DatabaseProblem, AuditError, VaultError) as problem:
             log.warning("a notice could not be delivered: %s", problem)
         except Exception as error:
@@ -129,6 +133,9 @@ class Delivery:
             going.discard(notice)
             if not going:
                 del self.under_way[org, channel]
+            if went and not self.ending:  # the next one need not wait for the next look
+                with contextlib.suppress(DatabaseProblem):
+                    self.begin([(org, channel)])
 
     async def _deliver(self, org: str, notice: str) -> None:
         await self.keys.at_hand(org)
@@ -298,6 +305,7 @@ async def _keep_looking(delivery: Delivery, stop: asyncio.Event, every_s: float)
 
 async def _wind_up(delivery: Delivery) -> None:
     """Give what is under way a moment; what it does not finish is another server's when its lease has run out."""
+    delivery.ending = True
     if delivery.tasks:
         await asyncio.wait(set(delivery.tasks), timeout=PATIENCE_S)
     for task in set(delivery.tasks):

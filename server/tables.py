@@ -370,7 +370,10 @@ class Channel(SQLModel, table=True):
 
 
 class Notice(SQLModel, table=True):
-    """Something that a channel has still to be told: facts, and no secret among them. `lease` is whose turn it is."""
+    """Something that a channel has still to be told: facts, and no secret among them. `lease` is whose turn it is.
+
+    What needs an approver, or a look, has `turn` 0 and goes before the rest, which has 1.
+    """
 
     __tablename__: ClassVar[Any] = "notice"
     __table_args__ = (Index("notice_channel", "org", "channel", "due_at"),)
@@ -380,6 +383,7 @@ class Notice(SQLModel, table=True):
     facts: str
     created_at: int = Field(sa_column=_ms())
     due_at: int = Field(sa_column=_ms())
+    turn: int
     tries: int
     lease: str | None
     leased_until: int = Field(sa_column=_ms())

@@ -78,9 +78,10 @@ def put(rows: Rows, org: str, approval: str, happening: Happening) -> None:
             "agent": agent,
         },
     }
+    turn = 0 if ruling == Ruling.APPROVE or happening is Happening.UNKNOWN else 1
     for hook in hooks:
         rows.execute(
-            "INSERT INTO notice (org, id, channel, facts, created_at, due_at, tries, lease, leased_until) "
-            "VALUES (?, ?, ?, ?, ?, ?, 0, NULL, 0)",
-            (org, new_id("ntf"), hook.id, json.dumps(facts), now, now),
+            "INSERT INTO notice (org, id, channel, facts, created_at, due_at, turn, tries, lease, leased_until) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, 0, NULL, 0)",
+            (org, new_id("ntf"), hook.id, json.dumps(facts), now, now, turn),
         )

@@ -614,3 +614,19 @@ async def test_an_org_has_so_many_and_no_more(place: Place, receiver: Receiver) 
     with pytest.raises(ChannelProblem, match="no org has more"):
         hooked(place, receiver.hook, "one_more")
     assert len(hooks_of(place.installation.database, place.org)) == MOST
+
+
+async def test_what_needs_an_approver_is_told_before_what_is_confirmed_anyway(place: Place, receiver: Receiver) -> None:
+    """An agent that is confirmed a hundred times in its client does not hold up who has to approve."""
+    hooked(place, f"{receiver.url}{PATH}")
+    for number in range(12):
+        await held(place, {**REFUND, "amount": number + 1})
+    place.rule(who="everyone", tools=["stripe.create_refund"], then="approve")
+    await held(place, {**REFUND, "amount": 4000})
+    async with a_server(place, Clock()) as server:
+        server.look()
+        await server.settled()
+    told = [json.loads(request.body)["approval"]["ruling"] for request in receiver.requests]
+    assert "approve" in told[:2], "two are under way at once"
+    assert len(told) == 13, "all of it at one look"
+    assert outbox(place) == []
