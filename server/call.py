@@ -28,7 +28,7 @@ from connectors.errors import (
 from connectors.request import Prepared, prepare
 from server.approval import Approvals, Asked, Clearance, Lost, Person, State, last_done, still_enough
 from server.audit import AuditError, Event, append, argument_fields
-from server.clock import iso, now_ms
+from server.clock import iso
 from server.connections import Connection, Workspaces, credential_kind, take_credential
 from server.credential import is_reference, resolved
 from server.database import Database, DatabaseProblem, Rows
@@ -47,7 +47,7 @@ from server.errors import (
     Unrecorded,
     VaultSealed,
 )
-from server.identity import Caller, Directory, Frozen, new_id, used
+from server.identity import Caller, Directory, Frozen, Moved, new_id, require_unmoved, used
 from server.keys import Keys
 from server.oauth.renewal import Renewals
 from server.oauth.tokens import rejected
@@ -115,6 +115,8 @@ class _Attempt:
 
     number: int
     taken: Callable[[], Secret]
+    begun: str | None
+    """What it stands under among the calls whose outcome is not known, where it runs by a grant."""
 
 
 async def call(
@@ -179,10 +181,11 @@ async def _call(  # noqa: PLR0917 - the arguments of `call`
             bound, clearance = await _anew(parts, bound, clearance, person)
             if clearance.outcome is not None:
                 return Outcome(**clearance.outcome)
-    raise Refused("the organisation's rules or connections keep changing")
+    raise Refused(_RESTLESS)
 
 
 _TRIES = 3
+_RESTLESS = "the organisation's rules or connections keep changing"
 
 
 async def _renew(parts: Parts, bound: _Bound) -> None:
@@ -192,10 +195,6 @@ async def _renew(parts: Parts, bound: _Bound) -> None:
     except CallRefused as refusal:
         await _refuse(parts, bound.caller, bound.call.name, refusal, bound)
         raise
-
-
-class Moved(Exception):
-    """Something that the verdict rests on has changed since: the call has not begun, and is looked at again."""
 
 
 async def _shielded(parts: Parts, bound: _Bound, clearance: Clearance) -> Outcome:
@@ -264,6 +263,18 @@ async def _out_of_reach(parts: Parts, caller: Caller, name: str, arguments: Mapp
 
 async def _require(parts: Parts, bound: _Bound, person: Person, pointer: str | None) -> tuple[_Bound, Clearance]:
     """An approval, a grant, or the outcome there already is; what changed while the call was held is seen again."""
+    for _ in range(_TRIES):
+        try:
+            return await _required(parts, bound, person, pointer)
+        except Moved:
+            bound = await _rebound(parts, bound, new_id("idm"))
+            if bound.verdict.ruling is Ruling.ALLOW and pointer is None:
+                return bound, Clearance()
+    raise Refused(_RESTLESS)
+
+
+async def _required(parts: Parts, bound: _Bound, person: Person, pointer: str | None) -> tuple[_Bound, Clearance]:
+    """The same, once. Raises Moved where a person would be asked about a call that has to be looked at again."""
     caller, bound_call = bound.caller, bound.call
     before = last_done(parts.database, caller.org, caller.agent, parts.approvals.call_hash(caller.org, bound_call))
     when = None if before is None else iso(before.at)
@@ -276,7 +287,7 @@ async def _require(parts: Parts, bound: _Bound, person: Person, pointer: str | N
         done_before=when if before is not None and before.known else None,
         lost_before=when if before is not None and not before.known else None,
     )
-    asked = Asked(caller, bound_call, bound.connection, bound.verdict, prompt)
+    asked = Asked(caller, bound_call, bound.connection, bound.verdict, prompt, before)
     try:
         clearance = await parts.approvals.clear(asked, person, pointer)
     except AskFirst:
@@ -291,9 +302,20 @@ async def _require(parts: Parts, bound: _Bound, person: Person, pointer: str | N
 
 
 async def _replayed(parts: Parts, bound: _Bound, clearance: Clearance) -> None:
-    """A stored outcome is told again only once that is on record."""
+    """A stored outcome is told again only once that is on record, and only to who could make the call now."""
+    for _ in range(_TRIES):
+        try:
+            await _write_replay(parts, bound, clearance)
+        except Moved:
+            bound = await _rebound(parts, bound, new_id("idm"))
+        else:
+            return
+    raise Refused(_RESTLESS)
 
+
+async def _write_replay(parts: Parts, bound: _Bound, clearance: Clearance) -> None:
     def change(rows: Rows) -> None:
+        require_unmoved(rows, bound.caller)
         append(
             rows,
             bound.caller.org,
@@ -313,12 +335,9 @@ async def _replayed(parts: Parts, bound: _Bound, clearance: Clearance) -> None:
 
 async def _again(parts: Parts, bound: _Bound, clearance: Clearance) -> _Bound:
     """Policy decides again at execution: the caller, the rules and the connection are those of now."""
-    caller = _still_there(parts, bound.caller)
-    if caller is None:
-        raise Refused("the agent was removed, or its access ended, while its call was held")
     # One approval, one key: an upstream that honours it carries out an approved call once, whatever is sent again.
     key = clearance.approval.id if clearance.approval else new_id("idm")
-    again = await _bind(parts, caller, bound.call.name, bound.call.arguments, key)
+    again = await _rebound(parts, bound, key)
     approval = clearance.approval
     if clearance.grant is not None and again.verdict.stricter_than(bound.verdict):
         raise Refused("the rules have become stricter since the grant was looked up")
@@ -327,9 +346,17 @@ async def _again(parts: Parts, bound: _Bound, clearance: Clearance) -> _Bound:
     if approval is not None and not still_enough(again.verdict, approval):
         await parts.approvals.retire(approval, "the rules have become stricter since")
         refusal = NoLongerValid(approval.id, "the rules have become stricter since")
-        await _refuse(parts, caller, bound.call.name, refusal, again)
+        await _refuse(parts, again.caller, bound.call.name, refusal, again)
         raise refusal
     return again
+
+
+async def _rebound(parts: Parts, bound: _Bound, key: str) -> _Bound:
+    """The same call, bound and decided again with the caller, rules and connections of now. Raises CallRefused."""
+    caller = _still_there(parts, bound.caller)
+    if caller is None:
+        raise Refused("the agent was removed, or its access ended, while its call was held")
+    return await _bind(parts, caller, bound.call.name, bound.call.arguments, key)
 
 
 def _still_there(parts: Parts, caller: Caller) -> Caller | None:
@@ -364,6 +391,8 @@ async def _carry_out(parts: Parts, bound: _Bound, clearance: Clearance) -> Outco
             rejected(rows, bound.connection)
         if clearance.approval is not None:
             parts.approvals.finish(rows, clearance.approval, state, asdict(outcome))
+        if attempt.begun is not None:
+            parts.approvals.unknown.ended(rows, bound.caller.org, attempt.begun, known=state is not State.UNKNOWN)
 
     try:
         await parts.database.of(bound.caller.org).write(change)
@@ -381,7 +410,7 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attemp
     asked = Asked(bound.caller, bound.call, bound.connection, bound.verdict, _NO_PROMPT)
 
     def change(rows: Rows) -> _Attempt:
-        _require_unmoved(rows, bound.caller)
+        require_unmoved(rows, bound.caller)
         parts.approvals.claim(rows, asked, clearance)
         taken = take_credential(rows, parts.vault, bound.connection)
         key = parts.vault.derive(rows, bound.caller.org, "audit-values")
@@ -400,7 +429,8 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attemp
         if clearance.approval is None:  # else it was kept when it was held
             keep(rows, parts.vault, bound.caller, decided(bound.call, bound.verdict))
         used(rows, bound.caller)
-        return _Attempt(entry.seq, taken)
+        begun = parts.approvals.unknown.begun(rows, asked, clearance, entry.seq)
+        return _Attempt(entry.seq, taken, begun)
 
     try:
         return await parts.database.of(bound.caller.org).write(change)
@@ -418,18 +448,6 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attemp
         outcome = await parts.approvals.outcome_of(clearance.approval)
         await _replayed(parts, bound, clearance)
         return Outcome(**outcome)
-
-
-def _require_unmoved(rows: Rows, caller: Caller) -> None:
-    """In the attempt's own transaction: nothing that the verdict rests on has changed since it was made."""
-    row = rows.execute(
-        "SELECT 1 FROM agent a JOIN org o ON o.id = a.org "
-        "WHERE a.org = ? AND a.id = ? AND o.revision = ? AND o.frozen_at IS NULL "
-        "AND (a.expires_at IS NULL OR a.expires_at > ?)",
-        (caller.org, caller.agent, caller.revision, now_ms()),
-    ).fetchone()
-    if row is None:
-        raise Moved
 
 
 async def _send(parts: Parts, bound: _Bound, taken: Callable[[], Secret]) -> tuple[State, Outcome, dict[str, Any]]:
