@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import Any, Literal
 
 from connectors.catalogue import Offered
-from server.policy import Rule, RuleSet, Ruling, Subject, dump_rule, load_preset, prospects
+from server.policy import ANYONE, Rule, RuleSet, Ruling, Subject, dump_rule, load_preset, prospects, within
 from server.rules import Rulebook, same
 
 STRICTNESS = ("solo", "default", "strict")
@@ -95,7 +95,7 @@ def _by_asking(before: Rule, after: Rule) -> str:
     eased = after.then is before.then and (
         after.count < before.count
         or (before.second_person and not after.second_person)
-        or before.approvers not in (None, after.approvers)
+        or not within(after.approvers or ANYONE, before.approvers or ANYONE)
     )
     return "it asks less of those who approve, or asks others" if eased else ""
 

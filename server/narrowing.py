@@ -57,9 +57,17 @@ def load(text: str) -> Narrowing:
     return Narrowing(**{part: tuple(stored.get(part) or ()) for part in Narrowing.__dataclass_fields__})
 
 
-@lru_cache(maxsize=4096)
+LONGEST_ADDRESS = 45
+"""Characters of the longest address there is: ffff:…:255.255.255.255. Longer texts are not looked at, nor kept."""
+
+
 def address_of(text: str) -> Address | None:
     """An address from its text, an IPv4 one also where it is written as IPv6; None for anything else."""
+    return _address(text) if len(text) <= LONGEST_ADDRESS else None
+
+
+@lru_cache(maxsize=4096)
+def _address(text: str) -> Address | None:
     try:
         found = ipaddress.ip_address(text)
     except ValueError:

@@ -17,6 +17,8 @@ from typing import Any, NoReturn, TypeVar, cast
 from connectors.definition import Effect
 
 __all__ = [
+    "ANYONE",
+    "APPROVING",
     "OPERATORS",
     "PRESETS",
     "ROLES",
@@ -30,6 +32,7 @@ __all__ = [
     "Subject",
     "Verdict",
     "Who",
+    "all_circles",
     "decide",
     "dump_rule",
     "load_preset",
@@ -38,6 +41,7 @@ __all__ = [
     "presets_folder",
     "prospects",
     "reach",
+    "within",
 ]
 
 ROLES = ("owner", "admin", "approver", "auditor", "member")
@@ -292,8 +296,8 @@ class Request:
 class Verdict:
     """What becomes of a call and why. `reason` names no argument value, so it may be shown to the model and logged.
 
-    With APPROVE: `count` different people must agree, and each must be in every one of `approvers` (roles, or
-    `group:NAME`; empty: anyone who may approve at all).
+    With APPROVE: `count` different people must agree, and each must be in every one of `approvers` (roles, `group:NAME`
+    or ANYONE; by itself, that is left out).
     """
 
     ruling: Ruling
@@ -309,9 +313,33 @@ class Verdict:
             return self.ruling > earlier.ruling
         return (
             self.count > earlier.count
-            or not set(self.approvers) <= set(earlier.approvers)
+            or not all(any(within(given, wanted) for given in earlier.circles) for wanted in self.circles)
             or (self.second_person and not earlier.second_person)
         )
+
+    @property
+    def circles(self) -> tuple[str, ...]:
+        """Of every one of these must each who agrees be."""
+        return self.approvers or (ANYONE,)
+
+
+ANYONE = "role:any"
+"""The circle of those who may approve at all: approvers, admins and owners."""
+APPROVING = ("approver", "admin", "owner")
+
+
+def within(circle: str, wanted: str) -> bool:
+    """Whether everybody in one circle is certainly in the other."""
+    return circle == wanted or (wanted == ANYONE and circle in APPROVING)
+
+
+def all_circles(circles: Iterable[str | None]) -> tuple[str, ...]:
+    """What rules or verdicts ask for together: who agrees must be in each circle, and None asks for ANYONE's.
+
+    So that one more rule never lets in somebody whom the others keep out.
+    """
+    named = dict.fromkeys(circle or ANYONE for circle in circles)
+    return () if list(named) == [ANYONE] else tuple(named)
 
 
 def decide(subject: Subject, request: Request, rules: Sequence[Rule], preset: Sequence[Rule]) -> Verdict:
@@ -432,7 +460,7 @@ def _verdict(deciding: Sequence[_Match], target: str, request: Request) -> Verdi
         reason,
         ids,
         count=max(rule.count for rule in rules),
-        approvers=tuple(dict.fromkeys(rule.approvers for rule in rules if rule.approvers is not None)),
+        approvers=all_circles(rule.approvers for rule in rules),
         second_person=any(rule.second_person for rule in rules),
     )
 

@@ -303,7 +303,7 @@ def _opened(one: dict[str, Any], call: str) -> str:
     if one["ruling"] == Ruling.CONFIRM:
         return f"{call} waits to be confirmed until {until} UTC."
     people = "one person" if one["needed"] == 1 else f"{one['needed']} people"
-    circle = " and ".join(_word(name) for name in one["approvers"]) or in_words(())
+    circle = in_words(tuple(_word(name) for name in one["approvers"]))
     second = ", somebody else than who asks" if one["second_person"] else ""
     return f"{call} waits until {until} UTC for {people} to approve it ({circle}{second})."
 

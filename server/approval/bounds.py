@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from connectors.definition import Effect
-from server.policy import Condition, Holds, Rule, Ruling, Subject, Verdict
+from server.policy import Condition, Holds, Rule, Ruling, Subject, Verdict, all_circles
 
 
 def within(bounds: Iterable[Condition], arguments: Mapping[str, Any]) -> bool:
@@ -48,7 +48,7 @@ def together(verdicts: Iterable[Verdict]) -> Verdict:
         "",
         tuple(dict.fromkeys(rule for verdict in deciding for rule in verdict.rules)),
         count=max(verdict.count for verdict in deciding),
-        approvers=tuple(dict.fromkeys(circle for verdict in deciding for circle in verdict.approvers)),
+        approvers=all_circles(circle for verdict in deciding for circle in verdict.circles),
         second_person=any(verdict.second_person for verdict in deciding),
     )
 
@@ -73,7 +73,7 @@ def _strictest(
         "",
         tuple(rule.id for rule in deciding),
         count=max(rule.count for rule in deciding),
-        approvers=tuple(dict.fromkeys(rule.approvers for rule in deciding if rule.approvers is not None)),
+        approvers=all_circles(rule.approvers for rule in deciding),
         second_person=any(rule.second_person for rule in deciding),
     )
 

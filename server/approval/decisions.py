@@ -23,7 +23,7 @@ from server.audit import Event, append
 from server.clock import iso, now_ms
 from server.database import Rows
 from server.identity import Actor, member_now
-from server.policy import Ruling
+from server.policy import ANYONE, Ruling
 
 
 class Decisions:
@@ -164,7 +164,7 @@ def require_one_who_may(rows: Rows, record: Approval, actor: Actor) -> None:
     """Refuse whoever could have no say about such a call. Raises ApprovalProblem."""
     if record.ruling is Ruling.CONFIRM:
         own = {record.member} if record.work is None else confirms(rows, record.org, record.work)
-        if own != {actor.member.id} and not in_circle(actor.member, "role:any"):
+        if own != {actor.member.id} and not in_circle(actor.member, ANYONE):
             raise ApprovalProblem(
                 f"{actor.member.name} cannot decide this: it is for the member it was asked for, "
                 "or an approver, admin or owner."
@@ -209,7 +209,7 @@ def standing(rows: Rows, record: Approval) -> list[dict[str, Any]]:
 
 def circles(record: Approval) -> Sequence[str]:
     """Of every one of these must each approver be."""
-    return record.approvers or ("role:any",)
+    return record.approvers or (ANYONE,)
 
 
 def kept_out(rows: Rows, record: Approval) -> set[str | None]:

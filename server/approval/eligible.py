@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 from server.database import Rows
 from server.identity import Member
-from server.policy import Ruling
+from server.policy import ANYONE, APPROVING, Ruling
 
-CIRCLES = {"role:any": "an approver, admin or owner"}
-_ANYONE = ("approver", "admin", "owner")
+CIRCLES = {ANYONE: "an approver, admin or owner"}
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,8 @@ class Wanted:
 
 def in_circle(member: Member, circle: str) -> bool:
     """Whether a person is one of those that a rule names: a role, `group:NAME`, or `role:any`."""
-    if circle == "role:any":
-        return bool(set(_ANYONE) & set(member.roles))
+    if circle == ANYONE:
+        return bool(set(APPROVING) & set(member.roles))
     if circle.startswith("group:"):
         return circle.removeprefix("group:") in member.groups
     return circle in member.roles
@@ -39,8 +38,8 @@ def in_circle(member: Member, circle: str) -> bool:
 def eligible(people: list[Member], wanted: Wanted) -> list[Member]:
     """Of these people, everyone whose agreement would still count."""
     if wanted.ruling is Ruling.CONFIRM:
-        return [one for one in people if one.id == wanted.requester or in_circle(one, "role:any")]
-    circles = wanted.approvers or ("role:any",)
+        return [one for one in people if one.id == wanted.requester or in_circle(one, ANYONE)]
+    circles = wanted.approvers or (ANYONE,)
     return [
         one
         for one in people
@@ -67,4 +66,5 @@ def in_words(approvers: tuple[str, ...]) -> str:
     >>> in_words(()), in_words(("admin", "group:finance"))
     ('approver, admin or owner', 'admin and group:finance')
     """
-    return " and ".join(approvers) or ", ".join(_ANYONE[:-1]) + " or " + _ANYONE[-1]
+    anyone = ", ".join(APPROVING[:-1]) + " or " + APPROVING[-1]
+    return " and ".join(anyone if circle == ANYONE else circle for circle in approvers or (ANYONE,))

@@ -163,13 +163,14 @@ class Grants:
         running = "" if every else "AND revoked_at IS NULL AND expires_at > ? AND uses_left > 0 "
         found = rows.execute(
             "SELECT id, agent_name, tool, sealed_bounds, uses, uses_left, approval, decided_by, channel, created_at, "
-            f"expires_at, revoked_at FROM call_grant WHERE org = ? {running}ORDER BY created_at",
+            f"expires_at, revoked_at, agent FROM call_grant WHERE org = ? {running}ORDER BY created_at",
             (org,) if every else (org, now),
         ).fetchall()
         return [
             {
                 "id": row[0],
                 "agent": row[1],
+                "agent_id": row[12],
                 "tool": row[2],
                 "bounds": None
                 if row[3] is None

@@ -139,8 +139,9 @@ class Asked:
 class Clearance:
     """What lets a call go on: an approved record, a grant, or the outcome that the record already has.
 
-    `work` is the name of a grant that was prepared ahead, `call_hash` what a call under a grant is known by. With `again`, the record's call was lost on its way, and the
-    upstream promises to carry it out once under its key, however often it is sent.
+    `work` is the name of a grant that was prepared ahead, `call_hash` what a call under a grant is known by. With
+    `again`, the record's call was lost on its way, and the upstream promises to carry it out once under its key,
+    however often it is sent.
     """
 
     approval: Approval | None = None

@@ -15,6 +15,7 @@ from server.audit import Event, append
 from server.clock import now_ms
 from server.database import Database, Rows
 from server.identity import Actor, new_id
+from server.policy import ANYONE
 
 PAGE = 500
 _ENDS = ("call.outcome", "call.unknown")
@@ -231,7 +232,7 @@ def _require_one_who_may(rows: Rows, lost: LostCall, actor: Actor) -> None:
         require_one_who_may(rows, record, actor)
         return
     agent = rows.execute("SELECT member FROM agent WHERE org = ? AND id = ?", (lost.org, lost.agent)).fetchone()
-    if not (agent and agent[0] == actor.member.id) and not in_circle(actor.member, "role:any"):
+    if not (agent and agent[0] == actor.member.id) and not in_circle(actor.member, ANYONE):
         raise ApprovalProblem(
             f"{actor.member.name} cannot say this: it is for the member that the agent acts for, "
             "or an approver, admin or owner."

@@ -392,13 +392,14 @@ class Works:
         running = "" if every else "AND revoked_at IS NULL AND uses_left > 0 AND expires_at > ? "
         found = rows.execute(
             "SELECT id, name, approval, runner, sealed_bounds, uses, uses_left, created_by, created_at, expires_at, "
-            f"revoked_at FROM work WHERE org = ? AND started_at IS NOT NULL {running}ORDER BY created_at, id",
+            "revoked_at, requester FROM work "
+            f"WHERE org = ? AND started_at IS NOT NULL {running}ORDER BY created_at, id",
             (org,) if every else (org, now),
         ).fetchall()
         return [self._shown(rows, org, now, row) for row in found]
 
     def _shown(self, rows: Rows, org: str, now: int, row: Sequence[Any]) -> dict[str, Any]:
-        work, name, approval, runner, sealed, uses, left, created_by, created_at, expires_at, revoked_at = row
+        work, name, approval, runner, sealed, uses, left, created_by, created_at, expires_at, revoked_at, *rest = row
         record = one(rows, org, approval)
         tools = rows.execute(
             "SELECT tool FROM work_tool WHERE org = ? AND work = ? ORDER BY tool", (org, work)
@@ -416,6 +417,7 @@ class Works:
             "uses_left": left,
             "approval": approval,
             "prepared_by": created_by,
+            "prepared_by_id": rest[0],
             "decided_by": last.get("by", ""),
             "channel": last.get("channel", ""),
             "created_at": iso(created_at),

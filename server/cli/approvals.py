@@ -205,8 +205,8 @@ def _decide(approval: str, decision: "Decision", *, yes: bool, org: str | None, 
 def _records(desk: Desk, *, every: bool) -> "list[Approval]":
     from server.approval import State
 
-    found = desk.installation.approvals.list(desk.org.id, state=None if every else State.PENDING)
-    return [record for record in found if _may_see(desk, record)]
+    member = None if desk.may("see every approval") else desk.actor.member.id
+    return desk.installation.approvals.list(desk.org.id, state=None if every else State.PENDING, member=member)
 
 
 def _find(desk: Desk, approval: str) -> "Approval":
@@ -228,12 +228,13 @@ def _status(record: "Approval") -> str:
 
 
 def _needs(record: "Approval") -> str:
+    from server.approval.eligible import in_words
     from server.policy import Ruling
 
     if record.ruling is Ruling.CONFIRM:
         return "the member asked for, or an approver, admin or owner"
     people = f"{record.needed} {'person' if record.needed == 1 else 'people'}"
-    circle = " and ".join(record.approvers) or "approver, admin or owner"
+    circle = in_words(record.approvers)
     return f"{people} signed in ({circle}){', a second person' if record.second_person else ''}"
 
 

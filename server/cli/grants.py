@@ -323,11 +323,11 @@ def _own(desk: Desk, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of these grants, those for this person's own agents and those that they prepared."""
     agents = desk.installation.directory.agents(desk.org.id)
     me = desk.actor.member
-    own = {agent.name for agent in agents if agent.member == me.id}
+    own = {agent.id for agent in agents if agent.member == me.id}
     runners = {f"member:{me.id}", *(f"agent:{agent.id}" for agent in agents if agent.member == me.id)}
     runners |= {f"group:{group}" for group in me.groups}
-    prepared = [one for one in found if one.get("runner") in runners or one.get("prepared_by") == me.name]
-    return [one for one in found if one in prepared or ("runner" not in one and one["agent"] in own)]
+    prepared = [one for one in found if one.get("runner") in runners or one.get("prepared_by_id") == me.id]
+    return [one for one in found if one in prepared or one.get("agent_id") in own]
 
 
 def _grant(desk: Desk, grant: str) -> dict[str, Any]:

@@ -1023,3 +1023,29 @@ async def test_what_waits_for_a_decision_ends_when_the_connection_gets_a_new_sec
     )
     assert state_of(place, approval) == "cancelled"
     assert upstream.requests == []
+
+
+async def test_a_call_that_waits_is_not_hidden_behind_hundreds_of_newer_ones(
+    place: Place, parts: Parts, upstream: Upstream
+) -> None:
+    with pytest.raises(ApprovalRequired) as held:
+        await call(parts, place.caller(), "stripe_create_refund", {"charge": "ch_1"}, Nobody())
+    first = record(place, held.value.approval)
+    bob = place.member("bob")
+    for number in range(300):
+        newer = replace(
+            first,
+            id=f"apr_{number:016}",
+            agent=f"agt_{number}",
+            member=bob.id,
+            call_hash=str(number),
+            created_at=first.created_at + number + 1,
+        )
+        columns, holes = f"{COLUMNS}, sealed_call, sealed_prompt", ", ".join("?" * (len(values_of(newer)) + 2))
+        execute(place, f"INSERT INTO approval ({columns}) VALUES ({holes})", *values_of(newer), b"", b"")
+    waiting = place.installation.approvals.list(place.org, state=State.PENDING)
+    assert (len(waiting), waiting[0].id) == (301, first.id)
+    own = place.installation.approvals.list(place.org, state=State.PENDING, member=place.owner.id)
+    assert [each.id for each in own] == [first.id]
+    assert place.owner.id not in {each.member for each in place.installation.approvals.list(place.org)}
+    assert [each.id for each in place.installation.approvals.list(place.org, member=place.owner.id)] == [first.id]

@@ -15,12 +15,13 @@ import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
+from server import narrowing
 from server.app import running
 from server.call import Parts, call
 from server.errors import ApprovalRequired, NoLongerValid, NoSuchTool, Refused
 from server.http import sender
 from server.identity import Outside, create_agent, narrow_agent, remove_agent, rotate_agent, set_frozen
-from server.narrowing import Narrowing, load, network
+from server.narrowing import Narrowing, address_of, load, network
 from tests.agents import Nobody, execute
 from tests.commandline import MAIN, CommandLine
 from tests.installed import Place
@@ -479,3 +480,11 @@ async def test_only_the_agent_that_called_was_used(place: Place, parts: Parts) -
 
 def uses(place: Place) -> list[Any]:
     return [row[0] for row in place.database.read("SELECT used_at FROM agent WHERE name = 'reconciler'")]
+
+
+def test_a_text_that_is_too_long_for_an_address_is_none_and_is_not_kept() -> None:
+    """Whoever is forwarded writes it, and has shown no token yet."""
+    kept = narrowing._address.cache_info().currsize
+    assert address_of("1" * (narrowing.LONGEST_ADDRESS + 1)) is None
+    assert narrowing._address.cache_info().currsize == kept
+    assert address_of("ABCD:ABCD:ABCD:ABCD:ABCD:ABCD:192.168.158.190") is not None

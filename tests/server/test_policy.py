@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from connectors.definition import Effect
 from server import policy
+from server.approval.eligible import Wanted, eligible
 from server.explaining import explain
+from server.identity import Member
 from server.policy import (
     OPERATORS,
     PRESETS,
@@ -301,6 +303,36 @@ def test_several_approve_rules_add_up():
         assert sorted(verdict.rules) == ["a", "b", "c"]
 
 
+def test_one_more_rule_never_lets_in_somebody_whom_the_others_keep_out():
+    """Whoever may agree under all of the rules may do so under fewer; what fewer asked for is not enough for all."""
+    people = [
+        Member("m", "org", "m", None, roles, groups)
+        for roles in (("approver",), ("admin",), ("owner",), ("member",), ("auditor",))
+        for groups in ((), ("interns",))
+    ]
+    demands = [None, "approver", "admin", "group:interns"]
+
+    def may(approvers):
+        wanted = Wanted(Ruling.APPROVE, approvers=decide(ALICE, REFUND, approvers, SILENT).approvers)
+        return {(one.roles, one.groups) for one in eligible(people, wanted)}
+
+    for one, two, three in itertools.product(demands, repeat=3):
+        rules = [rule("approve", name=f"r{n}", approvers=each) for n, each in enumerate((one, two, three))]
+        for some in ([rules[0]], rules[:2]):
+            assert may(rules) <= may(some)
+            fewer, all_of_them = decide(ALICE, REFUND, some, SILENT), decide(ALICE, REFUND, rules, SILENT)
+            assert may(rules) == may(some) or all_of_them.stricter_than(fewer)
+            assert not fewer.stricter_than(all_of_them)
+
+
+def test_an_interns_approval_is_not_enough_once_the_rule_asks_for_an_approver():
+    by_an_intern = decide(ALICE, REFUND, [rule("approve", approvers="group:interns")], SILENT)
+    by_an_approver = decide(ALICE, REFUND, [rule("approve")], SILENT)
+    assert by_an_approver.stricter_than(by_an_intern)
+    assert by_an_intern.stricter_than(by_an_approver)
+    assert not by_an_approver.stricter_than(decide(ALICE, REFUND, [rule("approve", approvers="admin")], SILENT))
+
+
 def test_an_approve_rule_that_does_not_win_leaves_no_demand_behind():
     verdict = decide(ALICE, REFUND, [rule("approve", count=2, approvers="admin"), rule("deny", name="no")], SILENT)
     assert verdict == Verdict(Ruling.DENY, verdict.reason, ("no",))
@@ -459,7 +491,13 @@ def test_a_rule_keeps_the_id_it_is_stored_under():
 
 def test_the_public_names_are_exact():
     own = {name for name, thing in vars(policy).items() if getattr(thing, "__module__", "") == policy.__name__}
-    assert {name for name in own if not name.startswith("_")} | {"OPERATORS", "PRESETS", "ROLES"} == set(policy.__all__)
+    assert {name for name in own if not name.startswith("_")} | {
+        "ANYONE",
+        "APPROVING",
+        "OPERATORS",
+        "PRESETS",
+        "ROLES",
+    } == set(policy.__all__)
 
 
 # -- presets
@@ -706,7 +744,8 @@ def naive_decide(subject, request, rules, preset):
                 "ruling": then,
                 "rules": [shape["id"] for shape in winners],
                 "count": max(shape.get("count", 1) for shape in winners),
-                "approvers": {shape["approvers"] for shape in winners if shape.get("approvers")},
+                "approvers": {shape.get("approvers") or "role:any" for shape in winners}
+                - ({"role:any"} if not any(shape.get("approvers") for shape in winners) else set()),
                 "second_person": any(shape.get("second_person", False) for shape in winners),
             }
     return {"ruling": "deny", "rules": [], "count": 1, "approvers": set(), "second_person": False}

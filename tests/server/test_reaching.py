@@ -93,7 +93,7 @@ def test_presets_count(place: Place) -> None:
 
 def test_who_has_agreed_already_is_not_counted_again(place: Place) -> None:
     place.member("bob", ("approver",), os_user="bob")
-    wanted = Wanted(Ruling.APPROVE, needed=2, decided=("alice",))
+    wanted = Wanted(Ruling.APPROVE, needed=2, decided=(place.owner.id,))
     reached = place.installation.database.query(lambda rows: reach(rows, place.org, wanted))
     assert (reached.asked, reached.needed, reached.enough) == (("bob",), 1, True)
 

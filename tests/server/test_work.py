@@ -15,7 +15,7 @@ from server.cli.acting import Desk
 from server.clock import now_ms
 from server.connections import connection_named, replan, rotate
 from server.errors import ApprovalRequired, Refused
-from server.identity import Actor, remove_agent, system_user
+from server.identity import Actor, remove_agent, remove_member, system_user
 from server.policy import Condition, Ruling, Verdict
 from server.prompt import Prompt
 from server.rules import remove as remove_rule
@@ -558,3 +558,20 @@ async def test_who_gets_a_members_name_later_inherits_no_work(place: Place, owne
     made = owner(*CREATE, "--runner", "member:alice", "--yes", "--json").json
     rows = place.database.read("SELECT runner FROM work WHERE id = ?", (made["grant"],))
     assert rows == [(f"member:{place.owner.id}",)]
+
+
+async def test_who_gets_a_members_name_later_sees_and_ends_nothing_that_they_had(
+    parts: Parts, place: Place, owner: CommandLine, keyleash: CommandLine
+) -> None:
+    """Grants are whose they are by id: those of an agent that is gone, and work that somebody of the same name made."""
+    bob = place.member("bob", ("member", "approver"))
+    execute(place, "UPDATE agent SET member = ? WHERE org = ?", bob.id, place.org)
+    made = owner(*CREATE, "--yes", "--as", "bob", "--json")
+    decide(place, made.json["approval"], Decision.APPROVE)
+    place.database.write_now(lambda rows: remove_member(rows, place.org, bob, by="alice"))
+    place.member("bob")
+    seen = owner("grant", "list", "--as", "bob", "--json")
+    assert (seen.code, seen.json) == (0, [])
+    assert len(owner("grant", "list", "--json").json) == 1
+    assert owner("grant", "revoke", made.json["grant"], "--as", "bob").code == 1
+    assert len(owner("grant", "list", "--json").json) == 1
