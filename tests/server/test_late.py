@@ -34,6 +34,9 @@ STOPS: dict[str, Callable[[Place], object]] = {
     "frozen": lambda place: place.database.write_now(lambda rows: set_frozen(rows, place.org, frozen=True, by="x")),
     "expired": lambda place: execute(place, "UPDATE agent SET expires_at = 1"),
 }
+WHOLE, REST, BEGINNING = 0, 1, 2
+"""What of the body is late."""
+in_pieces = pytest.mark.parametrize("pieces", [WHOLE, REST, BEGINNING], ids=["whole", "rest", "beginning"])
 stopped = pytest.mark.parametrize("stop", STOPS.values(), ids=STOPS)
 
 
@@ -73,7 +76,7 @@ async def door(place: Place, parts: Parts) -> AsyncIterator[Door]:
 class Late:
     """A request to the door: its headers have been read when the body is asked for, and that comes when we say."""
 
-    def __init__(self, place: Place, method: str, body: dict[str, Any], name: str | None, *, pieces: bool) -> None:
+    def __init__(self, place: Place, method: str, body: dict[str, Any], name: str | None, *, pieces: int) -> None:
         given = {"Host": "127.0.0.1", **Raw("", place.tokens["reconciler"], httpx2.AsyncClient()).headers(method, name)}
         headers = [(key.lower().encode(), value.encode()) for key, value in given.items()]
         self.scope: dict[str, Any] = {
@@ -82,14 +85,14 @@ class Late:
         }
         text = json.dumps(body).encode()
         self._pieces = [text[:9], text[9:]] if pieces else [text]
-        self._pieces_at_once = len(self._pieces) - 1
+        self._waits_at = 2 if pieces == BEGINNING else 1
         self.asked, self.go = anyio.Event(), anyio.Event()
         self.status, self.said = 0, b""
 
     async def receive(self) -> dict[str, Any]:
         if not self._pieces:
             await anyio.sleep_forever()
-        if len(self._pieces) == 1:
+        if len(self._pieces) == self._waits_at:
             self.asked.set()
             await self.go.wait()
         return {"type": "http.request", "body": self._pieces.pop(0), "more_body": bool(self._pieces)}
@@ -101,7 +104,7 @@ class Late:
 
 @asynccontextmanager
 async def late(
-    place: Place, door: Door, method: str, params: dict[str, Any], name: str | None = None, *, pieces: bool = False
+    place: Place, door: Door, method: str, params: dict[str, Any], name: str | None = None, *, pieces: int = 0
 ) -> AsyncIterator[list[Reply]]:
     """The body comes after the block; its answer is then in the list."""
     meta = Raw("", "", httpx2.AsyncClient()).meta()
@@ -136,10 +139,10 @@ def tool(arguments: dict[str, Any], **more: Any) -> tuple[str, dict[str, Any], s
 # -- over HTTP
 
 
-@pytest.mark.parametrize("pieces", [False, True], ids=["the body late", "its rest late"])
+@in_pieces
 @stopped
 async def test_a_call_opens_no_prompt_for_who_was_stopped_before_its_body_came(
-    place: Place, door: Door, stop: Callable[[Place], object], pieces: bool
+    place: Place, door: Door, stop: Callable[[Place], object], pieces: int
 ) -> None:
     async with late(place, door, *tool(REFUND), pieces=pieces) as answers:
         stop(place)
@@ -147,14 +150,15 @@ async def test_a_call_opens_no_prompt_for_who_was_stopped_before_its_body_came(
     assert place.events("approval.opened", "call.held", "call.attempt") == []
 
 
+@in_pieces
 @stopped
 async def test_tools_are_not_listed_for_who_was_stopped(
-    place: Place, door: Door, stop: Callable[[Place], object]
+    place: Place, door: Door, stop: Callable[[Place], object], pieces: int
 ) -> None:
     async with late(place, door, "tools/list", {}) as answers:
         pass
     assert answers[0].result["tools"]
-    async with late(place, door, "tools/list", {}) as answers:
+    async with late(place, door, "tools/list", {}, pieces=pieces) as answers:
         stop(place)
     assert answers[0].result["tools"] == []
 
