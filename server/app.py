@@ -235,7 +235,7 @@ def http_door(installation: Installation, parts: Parts, *, host: str) -> "Door":
     from server.protocol import CALLER, HttpFace, caller_of_request
 
     hosts, origins = allowed(host, installation.settings.allowed_hosts)
-    server = protocol_server(installation, parts, caller_of_request)
+    server = protocol_server(installation, parts, partial(caller_of_request, parts.directory.again))
     return Door(
         HttpFace(server, parts.directory.again, hosts=hosts, origins=origins),
         partial(installation.directory.by_token, transport=HTTP),

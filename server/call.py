@@ -41,7 +41,7 @@ from server.approval import (
     still_enough,
 )
 from server.audit import AuditError, Event, append, argument_fields
-from server.clock import iso, now_ms, running_s
+from server.clock import iso, running_s
 from server.connections import Connection, Workspaces, credential_kind, take_credential
 from server.credential import is_reference, resolved
 from server.database import Database, DatabaseProblem, Rows
@@ -60,7 +60,7 @@ from server.errors import (
     Unrecorded,
     VaultSealed,
 )
-from server.identity import Caller, Directory, Frozen, new_id, used
+from server.identity import Caller, Directory, Frozen, Moved, new_id, require_unmoved, used
 from server.keys import Keys
 from server.oauth.renewal import Renewals
 from server.oauth.tokens import rejected
@@ -132,6 +132,8 @@ class _Attempt:
     taken: Callable[[], Secret]
     begun: float
     """By the clock of `Parts`, no later than the record says."""
+    unsettled: str | None
+    """What it stands under among the calls whose outcome is not known, where it runs by a grant."""
 
 
 async def call(
@@ -196,10 +198,11 @@ async def _call(  # noqa: PLR0917 - the arguments of `call`
             bound, clearance = await _anew(parts, bound, clearance, person)
             if clearance.outcome is not None:
                 return Outcome(**clearance.outcome)
-    raise Refused("the organisation's rules or connections keep changing")
+    raise Refused(_RESTLESS)
 
 
 _TRIES = 3
+_RESTLESS = "the organisation's rules or connections keep changing"
 
 
 async def _renew(parts: Parts, bound: _Bound) -> None:
@@ -209,10 +212,6 @@ async def _renew(parts: Parts, bound: _Bound) -> None:
     except CallRefused as refusal:
         await _refuse(parts, bound.caller, bound.call.name, refusal, bound)
         raise
-
-
-class Moved(Exception):
-    """Something that the verdict rests on has changed since: the call has not begun, and is looked at again."""
 
 
 async def _shielded(parts: Parts, bound: _Bound, clearance: Clearance) -> Outcome:
@@ -281,6 +280,18 @@ async def _out_of_reach(parts: Parts, caller: Caller, name: str, arguments: Mapp
 
 async def _require(parts: Parts, bound: _Bound, person: Person, pointer: str | None) -> tuple[_Bound, Clearance]:
     """An approval, a grant, or the outcome there already is; what changed while the call was held is seen again."""
+    for _ in range(_TRIES):
+        try:
+            return await _required(parts, bound, person, pointer)
+        except Moved:
+            bound = await _rebound(parts, bound, new_id("idm"))
+            if bound.verdict.ruling is Ruling.ALLOW and pointer is None:
+                return bound, Clearance()
+    raise Refused(_RESTLESS)
+
+
+async def _required(parts: Parts, bound: _Bound, person: Person, pointer: str | None) -> tuple[_Bound, Clearance]:
+    """The same, once. Raises Moved where a person would be asked about a call that has to be looked at again."""
     caller, bound_call = bound.caller, bound.call
     before = last_done(parts.database, caller.org, caller.agent, parts.approvals.call_hash(caller.org, bound_call))
     when = None if before is None else iso(before.at)
@@ -293,7 +304,7 @@ async def _require(parts: Parts, bound: _Bound, person: Person, pointer: str | N
         done_before=when if before is not None and before.known else None,
         lost_before=when if before is not None and not before.known else None,
     )
-    asked = Asked(caller, bound_call, bound.connection, bound.verdict, prompt)
+    asked = Asked(caller, bound_call, bound.connection, bound.verdict, prompt, before)
     try:
         clearance = await parts.approvals.clear(asked, person, pointer)
     except AskFirst:
@@ -308,9 +319,20 @@ async def _require(parts: Parts, bound: _Bound, person: Person, pointer: str | N
 
 
 async def _replayed(parts: Parts, bound: _Bound, clearance: Clearance) -> None:
-    """A stored outcome is told again only once that is on record."""
+    """A stored outcome is told again only once that is on record, and only to who could make the call now."""
+    for _ in range(_TRIES):
+        try:
+            await _write_replay(parts, bound, clearance)
+        except Moved:
+            bound = await _rebound(parts, bound, new_id("idm"))
+        else:
+            return
+    raise Refused(_RESTLESS)
 
+
+async def _write_replay(parts: Parts, bound: _Bound, clearance: Clearance) -> None:
     def change(rows: Rows) -> None:
+        require_unmoved(rows, bound.caller)
         append(
             rows,
             bound.caller.org,
@@ -330,12 +352,9 @@ async def _replayed(parts: Parts, bound: _Bound, clearance: Clearance) -> None:
 
 async def _again(parts: Parts, bound: _Bound, clearance: Clearance) -> _Bound:
     """Policy decides again at execution: the caller, the rules and the connection are those of now."""
-    caller = _still_there(parts, bound.caller)
-    if caller is None:
-        raise Refused("the agent was removed, or its access ended, while its call was held")
     # One approval, one key: an upstream that honours it carries out an approved call once, whatever is sent again.
     key = clearance.approval.id if clearance.approval else new_id("idm")
-    again = await _bind(parts, caller, bound.call.name, bound.call.arguments, key)
+    again = await _rebound(parts, bound, key)
     approval = clearance.approval
     if clearance.grant is not None and again.verdict.stricter_than(bound.verdict):
         raise Refused("the rules have become stricter since the grant was looked up")
@@ -344,9 +363,17 @@ async def _again(parts: Parts, bound: _Bound, clearance: Clearance) -> _Bound:
     if approval is not None and not still_enough(again.verdict, approval):
         await parts.approvals.retire(approval, "the rules have become stricter since")
         refusal = NoLongerValid(approval.id, "the rules have become stricter since")
-        await _refuse(parts, caller, bound.call.name, refusal, again)
+        await _refuse(parts, again.caller, bound.call.name, refusal, again)
         raise refusal
     return again
+
+
+async def _rebound(parts: Parts, bound: _Bound, key: str) -> _Bound:
+    """The same call, bound and decided again with the caller, rules and connections of now. Raises CallRefused."""
+    caller = _still_there(parts, bound.caller)
+    if caller is None:
+        raise Refused("the agent was removed, or its access ended, while its call was held")
+    return await _bind(parts, caller, bound.call.name, bound.call.arguments, key)
 
 
 def _still_there(parts: Parts, caller: Caller) -> Caller | None:
@@ -382,6 +409,8 @@ async def _carry_out(parts: Parts, bound: _Bound, clearance: Clearance) -> Outco
             rejected(rows, bound.connection)
         if clearance.approval is not None:
             parts.approvals.finish(rows, clearance.approval, state, asdict(outcome), again=clearance.again)
+        if attempt.unsettled is not None:
+            parts.approvals.unknown.ended(rows, bound.caller.org, attempt.unsettled, known=state is not State.UNKNOWN)
 
     try:
         await parts.database.of(bound.caller.org).write(change)
@@ -400,7 +429,7 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attemp
 
     def change(rows: Rows) -> _Attempt:
         begun = parts.clock()
-        _require_unmoved(rows, bound.caller)
+        require_unmoved(rows, bound.caller)
         parts.approvals.claim(rows, asked, clearance)
         taken = take_credential(rows, parts.vault, bound.connection)
         key = parts.vault.derive(rows, bound.caller.org, "audit-values")
@@ -419,7 +448,8 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attemp
         if clearance.approval is None:  # else it was kept when it was held
             keep(rows, parts.vault, bound.caller, decided(bound.call, bound.verdict))
         used(rows, bound.caller)
-        return _Attempt(entry.seq, taken, begun)
+        unsettled = parts.approvals.unknown.begun(rows, asked, clearance, entry.seq)
+        return _Attempt(entry.seq, taken, begun, unsettled)
 
     try:
         return await parts.database.of(bound.caller.org).write(change)
@@ -437,18 +467,6 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attemp
         outcome = await parts.approvals.outcome_of(clearance.approval)
         await _replayed(parts, bound, clearance)
         return Outcome(**outcome)
-
-
-def _require_unmoved(rows: Rows, caller: Caller) -> None:
-    """In the attempt's own transaction: nothing that the verdict rests on has changed since it was made."""
-    row = rows.execute(
-        "SELECT 1 FROM agent a JOIN org o ON o.id = a.org "
-        "WHERE a.org = ? AND a.id = ? AND o.revision = ? AND o.frozen_at IS NULL "
-        "AND (a.expires_at IS NULL OR a.expires_at > ?)",
-        (caller.org, caller.agent, caller.revision, now_ms()),
-    ).fetchone()
-    if row is None:
-        raise Moved
 
 
 async def _send(

@@ -163,6 +163,10 @@ class Outside(Exception):
         self.caller = caller
 
 
+class Moved(Exception):
+    """Something that a verdict rests on has changed since: the call has not begun, and is looked at again."""
+
+
 class Directory:
     """The orgs, members and agents of one installation."""
 
@@ -619,6 +623,18 @@ def _leash(narrowing: Narrowing, expires_at: int | None) -> dict[str, object]:
 def _require_there(agent: Agent, changed: Any) -> None:
     if changed.rowcount != 1:
         raise IdentityProblem(f"{agent.name} was removed meanwhile. Nothing was changed.")
+
+
+def require_unmoved(rows: Rows, caller: Caller) -> None:
+    """In the transaction that acts on a verdict: nothing that it rests on has changed since. Raises Moved."""
+    row = rows.execute(
+        "SELECT 1 FROM agent a JOIN org o ON o.id = a.org "
+        "WHERE a.org = ? AND a.id = ? AND o.revision = ? AND o.frozen_at IS NULL "
+        "AND (a.expires_at IS NULL OR a.expires_at > ?)",
+        (caller.org, caller.agent, caller.revision, now_ms()),
+    ).fetchone()
+    if row is None:
+        raise Moved
 
 
 USE_MS = 60_000

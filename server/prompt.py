@@ -122,7 +122,7 @@ def render_work(  # each is a line of the prompt
         lines.append(f"Why, in their words: {quote(why)}")
     lines.append("Only where, in every call:" if bounds else "Whatever the arguments.")
     lines += [f"  {in_words(bound, quote)}" for bound in bounds]
-    bounded = {bound.argument.split(".")[0] for bound in bounds}
+    bounded = {bound.argument for bound in bounds if bound.op != "present" or not bound.value}
     for each in tools:
         tool, key = each.tool, "your organisation's own key" if each.ownership == "own" else "a managed key"
         account = f", {quote(each.account)}" if each.account else ""

@@ -3,6 +3,7 @@
 The only module of the server that knows the protocol. It holds no rule and no secret: `server.call` does the work.
 """
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -37,7 +38,7 @@ from connectors.catalogue import CALL, DESCRIBE, OWN_NAMES, SEARCH, Offered
 from server.approval import STATE_TTL_S, Decision
 from server.call import Outcome, Parts, call, refused
 from server.database import DatabaseProblem
-from server.errors import AskFirst, BadArguments, CallRefused, NoSuchTool, NotOurState, Question, structured
+from server.errors import AskFirst, BadArguments, CallRefused, NoSuchTool, NotOurState, Question, Refused, structured
 from server.folding import call_through, describe, folded, search
 from server.identity import Caller, Frozen
 from server.listing import StaleCursor, described, page, tools_for
@@ -91,7 +92,11 @@ def build(parts: Parts, identify: Identify, *, version: str, state_keys: list[by
         return _result(outcome.text, outcome.structured, ok=outcome.ok)
 
     async def listen(ctx: Context, params: t.SubscriptionsListenRequestParams) -> t.SubscriptionsListenResult:
-        return await _listen(parts, identify(ctx), ctx, params)
+        try:
+            caller = identify(ctx)
+        except (Frozen, CallRefused) as refusal:
+            raise MCPError(t.INVALID_REQUEST, str(refusal)) from None
+        return await _listen(parts, caller, ctx, params)
 
     sealed = parts.vault.sealed
     server: Server[Any] = Server(
@@ -418,7 +423,10 @@ def _pointer(state: str) -> str | None:
 
 
 def _principal(identify: Identify, ctx: Context) -> str:
-    caller = identify(ctx)
+    try:
+        caller = identify(ctx)
+    except (Frozen, CallRefused) as refusal:
+        raise MCPError(t.INVALID_REQUEST, str(refusal)) from None
     return json.dumps([caller.org, caller.agent, caller.member, caller.token_mark])
 
 
@@ -533,6 +541,8 @@ SESSIONS_PER_AGENT = 200
 """Handshake sessions that one agent may open in `SESSION_S`, after which an idle one is closed."""
 CALLER = "keyleash.caller"
 """Where the HTTP application leaves the caller it has authenticated, in the ASGI scope."""
+AT_ONCE = "keyleash.at-once"
+"""Set there where the whole body had come when the caller was looked at: there was no time to change anything."""
 
 
 class HttpFace:
@@ -584,7 +594,27 @@ class HttpFace:
             scope["user"] = _session_owner(caller)
             if scope["method"] == "GET":
                 receive = _while_welcome(receive, self._again, caller)
+        if scope["method"] == "POST":
+            receive = _noting_what_comes_at_once(scope, receive)
         await manager.handle_request(scope, receive, send)  # pyright: ignore[reportArgumentType] - ASGI's own types
+
+
+def _noting_what_comes_at_once(scope: Scope, receive: Receive) -> Receive:
+    """Set `scope[AT_ONCE]` where the first message is the whole body, and was there without waiting for it."""
+    first = True
+
+    async def received() -> dict[str, Any]:
+        nonlocal first
+        waited: list[bool] = []
+        noted = asyncio.get_running_loop().call_soon(waited.append, True)  # runs only if something else may run
+        message = await receive()
+        noted.cancel()
+        if first and not waited and not message.get("more_body"):
+            scope[AT_ONCE] = True
+        first = False
+        return message
+
+    return received
 
 
 def _while_welcome(receive: Receive, again: Callable[[Caller], Caller | None], caller: Caller) -> Receive:
@@ -630,9 +660,18 @@ def _session_owner(caller: Caller) -> AuthenticatedUser:
     return AuthenticatedUser(token)
 
 
-def caller_of_request(ctx: Context) -> Caller:
-    """The caller whom the HTTP application has authenticated for this very request."""
+def caller_of_request(again: Callable[[Caller], Caller | None], ctx: Context) -> Caller:
+    """The caller whom the HTTP application has authenticated for this very request, as of now.
+
+    The application looks when the headers come. Where the body took its time, the caller is looked at `again`: who may
+    no longer ask by then does not. Raises Frozen or Refused.
+    """
     if ctx.request is None:
         raise MCPError(t.INVALID_REQUEST, "This request came without a caller.")
     caller: Caller = ctx.request.scope[CALLER]
-    return caller
+    if ctx.request.scope.get(AT_ONCE):
+        return caller
+    now = again(caller)
+    if now is None:
+        raise Refused("the agent was removed, or its access ended, before all of its request had come")
+    return now

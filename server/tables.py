@@ -315,9 +315,13 @@ class WorkTool(SQLModel, table=True):
 
 
 class LostCall(SQLModel, table=True):
-    """A call that needed no approval of its own, may have changed something, and was lost on its way."""
+    """A call that needed no approval of its own, may have changed something, and of which nobody knows what became.
+
+    One that runs under a grant stands here from its attempt on, `under_way` until its outcome is known or it is lost.
+    """
 
     __tablename__: ClassVar[Any] = "lost_call"
+    __table_args__ = (Index("lost_call_by_hash", "org", "agent", "call_hash"),)
     org: str = Field(primary_key=True)
     id: str = Field(primary_key=True)
     attempt: int = Field(sa_column=Column(BigInteger, nullable=False))
@@ -327,6 +331,8 @@ class LostCall(SQLModel, table=True):
     tool: str
     effect: str
     call_grant: str | None
+    call_hash: str | None = None
+    under_way: bool
     at: int = Field(sa_column=_ms())
     resolution: str | None = None
 

@@ -18,7 +18,7 @@ from server.approval.record import (
     one,
     over,
 )
-from server.approval.work import Works, acted_for
+from server.approval.work import Works, acted_for, confirms
 from server.audit import Event, append
 from server.clock import iso, now_ms
 from server.database import Rows
@@ -163,7 +163,7 @@ def as_of_now(rows: Rows, org: str, actor: Actor) -> Actor:
 def require_one_who_may(rows: Rows, record: Approval, actor: Actor) -> None:
     """Refuse whoever could have no say about such a call. Raises ApprovalProblem."""
     if record.ruling is Ruling.CONFIRM:
-        own = {record.member} if record.work is None else acted_for(rows, record.org, record.work)
+        own = {record.member} if record.work is None else confirms(rows, record.org, record.work)
         if own != {actor.member.id} and not in_circle(actor.member, ANYONE):
             raise ApprovalProblem(
                 f"{actor.member.name} cannot decide this: it is for the member it was asked for, "

@@ -11,7 +11,7 @@ from connectors.definition import Call, Effect
 from server.approval.channels import reach, tell, through
 from server.approval.decisions import Decisions, require_eligible, standing
 from server.approval.fatigue import require_bearable
-from server.approval.grants import GRANT_USES, IN_CLIENT, Grants
+from server.approval.grants import DENIED_NOW, GRANT_USES, IN_CLIENT, Grants
 from server.approval.outbox import Happening
 from server.approval.record import (
     APPROVAL_MS,
@@ -31,6 +31,7 @@ from server.approval.record import (
     Person,
     State,
     approval_of,
+    done_before,
     move,
     one,
     over,
@@ -41,13 +42,13 @@ from server.approval.record import (
     wanted,
 )
 from server.approval.register import Register
-from server.approval.unknown import Unknown
+from server.approval.unknown import Unknown, unsure
 from server.approval.work import Plan, Works
 from server.audit import Event, append
 from server.clock import iso, now_ms
 from server.database import Database, Rows
 from server.errors import ApprovalRequired, Denied, NoLongerValid, OutcomeUnknown, Question, Refused
-from server.identity import Actor, new_id
+from server.identity import Actor, new_id, require_unmoved
 from server.policy import Ruling, Verdict
 from server.prompt import IN_CLIENT as IN_CLIENT_LENGTH
 from server.prompt import Prompt, quote, summary
@@ -73,12 +74,9 @@ class Approvals(Register):
         record = await self._pointed_at(asked, call_hash, pointer) if pointer else self._approved(asked, call_hash)
         joined = False
         if record is None:
-            grant = self._grants.match(asked)
-            if grant is not None:
-                return Clearance(grant=grant)
-            work = self._works.match(asked)
-            if work is not None:
-                return Clearance(grant=work.id, work=work.name)
+            granted = self._granted(asked, call_hash)
+            if granted is not None:
+                return granted
             await self._tell(asked, call_hash)
             record, joined = await self._join_or_open(asked, call_hash)
         if record.state is State.PENDING:
@@ -88,6 +86,16 @@ class Approvals(Register):
         if record.state is State.UNKNOWN and self._may_go_again(asked, record):
             return Clearance(approval=record, again=True)
         return self._clearance(record)
+
+    def _granted(self, asked: Asked, call_hash: str) -> Clearance | None:
+        """A grant that covers the call. Not where an earlier one just like it may have been done: a person decides."""
+        if unsure(asked.call, asked.before):
+            return None
+        grant = self._grants.match(asked)
+        if grant is not None:
+            return Clearance(grant=grant, call_hash=call_hash)
+        work = self._works.match(asked)
+        return None if work is None else Clearance(grant=work.id, work=work.name, call_hash=call_hash)
 
     def _clearance(self, record: Approval) -> Clearance:
         match record.state:
@@ -127,10 +135,19 @@ class Approvals(Register):
         """
         if clearance.approval is not None:
             self._claim_approval(rows, asked, clearance.approval, again=clearance.again)
-        elif clearance.work is not None and clearance.grant is not None:
-            if not self._works.take(rows, asked, clearance.grant):
-                raise Lost
-        elif clearance.grant is not None and not self._grants.take(rows, asked.caller.org, clearance.grant):
+        elif clearance.grant is not None:
+            self._claim_grant(rows, asked, clearance, clearance.grant)
+
+    def _claim_grant(self, rows: Rows, asked: Asked, clearance: Clearance, grant: str) -> None:
+        caller = asked.caller
+        before = done_before(rows, caller.org, caller.agent, clearance.call_hash or "")
+        if unsure(asked.call, before):
+            raise Lost
+        if clearance.work is None:
+            taken = self._grants.take(rows, caller.org, grant)
+        else:
+            taken = self._works.take(rows, asked, grant)
+        if not taken:
             raise Lost
 
     def _claim_approval(self, rows: Rows, asked: Asked, approval: Approval, *, again: bool) -> None:
@@ -230,7 +247,8 @@ class Approvals(Register):
         for (approval,) in found:
             record = self.find(org, str(approval))
             if record is not None:
-                await self.retire(record, "a rule denies it now")
+                await self.retire(record, DENIED_NOW)
+        await self._grants.overrule(org, agent, call.name)
 
     async def overrule_all(self, org: str, agent: str, tool: str) -> None:
         """The agent cannot call this tool any more: whatever was approved or waits for it ends."""
@@ -241,7 +259,8 @@ class Approvals(Register):
         for (approval,) in found:
             record = self.find(org, str(approval))
             if record is not None:
-                await self.retire(record, "a rule denies it now")
+                await self.retire(record, DENIED_NOW)
+        await self._grants.overrule(org, agent, tool)
 
     # -- for people
 
@@ -330,6 +349,7 @@ class Approvals(Register):
         caller = asked.caller
 
         def change(rows: Rows) -> tuple[Approval, bool]:
+            require_unmoved(rows, caller)
             now = now_ms()
             sweep(rows, caller.org, now)
             found = rows.execute(

@@ -18,6 +18,8 @@ GRANT_USES = 20
 IN_CLIENT = (Effect.SENSITIVE, Effect.WRITE, Effect.SEND)
 """The effects for which the person at the client may give a grant; for the rest, only someone signed in."""
 
+DENIED_NOW = "a rule denies it now"
+
 
 class Grants:
     """The grants of an installation."""
@@ -128,6 +130,21 @@ class Grants:
             append(rows, org, Event.GRANT_REVOKED, grant=grant, by=by)
         elif not self._works.revoke(rows, org, grant, by=by):
             raise ApprovalProblem(f"There is no running grant {grant!r}. `keyleash grant list` shows them.")
+
+    async def overrule(self, org: str, agent: str, tool: str) -> None:
+        """A rule now denies the agent a call of this tool: its grants end, and do not come back with the rule."""
+        mine, now = (org, agent, tool), now_ms()
+        running = "SELECT id FROM call_grant WHERE org = ? AND agent = ? AND tool = ? AND revoked_at IS NULL AND "
+        running += "uses_left > 0 AND expires_at > ?"
+        if not self._database.of(org).read(running, (*mine, now)):
+            return
+
+        def change(rows: Rows) -> None:
+            for (grant,) in rows.execute(running, (*mine, now)).fetchall():
+                rows.execute("UPDATE call_grant SET revoked_at = ? WHERE org = ? AND id = ?", (now, org, grant))
+                append(rows, org, Event.GRANT_REVOKED, grant=grant, tool=tool, reason=DENIED_NOW)
+
+        await self._database.of(org).write(change)
 
     def running(self, org: str, *, every: bool = False) -> list[dict[str, Any]]:
         """Every grant that has not ended, oldest first, with its bounds in clear: for people of this org only.

@@ -131,19 +131,23 @@ class Asked:
     connection: Connection
     verdict: Verdict
     prompt: Prompt
+    before: "Before | None" = None
+    """When this agent last did exactly this, or set about it."""
 
 
 @dataclass(frozen=True)
 class Clearance:
     """What lets a call go on: an approved record, a grant, or the outcome that the record already has.
 
-    `work` is the name of a grant that was prepared ahead. With `again`, the record's call was lost on its way, and the
-    upstream promises to carry it out once under its key, however often it is sent.
+    `work` is the name of a grant that was prepared ahead, `call_hash` what a call under a grant is known by. With
+    `again`, the record's call was lost on its way, and the upstream promises to carry it out once under its key,
+    however often it is sent.
     """
 
     approval: Approval | None = None
     grant: str | None = None
     work: str | None = None
+    call_hash: str | None = None
     outcome: dict[str, Any] | None = None
     again: bool = False
 
@@ -228,13 +232,26 @@ class Before:
 
 
 def last_done(database: Database, org: str, agent: str, call_hash: str) -> Before | None:
-    """When this agent last carried out exactly this call, or set about it; not one that a person says was not done."""
-    rows = database.of(org).read(
+    """When this agent last carried out exactly this call, or set about it; not one that a person says was not done.
+
+    Of calls under a grant, those are known whose outcome is not.
+    """
+    return database.of(org).snapshot(lambda rows: done_before(rows, org, agent, call_hash))
+
+
+def done_before(rows: Rows, org: str, agent: str, call_hash: str) -> Before | None:
+    """`last_done`, as this transaction sees it."""
+    approved = rows.execute(
         "SELECT changed_at, state, resolution FROM approval WHERE org = ? AND agent = ? AND call_hash = ? "
         "AND state IN ('succeeded', 'unknown', 'executing') ORDER BY changed_at DESC LIMIT 50",
         (org, agent, call_hash),
-    )
-    for at, state, text in rows:
+    ).fetchall()
+    granted = rows.execute(
+        "SELECT at, 'unknown', resolution FROM lost_call WHERE org = ? AND agent = ? AND call_hash = ? "
+        "ORDER BY at DESC LIMIT 50",
+        (org, agent, call_hash),
+    ).fetchall()
+    for at, state, text in sorted((*approved, *granted), key=lambda row: int(row[0]), reverse=True):
         happened = json.loads(text)["happened"] if text else None
         if happened is not False:
             return Before(at, known=state == State.SUCCEEDED or happened is True)

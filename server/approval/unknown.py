@@ -7,10 +7,10 @@ import json
 from dataclasses import dataclass
 from typing import Any, cast
 
-from connectors.definition import Effect
+from connectors.definition import Call, Effect
 from server.approval.decisions import Decisions, as_of_now, require_one_who_may, resolution, write_resolution
 from server.approval.eligible import in_circle
-from server.approval.record import LOST_MS, Approval, ApprovalProblem, one, sweep
+from server.approval.record import LOST_MS, Approval, ApprovalProblem, Asked, Before, Clearance, one, sweep
 from server.audit import Event, append
 from server.clock import now_ms
 from server.database import Database, Rows
@@ -47,12 +47,44 @@ class Look:
     settled: int
 
 
+def unsure(call: Call, before: Before | None) -> bool:
+    """Whether the call may change something that an earlier one just like it may have changed already."""
+    return before is not None and not before.known and call.tool.effect not in _HARMLESS
+
+
 class Unknown:
     """The lost calls of an installation."""
 
     def __init__(self, database: Database, decisions: Decisions) -> None:
         self._database = database
         self._decisions = decisions
+
+    # -- under way
+
+    def begun(self, rows: Rows, asked: Asked, clearance: Clearance, attempt: int) -> str | None:
+        """Note a call under a grant, in its attempt's transaction, until `ended`; None for what changes nothing."""
+        caller, call = asked.caller, asked.call
+        if clearance.grant is None or call.tool.effect in _HARMLESS:
+            return None
+        name = new_id("lst")
+        rows.execute(
+            _INSERT,
+            (
+                *(caller.org, name, attempt, caller.agent, caller.agent_name, call.connection, call.name),
+                *(call.tool.effect.value, clearance.grant, clearance.call_hash, True, now_ms()),
+            ),
+        )
+        return name
+
+    def ended(self, rows: Rows, org: str, begun: str, *, known: bool) -> None:
+        """What became of it is on record now, in this transaction; where that is not `known`, it waits for a look."""
+        if known:
+            rows.execute("DELETE FROM lost_call WHERE org = ? AND id = ?", (org, begun))
+        else:
+            rows.execute(
+                "UPDATE lost_call SET under_way = ?, at = ? WHERE org = ? AND id = ? AND under_way = ?",
+                (False, now_ms(), org, begun, True),
+            )
 
     # -- found
 
@@ -104,9 +136,14 @@ class Unknown:
         effect = str(body.get("effect"))
         if body.get("approval") is not None or effect in _HARMLESS:
             return  # an approval is itself unknown
+        noted = rows.execute(
+            "UPDATE lost_call SET under_way = ?, at = ? WHERE org = ? AND attempt = ? AND under_way = ?",
+            (False, now, org, seq, True),
+        )
+        if noted.rowcount:
+            return
         rows.execute(
-            "INSERT INTO lost_call (org, id, attempt, agent, agent_name, connection, tool, effect, call_grant, at) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            _INSERT,
             (
                 org,
                 new_id("lst"),
@@ -117,6 +154,8 @@ class Unknown:
                 str(body.get("tool")),
                 effect,
                 body.get("grant"),
+                None,
+                False,
                 now,
             ),
         )
@@ -135,8 +174,9 @@ class Unknown:
     def calls(self, org: str, *, limit: int = 200) -> list[LostCall]:
         """Lost calls without an approval of their own into which nobody has looked, oldest first."""
         rows = self._database.of(org).read(
-            f"SELECT {_COLUMNS} FROM lost_call WHERE org = ? AND resolution IS NULL ORDER BY at, id LIMIT ?",
-            (org, limit),
+            f"SELECT {_COLUMNS} FROM lost_call WHERE org = ? AND resolution IS NULL AND under_way = ? "
+            "ORDER BY at, id LIMIT ?",
+            (org, False, limit),
         )
         return [LostCall(*row) for row in rows]
 
@@ -152,7 +192,8 @@ class Unknown:
             self._decisions.resolve(rows, record, happened=happened, actor=actor, note=note)
             return
         found = rows.execute(
-            f"SELECT {_COLUMNS} FROM lost_call WHERE org = ? AND id = ? AND resolution IS NULL", (org, identifier)
+            f"SELECT {_COLUMNS} FROM lost_call WHERE org = ? AND id = ? AND resolution IS NULL AND under_way = ?",
+            (org, identifier, False),
         ).fetchone()
         if found is None:
             raise ApprovalProblem(
@@ -174,6 +215,10 @@ class Unknown:
 
 _HARMLESS = (Effect.READ.value, Effect.METERED.value, Effect.SENSITIVE.value)
 _COLUMNS = "org, id, attempt, agent, agent_name, connection, tool, effect, call_grant, at"
+_INSERT = (
+    "INSERT INTO lost_call (org, id, attempt, agent, agent_name, connection, tool, effect, call_grant, call_hash, "
+    "under_way, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
 _KEPT = (
     *("agent", "agent_id", "member", "connection", "account", "tool", "definition", "effect", "verdict"),
     *("approval", "grant", "work", "host", "method"),

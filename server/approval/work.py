@@ -6,7 +6,7 @@ the work was decided on, it does not cover.
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from connectors.definition import Effect
@@ -150,6 +150,15 @@ def acted_for(rows: Rows, org: str, work: str) -> set[str | None]:
         return {found[0]} if found else set()
     people = rows.execute("SELECT id, groups FROM member WHERE org = ?", (org,)).fetchall()
     return {member for member, groups in people if name in json.loads(groups)}
+
+
+def confirms(rows: Rows, org: str, work: str) -> set[str | None]:
+    """The members (ids) each of whose own calls the work is about, and nobody's else's whoever joins or leaves.
+
+    Of a group that is none, though it be of one now: who joins later would run on that one's word.
+    """
+    row = rows.execute("SELECT runner FROM work WHERE org = ? AND id = ?", (org, work)).fetchone()
+    return set() if row is None or str(row[0]).startswith("group:") else acted_for(rows, org, work)
 
 
 def runs(runner: str, caller: Caller) -> bool:
@@ -344,8 +353,11 @@ class Works:
     def take(self, rows: Rows, asked: Asked, work: str) -> bool:
         """Take one use, in the same transaction as the attempt; False where none is left, or it has ended.
 
-        The credential is looked at here as well: it may have changed since the call was looked up.
+        The credential is looked at here as well, and whether it still is the caller's to run: both may have changed
+        since the call was looked up.
         """
+        if not _runs_now(rows, asked, work):
+            return False
         now = now_ms()
         taken = rows.execute(
             "UPDATE work SET uses_left = uses_left - 1 WHERE org = ? AND id = ? AND uses_left > 0 "
@@ -419,6 +431,19 @@ def status(now: int, left: int, expires_at: int, revoked_at: int | None) -> str:
     if expires_at <= now or (revoked_at is not None and revoked_at >= expires_at):
         return "expired"
     return "revoked" if revoked_at is not None else "running" if left > 0 else "used up"
+
+
+def _runs_now(rows: Rows, asked: Asked, work: str) -> bool:
+    """Whether the work covers this agent, with its member and their groups as this transaction sees them."""
+    row = rows.execute(
+        "SELECT w.runner, a.member, m.groups FROM work w JOIN agent a ON a.org = w.org AND a.id = ? "
+        "LEFT JOIN member m ON m.org = a.org AND m.id = a.member WHERE w.org = ? AND w.id = ?",
+        (asked.caller.agent, asked.caller.org, work),
+    ).fetchone()
+    if row is None:
+        return False
+    runner, member, groups = row
+    return runs(runner, replace(asked.caller, member=member, groups=tuple(json.loads(groups or "[]"))))
 
 
 def _approved_by(member: str | None, given: Approval) -> bool:

@@ -1,6 +1,7 @@
 """Calls that were lost on their way: found on the record, shown, sent again only under a key, settled by people."""
 
 import json
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -8,21 +9,24 @@ import anyio
 import pytest
 
 from server.app import running
-from server.approval import ApprovalProblem, Decision, State
+from server.approval import ApprovalProblem, Asked, Decision, Lost, State
 from server.approval.record import LOST_MS
 from server.approval.tending import DAY_MS, empty_old, tend
 from server.audit import Event, append
 from server.audit.entry import RESERVED
 from server.call import Outcome, Parts, call
 from server.clock import now_ms
-from server.errors import ApprovalRequired, OutcomeUnknown
+from server.errors import ApprovalRequired, NoSuchTool, OutcomeUnknown, Refused, Unrecorded
 from server.identity import Actor, Agent, create_agent
+from server.policy import Ruling, Verdict
+from server.prompt import Prompt
+from server.rules import remove as remove_rule
 from server.settings import SettingsProblem, read_settings
 from tests.agents import Nobody, Person, decide, execute, record
 from tests.commandline import CommandLine
 from tests.installed import Place, add_org
 from tests.remnants import remnants
-from tests.upstream import Answer, Upstream
+from tests.upstream import Answer, Received, Upstream
 
 pytestmark = pytest.mark.anyio
 
@@ -309,6 +313,185 @@ async def test_of_many_that_find_a_lost_call_at_once_one_sends_it(
             group.start_soon(agent)
     assert len(upstream.requests) == 1
     assert {outcome.text for outcome in outcomes} == {outcomes[0].text}
+
+
+# -- under a grant
+
+
+async def work(place: Place, owner: CommandLine) -> None:
+    ran = owner(
+        *("grant", "create", "w", "--tool", "stripe_create_refund", "--runner", "agent:reconciler"),
+        *("--where", "amount max 5000", "--uses", "9", "--yes", "--json"),
+    )
+    assert ran.code == 0, ran.err
+
+
+async def an_hour(parts: Parts, place: Place) -> None:
+    first = await made(parts, place, "chat_post_message", {**MESSAGE, "text": "first"}, Person(Decision.APPROVE_HOUR))
+    assert first.ok
+
+
+async def under_a_grant(
+    parts: Parts, place: Place, owner: CommandLine, kind: str
+) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """A tool that a grant of this kind covers, and two calls of it."""
+    if kind == "work":
+        await work(place, owner)
+        return "stripe_create_refund", REFUND, {**REFUND, "amount": 7}
+    await an_hour(parts, place)
+    return "chat_post_message", MESSAGE, {**MESSAGE, "text": "something else"}
+
+
+async def unrecorded(parts: Parts, place: Place, name: str, arguments: dict[str, Any]) -> None:
+    """It is sent, and what came of it cannot be written down."""
+    place.refuse_entries("call.outcome")
+    with pytest.raises(Unrecorded):
+        await made(parts, place, name, arguments)
+    place.database.write_now(lambda rows: rows.execute('DROP TRIGGER "full"'))
+
+
+kinds = pytest.mark.parametrize("kind", ["work", "an hour"])
+
+
+@kinds
+async def test_a_call_under_a_grant_without_a_known_outcome_is_not_made_again_unasked(
+    parts: Parts, place: Place, owner: CommandLine, upstream: Upstream, kind: str
+) -> None:
+    name, arguments, other = await under_a_grant(parts, place, owner, kind)
+    await unrecorded(parts, place, name, arguments)
+    sent = len(upstream.requests)
+    asked = await held(parts, place, name, arguments)
+    assert "whether it was done, nobody knows" in place.installation.approvals.prompt(record(place, asked))
+    assert len(upstream.requests) == sent
+    assert (await made(parts, place, name, other)).ok, "another call is no repeat"
+    place.agent("second")
+    decide(place, asked, Decision.APPROVE)
+    assert (await made(parts, place, name, arguments)).ok
+    assert (await made(parts, place, name, arguments)).ok, "a person knew, and it is done now"
+
+
+@kinds
+@pytest.mark.parametrize("happened", [True, False])
+async def test_it_stays_so_once_it_is_found_lost_until_a_person_says_what_became_of_it(
+    parts: Parts, place: Place, owner: CommandLine, upstream: Upstream, kind: str, happened: bool
+) -> None:
+    name, arguments, _ = await under_a_grant(parts, place, owner, kind)
+    await unrecorded(parts, place, name, arguments)
+    unknown, database = place.installation.approvals.unknown, place.database
+    assert unknown.calls(place.org) == [], "its outcome may yet come"
+    later = now_ms() + LOST_MS + 1
+    look = unknown.look(place.org, later)
+    assert database.write_now(lambda rows: unknown.write_down(rows, place.org, look, later))
+    (found,) = unknown.calls(place.org)
+    assert (found.tool, found.attempt) == (name, place.events("call.attempt")[-1]["seq"])
+    sent = len(upstream.requests)
+    await held(parts, place, name, arguments)
+    assert len(upstream.requests) == sent
+    resolve(place, found.id, happened=happened)
+    assert (await made(parts, place, name, arguments)).ok
+
+
+async def test_a_call_under_a_grant_whose_outcome_is_an_unknown_one_is_not_made_again_unasked(
+    parts: Parts, place: Place, owner: CommandLine, upstream: Upstream
+) -> None:
+    await work(place, owner)
+    upstream.answer = lambda request: Answer({"error": {"message": "oops"}}, status=500)
+    assert not (await made(parts, place, "stripe_create_refund", REFUND)).ok
+    assert place.events("call.outcome")[-1]["outcome"] == "unknown"
+    sent = len(upstream.requests)
+    await held(parts, place, "stripe_create_refund", REFUND)
+    assert len(upstream.requests) == sent
+    (found,) = place.installation.approvals.unknown.calls(place.org)
+    assert found.tool == "stripe_create_refund"
+
+
+async def test_a_call_under_a_grant_that_failed_for_certain_or_went_well_leaves_nothing_behind(
+    parts: Parts, place: Place, owner: CommandLine, upstream: Upstream
+) -> None:
+    await work(place, owner)
+    upstream.answer = lambda request: Answer({"error": {"message": "no such charge"}}, status=404)
+    assert not (await made(parts, place, "stripe_create_refund", REFUND)).ok
+    upstream.answer = lambda request: Answer({"id": "re_1"})
+    assert (await made(parts, place, "stripe_create_refund", REFUND)).ok
+    assert (await made(parts, place, "stripe_create_refund", REFUND)).ok
+    assert place.database.read("SELECT 1 FROM lost_call") == []
+
+
+async def test_of_identical_calls_under_a_grant_at_once_one_is_sent_unasked(
+    parts: Parts, place: Place, owner: CommandLine, upstream: Upstream
+) -> None:
+    await work(place, owner)
+    arrived, go = threading.Event(), threading.Event()
+
+    def answer(_request: Received) -> Answer:
+        arrived.set()
+        assert go.wait(20)
+        return Answer({"id": "re_1"})
+
+    upstream.answer = answer
+    outcomes: list[Outcome] = []
+
+    async def agent() -> None:
+        outcomes.append(await made(parts, place, "stripe_create_refund", REFUND))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(agent)
+        assert await anyio.to_thread.run_sync(arrived.wait, 20)
+        try:
+            await held(parts, place, "stripe_create_refund", REFUND)
+        finally:
+            go.set()
+    assert [outcome.ok for outcome in outcomes] == [True]
+    assert len(upstream.requests) == 1
+
+
+async def test_a_grant_is_not_taken_where_an_identical_call_has_begun_since_it_was_looked_up(
+    parts: Parts, place: Place, owner: CommandLine
+) -> None:
+    await work(place, owner)
+    approvals, workspace = place.installation.approvals, place.installation.workspaces.of(place.caller())
+    bound = workspace.offer.bind("stripe_create_refund", REFUND)
+    verdict, prompt = Verdict(Ruling.CONFIRM, ""), Prompt("", whole=False)
+    asked = Asked(place.caller(), bound, workspace.connections["stripe"], verdict, prompt)
+    clearance = await approvals.clear(asked, Nobody(), None)
+    place.database.write_now(lambda rows: approvals.unknown.begun(rows, asked, clearance, 1))
+    with pytest.raises(Lost):
+        place.database.write_now(lambda rows: approvals.claim(rows, asked, clearance))
+    assert place.database.read("SELECT uses_left FROM work") == [(9,)]
+
+
+async def test_a_rule_that_denies_ends_the_agents_grants_of_the_tool_for_good_and_on_record(
+    parts: Parts, place: Place, upstream: Upstream
+) -> None:
+    await an_hour(parts, place)
+    place.agent("second")
+    assert (await call(parts, place.caller("second"), "chat_post_message", MESSAGE, Person(Decision.APPROVE_HOUR))).ok
+    when = [{"argument": "text", "op": "equals", "value": "denied"}]
+    rule = place.rule(who="everyone", tools=["chat.*"], then="deny", when=when)
+    with pytest.raises(Refused):
+        await made(parts, place, "chat_post_message", {**MESSAGE, "text": "denied"})
+    place.database.write_now(lambda rows: remove_rule(rows, place.org, rule, by="x"))
+    sent = len(upstream.requests)
+    await held(parts, place, "chat_post_message", {**MESSAGE, "text": "denied"})
+    assert len(upstream.requests) == sent
+    (ended,) = place.events("grant.revoked")
+    assert (ended["tool"], ended["reason"]) == ("chat_post_message", "a rule denies it now")
+    second = await call(parts, place.caller("second"), "chat_post_message", {**MESSAGE, "text": "2"}, Nobody())
+    assert second.ok, "nobody has denied anything to that one"
+
+
+async def test_a_tool_that_is_hidden_by_a_rule_ends_the_agents_grants_of_it_too(
+    parts: Parts, place: Place, upstream: Upstream
+) -> None:
+    await an_hour(parts, place)
+    rule = place.rule(who="everyone", tools=["chat.*"], then="deny")
+    for _ in range(2):
+        with pytest.raises(NoSuchTool):
+            await made(parts, place, "chat_post_message", MESSAGE)
+    place.database.write_now(lambda rows: remove_rule(rows, place.org, rule, by="x"))
+    await held(parts, place, "chat_post_message", MESSAGE)
+    assert len(upstream.requests) == 1
+    assert len(place.events("grant.revoked")) == 1
 
 
 # -- what is not kept

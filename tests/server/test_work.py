@@ -15,7 +15,7 @@ from server.cli.acting import Desk
 from server.clock import now_ms
 from server.connections import connection_named, replan, rotate
 from server.errors import ApprovalRequired, Refused
-from server.identity import Actor, remove_agent, remove_member, system_user
+from server.identity import Actor, create_agent, remove_agent, remove_member, system_user
 from server.policy import Condition, Ruling, Verdict
 from server.prompt import Prompt
 from server.rules import remove as remove_rule
@@ -138,6 +138,62 @@ async def test_a_group_runs_it_while_its_people_are_in_the_group(
     execute(place, "UPDATE member SET groups = '[]' WHERE name = 'alice'")
     await asked_for(parts, place, amount=7)
     assert len(upstream.requests) == 1
+
+
+async def test_who_left_the_group_takes_no_use_of_its_work_though_it_was_theirs_when_the_call_came(
+    place: Place, owner: CommandLine
+) -> None:
+    execute(place, "UPDATE member SET groups = ? WHERE name = 'alice'", json.dumps(["finance"]))
+    made = owner(*CREATE, "--runner", "group:finance", "--yes", "--json").json
+    workspace = place.installation.workspaces.of(place.caller())
+    bound = workspace.offer.bind("stripe_create_refund", REFUND)
+    asked = Asked(
+        place.caller(), bound, workspace.connections["stripe"], Verdict(Ruling.CONFIRM, ""), Prompt("", whole=False)
+    )
+    clearance, approvals = Clearance(grant=made["grant"], work="monday refunds"), place.installation.approvals
+    execute(place, "UPDATE member SET groups = '[]' WHERE name = 'alice'")
+    with pytest.raises(Lost):
+        place.database.write_now(lambda rows: approvals.claim(rows, asked, clearance))
+    assert place.database.read("SELECT uses_left FROM work") == [(3,)]
+
+
+async def test_the_only_one_of_a_group_confirms_no_work_for_all_who_may_join_it(
+    parts: Parts, place: Place, owner: CommandLine, upstream: Upstream
+) -> None:
+    mallory, bob = place.member("mallory", os_user="mallory"), place.member("bob")
+    execute(place, "UPDATE member SET groups = ? WHERE name = 'mallory'", json.dumps(["finance"]))
+    for member in (mallory, bob):
+        name = f"of-{member.name}"
+        place.database.write_now(
+            lambda rows, name=name, member=member: create_agent(rows, place.org, name=name, member=member, by="x")
+        )
+    made = create(owner, "--runner", "group:finance")
+    with pytest.raises(ApprovalProblem, match="approver, admin or owner"):
+        decide(place, made["approval"], Decision.APPROVE, mallory)
+    execute(place, "UPDATE member SET groups = ? WHERE name = 'bob'", json.dumps(["finance"]))
+    await asked_for(parts, place, "of-bob")
+    assert decide(place, made["approval"], Decision.APPROVE, place.owner) is State.APPROVED
+    assert (await refund(parts, place, "of-bob")).ok
+    assert len(upstream.requests) == 1
+
+
+async def test_an_argument_is_left_to_the_agent_unless_it_is_bounded_whole(place: Place, owner: CommandLine) -> None:
+    lines = {}
+    for where in ("metadata.order equals x", "metadata present true", "metadata present false", "email equals a@b.c"):
+        ran = owner(
+            *("grant", "create", where.replace(" ", "-"), "--tool", "stripe_create_customer"),
+            *("--runner", "agent:reconciler", "--where", where, "--uses", "3", "--json"),
+        )
+        assert ran.code == 0, ran.err
+        prompt = owner("approvals", "show", ran.json["approval"], "--json").json["prompt"]
+        (left,) = [line for line in prompt.splitlines() if "Left to the agent" in line]
+        lines[where] = {"metadata", "email"} & set(left.partition(": ")[2].split(", "))
+    assert lines == {
+        "metadata.order equals x": {"metadata", "email"},
+        "metadata present true": {"metadata", "email"},
+        "metadata present false": {"email"},
+        "email equals a@b.c": {"metadata"},
+    }
 
 
 def _rule(**body: Any) -> Callable[[Place], None]:
@@ -439,6 +495,7 @@ async def test_work_is_checked_again_in_the_transaction_that_uses_it(
         ("UPDATE work SET started_at = NULL", "UPDATE work SET started_at = 1"),
         ("UPDATE work_tool SET definition = 'x'", f"UPDATE work_tool SET definition = '{bound.tool.definition_hash}'"),
         ("UPDATE connection SET credential_version = 99", "UPDATE connection SET credential_version = 1"),
+        ("UPDATE work SET runner = 'group:x'", f"UPDATE work SET runner = 'agent:{place.caller().agent}'"),
         ("UPDATE work SET uses_left = 0", "UPDATE work SET uses_left = 1"),
     ):
         execute(place, sql)

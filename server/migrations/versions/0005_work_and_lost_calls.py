@@ -59,10 +59,13 @@ def upgrade() -> None:
         sa.Column("tool", sa.String(), nullable=False),
         sa.Column("effect", sa.String(), nullable=False),
         sa.Column("call_grant", sa.String(), nullable=True),
+        sa.Column("call_hash", sa.String(), nullable=True),
+        sa.Column("under_way", sa.Boolean(), nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),
         sa.Column("resolution", sa.String(), nullable=True),
         sa.PrimaryKeyConstraint("org", "id"),
     )
+    op.create_index("lost_call_by_hash", "lost_call", ["org", "agent", "call_hash"])
     op.create_table(
         "log_mark",
         sa.Column("org", sa.String(), nullable=False),
