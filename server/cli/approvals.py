@@ -42,7 +42,7 @@ def list_approvals(
     show_table(
         ("ID", "STATUS", "WHAT", "EFFECT", "AGENT", "UNTIL"),
         (
-            (one["id"], one["status"], one["summary"] or one["tool"], one["effect"], one["agent"], one["expires_at"])
+            (one["id"], _in_words(one), one["summary"] or one["tool"], one["effect"], one["agent"], one["expires_at"])
             for one in shown
         ),
         empty="There are no approvals." if every else "Nothing waits for a decision.",
@@ -242,6 +242,13 @@ def _may_see(desk: Desk, record: "Approval") -> bool:
 
 def _status(record: "Approval") -> str:
     return record.state.value
+
+
+def _in_words(shown: dict[str, Any]) -> str:
+    """The status, with what a person says became of an unknown call."""
+    if shown["resolution"] is None:
+        return str(shown["status"])
+    return f"{shown['status']}, {'happened' if shown['resolution']['happened'] else 'did not happen'}"
 
 
 def _needs(record: "Approval") -> str:

@@ -132,7 +132,11 @@ def show_client(
         show_json({"client": known.id, "agent": name, "path": str(path), "snippet": text, "entry": command})
         return
     sys.stdout.write(text)
-    say(f"This belongs into {path}. `keyleash client add {known.id}` merges it for you.")
+    if http is None:
+        say(f"This belongs into {path}. `keyleash client add {known.id}` merges it for you.")
+    else:
+        asks = f"goes into the variable {token_env}" if token_env in text else f"is asked for by {known.title}"
+        say(f"Put this into {path} by hand. The agent's token {asks}: `keyleash agent create NAME` shows one, once.")
     say(known.afterwards)
 
 

@@ -22,6 +22,7 @@ from typing import Literal, cast
 
 from server.cli import jsonfile, tomlfile
 from server.cli.textfile import BOM, CannotEditError, Json, as_object, newline
+from server.http import AGENT_PATH
 
 __all__ = [
     "CLIENTS",
@@ -186,12 +187,16 @@ def entry(
 
 
 def remote(url: str, token_env: str) -> Remote:
-    """An entry for `keyleash serve --http`; `token_env` names the variable that holds the agent's token."""
+    """An entry for `keyleash serve --http`; `token_env` names the variable that holds the agent's token.
+
+    An address without a path is the server's, and agents connect at its `/agent/mcp`.
+    """
     if not re.fullmatch(r"https?://[!-~]+", url):
         raise ClientError(f"{url!r} is not an http or https address.")
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", token_env):
         raise ClientError(f"{token_env!r} is not the name of an environment variable. For instance: KEYLEASH_TOKEN.")
-    return Remote(url, token_env)
+    origin = re.fullmatch(r"(https?://[^/?#]+)/?", url)
+    return Remote(origin[1] + AGENT_PATH if origin else url, token_env)
 
 
 def snippet(client: Client, wanted: Entry | Remote, *, name: str = "keyleash") -> str:

@@ -223,6 +223,21 @@ def test_show_for_http_holds_no_token(owner: CommandLine) -> None:
     assert owner("client", "show", "claude-desktop", "--http", "http://127.0.0.1:8700/agent/mcp").code == 1
 
 
+def test_show_for_http_says_where_agents_connect_and_where_the_token_goes(owner: CommandLine) -> None:
+    for url in ("https://keyleash.example.com", "https://keyleash.example.com/"):
+        ran = owner("client", "show", "cursor", "--http", url)
+        assert json.loads(ran.out)["mcpServers"]["keyleash"]["url"] == "https://keyleash.example.com/agent/mcp"
+        assert "goes into the variable KEYLEASH_TOKEN" in ran.err
+        assert "merges" not in ran.err
+    assert "https://example.com/kl/agent/mcp" in owner(
+        "client", "show", "codex", "--http", "https://example.com/kl/agent/mcp"
+    ).out
+    asked = owner("client", "show", "vscode", "--http", url)
+    assert "is asked for by VS Code" in asked.err
+    assert "KEYLEASH_TOKEN" not in asked.err
+    assert "merges it for you" in owner("client", "show", "cursor").err
+
+
 def test_an_unknown_client_is_misuse(owner: CommandLine) -> None:
     for verb in ("add", "remove", "show"):
         ran = owner("client", verb, "emacs")
