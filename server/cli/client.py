@@ -89,13 +89,18 @@ def remove_client(
     json: AsJson = False,
 ) -> None:
     """Take Keyleash out of a client's settings. The agent stays; `keyleash agent remove` removes it."""
-    from server.cli.clients import remove
+    from server.cli.clients import ClientError, installed, remove
 
     known = _client(client)
     name = agent or known.id
     with at_desk(org, as_member, "manage their own agents") as desk:
         home = desk.installation.settings.home
         change = remove(known, _path(known, project), agent=name, keyleash_home=home, org=desk.org.name)
+    if change.action == "absent" and (others := installed(known, change.path)):
+        found = " and ".join(f"{one.agent} (`keyleash client remove {known.id} --agent {one.agent}`)" for one in others)
+        raise ClientError(
+            f"Nothing was removed: {change.path} has no entry for the agent {name}, but there is one for {found}."
+        )
     if json:
         show_json({**_change_as_json(known, change), "agent": name})
     elif change.action == "absent":

@@ -61,6 +61,17 @@ def test_each_client_gets_an_agent_and_an_entry_that_starts_it(owner: CommandLin
     assert owner("client", "remove", client, "--json").json["action"] == "absent"
 
 
+def test_another_agents_entry_is_named_and_stays(owner: CommandLine) -> None:
+    path = Path(owner("client", "add", "cursor", "--agent", "reconciler", "--json").json["path"])
+    before = path.read_text()
+    for more in ((), ("--json",)):
+        ran = owner("client", "remove", "cursor", *more)
+        assert (ran.code, ran.out) == (1, "")
+        assert "`keyleash client remove cursor --agent reconciler`" in ran.err
+    assert path.read_text() == before
+    assert owner("client", "remove", "cursor", "--agent", "reconciler").code == 0
+
+
 def test_what_is_in_the_file_stays_and_a_backup_is_named(owner: CommandLine) -> None:
     path = owner.person / ".claude.json"
     before = '{\n    "theme": "dark",\n    "mcpServers": {"other": {"command": "x"}}\n}\n'
@@ -229,9 +240,10 @@ def test_show_for_http_says_where_agents_connect_and_where_the_token_goes(owner:
         assert json.loads(ran.out)["mcpServers"]["keyleash"]["url"] == "https://keyleash.example.com/agent/mcp"
         assert "goes into the variable KEYLEASH_TOKEN" in ran.err
         assert "merges" not in ran.err
-    assert "https://example.com/kl/agent/mcp" in owner(
-        "client", "show", "codex", "--http", "https://example.com/kl/agent/mcp"
-    ).out
+    assert (
+        "https://example.com/kl/agent/mcp"
+        in owner("client", "show", "codex", "--http", "https://example.com/kl/agent/mcp").out
+    )
     asked = owner("client", "show", "vscode", "--http", url)
     assert "is asked for by VS Code" in asked.err
     assert "KEYLEASH_TOKEN" not in asked.err
