@@ -605,8 +605,8 @@ def clients(patient: Patient) -> Iterator[Finding]:
                 yield Finding(
                     "clients",
                     "warn",
-                    f"{client.title} ({path}) starts Keyleash without KEYLEASH_DATABASE, so it does not find what is in "
-                    f"PostgreSQL. Run: keyleash client add {client.id} --agent {entry.agent}",
+                    f"{client.title} ({path}) starts Keyleash without KEYLEASH_DATABASE, so it does not find what is "
+                    f"in PostgreSQL. Run: keyleash client add {client.id} --agent {entry.agent}",
                 )
             elif _agent_is_missing(patient, entry.agent, entry.home, entry.org):
                 yield Finding(

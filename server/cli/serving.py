@@ -4,7 +4,6 @@ import asyncio
 import io
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -93,8 +92,8 @@ def _http(bind: str) -> None:
             print(f"keyleash: sealed, no tools are offered: {installation.vault.sealed}", file=sys.stderr)  # noqa: T201
         if strange is not None:
             print(  # noqa: T201
-                f"keyleash: KEYLEASH_PUBLIC_URL leads to {strange}, and this server does not answer to that name. Add it: "
-                f"KEYLEASH_ALLOWED_HOSTS={','.join((*settings.allowed_hosts, strange))}",
+                f"keyleash: KEYLEASH_PUBLIC_URL leads to {strange}, and this server does not answer to that name. "
+                f"Add it: KEYLEASH_ALLOWED_HOSTS={','.join((*settings.allowed_hosts, strange))}",
                 file=sys.stderr,
             )
         if not _free(host, port):
@@ -111,14 +110,12 @@ def _http(bind: str) -> None:
 
 def _free(host: str, port: int) -> bool:
     """Whether a server can listen there; asked before it says where it is, for the server itself binds late."""
+
+    async def listen() -> None:
+        (await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port)).close()
+
     try:
-        for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-            with socket.socket(family, kind, protocol) as probe:
-                if os.name == "posix":
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                probe.bind(address)
+        asyncio.run(listen())
     except OSError:
         return False
     return True
