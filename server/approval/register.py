@@ -35,7 +35,7 @@ class Register:
 
         Of one state, all there are, the oldest first: none is to be hidden behind newer ones.
         """
-        given = {" AND state = ?": (state.value,)} if state else {}
+        given: dict[str, tuple[str, ...]] = {" AND state = ?": (state.value,)} if state else {}
         if member is not None:
             given[" AND (member = ? OR decisions LIKE ?)"] = (member, f'%"by_id": "{member}"%')
         where, values = "".join(given), [value for each in given.values() for value in each]
