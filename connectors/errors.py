@@ -31,6 +31,7 @@ class UnknownTool(ConnectorError):
     def __init__(self, name: str, near: Sequence[str] = ()) -> None:
         hint = f" Did you mean {' or '.join(near)}?" if near else " List the tools to see what there is."
         super().__init__(f"There is no tool {name[:80]!a}.{hint}")
+        self.near = tuple(near)
 
 
 class InvalidArguments(ConnectorError):

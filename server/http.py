@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from server.identity import Caller, Frozen, Outside
 from server.narrowing import Network, address_of, within
@@ -15,6 +16,8 @@ log = logging.getLogger("keyleash")
 
 AGENT_PATH = "/agent/mcp"
 """Where agents with a static token connect. It carries no OAuth discovery: some clients would then drop their token."""
+
+NOT_SERVED = "Keyleash is not served under this name. Its operator adds it to KEYLEASH_ALLOWED_HOSTS."
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -70,7 +73,7 @@ class Door:
         elif scope["type"] != "http":
             raise RuntimeError("only HTTP is served here")
         elif not _welcome(scope, self._hosts):
-            await _answer(send, 421, {"error": "misdirected", "error_description": "No such host is served here."})
+            await _answer(send, 421, {"error": "misdirected", "error_description": NOT_SERVED})
         elif scope["path"] == AGENT_PATH:
             await self._agent(scope, receive, send)
         elif scope["path"] == "/health":
@@ -181,22 +184,35 @@ def parse_bind(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+
+
 def allowed(host: str, configured: tuple[str, ...]) -> tuple[list[str], list[str]]:
     """The Host and Origin headers that a bind to `host` accepts.
 
-    Loopback needs no configuration. Raises BindProblem for any other bind without allowed hosts.
+    Loopback answers to its own names, whatever else is configured. Raises BindProblem for any other bind without
+    allowed hosts.
     """
-    if configured:
-        hosts = [name for each in configured for name in (each, f"{each}:*")]
-        return hosts, [f"{scheme}://{name}" for scheme in ("https", "http") for name in hosts]
-    if not _loopback(host):
+    own = LOOPBACK if _loopback(host) else ()
+    if not own and not configured:
         raise BindProblem(
             f"{host} can be reached from other machines. Say under which names, so that others are refused: "
             "KEYLEASH_ALLOWED_HOSTS=keyleash.example.com"
         )
-    names = ["127.0.0.1", "localhost", "[::1]"]
-    hosts = [name for each in names for name in (each, f"{each}:*")]
-    return hosts, [f"http://{name}" for name in hosts]
+    named, here = _any_port(configured), _any_port(own)
+    origins = [f"{scheme}://{name}" for scheme in ("https", "http") for name in named]
+    return [*named, *here], [*origins, *(f"http://{name}" for name in here)]
+
+
+def _any_port(names: Sequence[str]) -> list[str]:
+    return [each for name in names for each in (name.lower(), f"{name.lower()}:*")]
+
+
+def not_reached(public_url: str, hosts: list[str]) -> str | None:
+    """The host of the address that people are given, where a server that accepts these `hosts` turns it away."""
+    given = urlsplit(public_url.lower()).netloc
+    name = given.partition(":")[0]
+    return None if not given or given in hosts or f"{name}:*" in hosts else name
 
 
 def _loopback(host: str) -> bool:

@@ -316,7 +316,7 @@ class Directory:
                 return Actor(member, "os user")
         raise IdentityProblem(
             f"No member of this org is mapped to the system user {user!r}. "
-            f"Run `keyleash member create NAME --os-user {user}`, or act for one with `--as NAME`."
+            f"`keyleash member change NAME --os-user {user} --as NAME` maps one; or act for one with `--as NAME`."
         )
 
     # -- agents

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from connectors.addresses import Network, network
-from connectors.errors import ConnectorError
+from connectors.errors import ConnectorError, Unreachable
 from connectors.notice import check_notice, prepare_notice
 from connectors.request import Prepared
 from server.approval.eligible import in_words
@@ -100,6 +100,8 @@ def plan(url: str, private: Sequence[str]) -> Plan:
         ) from None
     try:
         origin = check_notice(url, networks)
+    except Unreachable as problem:
+        raise ChannelProblem(f"{problem} They do so with `--allow-private CIDR`.") from None
     except ConnectorError as problem:
         raise ChannelProblem(str(problem)) from None
     if origin.startswith("http://") and not private:

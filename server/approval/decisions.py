@@ -107,7 +107,11 @@ class Decisions:
         if current is None or not current.needs_a_look:
             state = "gone" if current is None else current.state.value
             said = " and has been looked at" if current is not None and current.resolution is not None else ""
-            raise ApprovalProblem(f"Approval {approval.id} is {state}{said}: only an unknown outcome can be resolved.")
+            later = current is not None and current.state is State.EXECUTING
+            wait = " One that was lost becomes unknown three minutes after it set out." if later else ""
+            raise ApprovalProblem(
+                f"Approval {approval.id} is {state}{said}: only an unknown outcome can be resolved.{wait}"
+            )
         actor = as_of_now(rows, current.org, actor)
         require_one_who_may(rows, current, actor)
         said = resolution(actor, happened=happened, note=note)

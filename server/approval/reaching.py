@@ -10,12 +10,8 @@ from server.approval.channels import Reach, reach
 from server.approval.eligible import Wanted, in_words, people_of
 from server.database import Rows
 from server.identity import Member
-from server.policy import Rule, Ruling, Subject
+from server.policy import ANYONE, Rule, Ruling, Subject
 
-MEND = (
-    "`keyleash member create NAME --role ROLE --os-user USER` adds somebody who is known by their system user, or let "
-    "the rule ask for others."
-)
 NOT_TOLD = (
     "Who may approve is told of nothing, and has to look by themselves: `keyleash approvals watch`. `keyleash channel "
     "add webhook NAME` tells a chat tool or a pager."
@@ -82,6 +78,24 @@ def _grave(rule: Rule, requester: str | None, each: Reach, people: list[Member])
     who = f"{rule.id}: an approval takes {wanted} ({circle}){but if rule.second_person else ''}"
     if len(each.eligible) < each.needed:
         there = f"there is only {', '.join(each.eligible)}" if each.eligible else "there is nobody"
-        return f"{who}, and {there}. What it holds waits in vain. {MEND}"
-    mute = ", ".join(one for one in each.eligible if one not in each.asked)
-    return f"{who}, and nobody can ask {mute}, who is mapped to no system user. What it holds waits in vain. {MEND}"
+        return f"{who}, and {there}. What it holds waits in vain. {_more_people(rule)}, or let the rule ask for others."
+    mute = [one for one in each.eligible if one not in each.asked]
+    are = "is" if len(mute) == 1 else "are"
+    maps = [f"`keyleash member change {one} --os-user USER`" for one in mute[: each.needed - len(each.asked)]]
+    return (
+        f"{who}, and nobody can ask {' and '.join(mute)}, who {are} mapped to no system user. What it holds waits in "
+        f"vain. {' and '.join(maps)} {'maps' if len(maps) == 1 else 'map'} them, or let the rule ask for others."
+    )
+
+
+def _more_people(rule: Rule) -> str:
+    """How to get one more who may agree."""
+    named = rule.approvers or "approver"
+    if named == ANYONE:
+        named = "approver"
+    group = named.removeprefix("group:") if named.startswith("group:") else None
+    option = f"--role {named}" if group is None else f"--group {group}"
+    return (
+        f"`keyleash member create NAME {option} --os-user USER` adds somebody who is known by their system user, and "
+        f"`keyleash member change NAME {option}` makes somebody who is there one of them"
+    )

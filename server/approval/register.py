@@ -29,17 +29,20 @@ class Register:
     def list(
         self, org: str, *, state: State | None = None, member: str | None = None, limit: int = 200
     ) -> list[Approval]:
-        """The newest records of an org, or of one of its members; pending ones that have expired are shown as such.
+        """The newest records of an org; with `member` (an id), those that were asked for them or that they decided.
+
+        Pending ones that have expired are shown as such.
 
         Of one state, all there are, the oldest first: none is to be hidden behind newer ones.
         """
-        conditions = {"state": state.value if state else None, "member": member}
-        given = {name: value for name, value in conditions.items() if value is not None}
-        where = "".join(f" AND {name} = ?" for name in given)
+        given: dict[str, tuple[str, ...]] = {" AND state = ?": (state.value,)} if state else {}
+        if member is not None:
+            given[" AND (member = ? OR decisions LIKE ?)"] = (member, f'%"by_id": "{member}"%')
+        where, values = "".join(given), [value for each in given.values() for value in each]
         order = "created_at, id" if state else "created_at DESC, id LIMIT ?"
         rows = self._database.of(org).read(
             f"SELECT {COLUMNS} FROM approval WHERE org = ?{where} ORDER BY {order}",
-            (org, *given.values(), *(() if state else (limit,))),
+            (org, *values, *(() if state else (limit,))),
         )
         aged = (self.aged(approval_of(row)) for row in rows)
         return [record for record in aged if state is None or record.state is state]

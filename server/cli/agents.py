@@ -111,8 +111,8 @@ def list_agents(org: OrgName = None, as_member: AsMember = None, json: AsJson = 
             (
                 agent.name,
                 _whom(agent),
-                ", ".join(each for part in agent.narrowing.shown().values() for each in part),
-                _moment(agent.expires_at),
+                _held(agent),
+                _moment(agent.expires_at) or "never",
                 _moment(agent.last_use.at) if agent.last_use else "never",
                 _whence(agent),
             )
@@ -143,12 +143,12 @@ def narrow_agent(
     effect: Effects = None,
     connection: Connections = None,
     address: Addresses = None,
-    any_tool: Annotated[bool, typer.Option("--any-tool", help="Narrow it to no tools any more.")] = False,
-    any_effect: Annotated[bool, typer.Option("--any-effect", help="Narrow it to no effects any more.")] = False,
+    any_tool: Annotated[bool, typer.Option("--any-tool", help="Take the narrowing to tools away.")] = False,
+    any_effect: Annotated[bool, typer.Option("--any-effect", help="Take the narrowing to effects away.")] = False,
     any_connection: Annotated[
-        bool, typer.Option("--any-connection", help="Narrow it to no connections any more.")
+        bool, typer.Option("--any-connection", help="Take the narrowing to connections away.")
     ] = False,
-    any_address: Annotated[bool, typer.Option("--any-address", help="Narrow it to no addresses any more.")] = False,
+    any_address: Annotated[bool, typer.Option("--any-address", help="Take the narrowing to addresses away.")] = False,
     expires: Annotated[
         str | None, typer.Option("--expires", metavar="TIME", help="How long it may go on, such as 30d, or never.")
     ] = None,
@@ -179,9 +179,10 @@ def narrow_agent(
     if json:
         show_json(_as_json(changed))
     else:
-        held = [f"{part} {', '.join(values)}" for part, values in changed.narrowing.shown().items() if values]
+        held = _held(changed)
+        now = f"narrowed to {held}" if held else "no longer narrowed: only rules hold it"
         ends = "" if changed.expires_at is None else f" It expires at {_moment(changed.expires_at)}."
-        show_text(f"{changed.name} is narrowed to {'; '.join(held) or 'nothing: only rules hold it'}.{ends}")
+        show_text(f"{changed.name} is {now}.{ends}")
 
 
 def _narrowed(before: "Narrowing", given: "Narrowing", lifted: dict[str, bool]) -> "Narrowing":
@@ -309,6 +310,11 @@ def _show_token(made: dict[str, Any], *, over_stdio: bool) -> None:
         f"{local if over_stdio else 'Over stdio it is refused: it is narrowed to addresses.' + chr(10)}"
         f"Into a client's own settings: keyleash client add CLIENT --agent {made['name']}"
     )
+
+
+def _held(agent: "Agent") -> str:
+    """What it is narrowed to, part by part; nothing where it is not."""
+    return "; ".join(f"{part} {', '.join(values)}" for part, values in agent.narrowing.shown().items() if values)
 
 
 def _whom(agent: "Agent") -> str:

@@ -42,7 +42,7 @@ def list_approvals(
     show_table(
         ("ID", "STATUS", "WHAT", "EFFECT", "AGENT", "UNTIL"),
         (
-            (one["id"], one["status"], one["summary"] or one["tool"], one["effect"], one["agent"], one["expires_at"])
+            (one["id"], _in_words(one), one["summary"] or one["tool"], one["effect"], one["agent"], one["expires_at"])
             for one in shown
         ),
         empty="There are no approvals." if every else "Nothing waits for a decision.",
@@ -166,7 +166,7 @@ def settle(desk: Desk, record: "Approval", decision: "Decision", *, unattended: 
 
 def pending(desk: Desk) -> "list[Approval]":
     """The calls that wait and that this person may see, oldest first."""
-    return list(reversed(_records(desk, every=False)))
+    return _records(desk, every=False)
 
 
 def in_short(desk: Desk, record: "Approval") -> tuple[str, str, str]:
@@ -203,10 +203,17 @@ def _decide(approval: str, decision: "Decision", *, yes: bool, org: str | None, 
 
 
 def _records(desk: Desk, *, every: bool) -> "list[Approval]":
+    """What waits, oldest first; with `every`, newest first, what is over too: of others only what they decided on."""
     from server.approval import State
 
-    member = None if desk.may("see every approval") else desk.actor.member.id
-    return desk.installation.approvals.list(desk.org.id, state=None if every else State.PENDING, member=member)
+    register, state = desk.installation.approvals, None if every else State.PENDING
+    if desk.may("see every approval"):
+        return register.list(desk.org.id, state=state)
+    waiting = register.list(desk.org.id, state=State.PENDING)
+    found = {record.id: record for record in waiting if _may_see(desk, record)}
+    if every:
+        found |= {record.id: record for record in register.list(desk.org.id, member=desk.actor.member.id)}
+    return sorted(found.values(), key=lambda record: (record.created_at, record.id), reverse=every)
 
 
 def _find(desk: Desk, approval: str) -> "Approval":
@@ -220,11 +227,28 @@ def _find(desk: Desk, approval: str) -> "Approval":
 
 
 def _may_see(desk: Desk, record: "Approval") -> bool:
-    return record.member == desk.actor.member.id or desk.may("see every approval")
+    """Whose it is, who could decide it by role or by group, who has decided it, and who sees every approval."""
+    from server.approval.eligible import eligible
+    from server.approval.record import wanted
+
+    own, asked = desk.actor.member.id, wanted(record)
+    return (
+        record.member == own
+        or own in asked.decided
+        or desk.may("see every approval")
+        or bool(eligible([desk.actor.member], asked))
+    )
 
 
 def _status(record: "Approval") -> str:
     return record.state.value
+
+
+def _in_words(shown: dict[str, Any]) -> str:
+    """The status, with what a person says became of an unknown call."""
+    if shown["resolution"] is None:
+        return str(shown["status"])
+    return f"{shown['status']}, {'happened' if shown['resolution']['happened'] else 'did not happen'}"
 
 
 def _needs(record: "Approval") -> str:

@@ -200,7 +200,7 @@ def remove_channel(
         if json:
             show_json({"name": hook.name, "id": hook.id, "erased": gone})
         else:
-            show_text(f"Removed {hook.name}. {whether_gone(desk.installation, 'Its URL and secret', gone=gone)}")
+            show_text(f"Removed {hook.name}. {whether_gone(desk.installation, 'Its URL, with its secret,', gone=gone)}")
         say_of_backups(desk.installation)
 
 

@@ -12,6 +12,8 @@ from server.cli.acting import AsJson, AsMember, OrgName, at_desk
 from server.cli.output import say, show_json, show_text
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from server.cli.clients import Change, Client, Entry
     from server.database import Rows
     from server.identity import Agent
@@ -87,13 +89,18 @@ def remove_client(
     json: AsJson = False,
 ) -> None:
     """Take Keyleash out of a client's settings. The agent stays; `keyleash agent remove` removes it."""
-    from server.cli.clients import remove
+    from server.cli.clients import ClientError, installed, remove
 
     known = _client(client)
     name = agent or known.id
     with at_desk(org, as_member, "manage their own agents") as desk:
         home = desk.installation.settings.home
         change = remove(known, _path(known, project), agent=name, keyleash_home=home, org=desk.org.name)
+    if change.action == "absent" and (others := installed(known, change.path)):
+        found = " and ".join(f"{one.agent} (`keyleash client remove {known.id} --agent {one.agent}`)" for one in others)
+        raise ClientError(
+            f"Nothing was removed: {change.path} has no entry for the agent {name}, but there is one for {found}."
+        )
     if json:
         show_json({**_change_as_json(known, change), "agent": name})
     elif change.action == "absent":
@@ -130,7 +137,11 @@ def show_client(
         show_json({"client": known.id, "agent": name, "path": str(path), "snippet": text, "entry": command})
         return
     sys.stdout.write(text)
-    say(f"This belongs into {path}. `keyleash client add {known.id}` merges it for you.")
+    if http is None:
+        say(f"This belongs into {path}. `keyleash client add {known.id}` merges it for you.")
+    else:
+        asks = f"goes into the variable {token_env}" if token_env in text else f"is asked for by {known.title}"
+        say(f"Put this into {path} by hand. The agent's token {asks}: `keyleash agent create NAME` shows one, once.")
     say(known.afterwards)
 
 
@@ -160,7 +171,46 @@ def _path(client: "Client", project: Path | None) -> Path:
 def _entry(client: "Client", agent: str, home: Path, org: str | None) -> "Entry":
     from server.cli.clients import entry
 
-    return entry(keyleash_command(), agent, home, org)
+    return entry(keyleash_command(), agent, home, org, _settings(os.environ))
+
+
+FILES = (
+    "KEYLEASH_TRANSIT_TOKEN_FILE",
+    "KEYLEASH_TRANSIT_CA_FILE",
+    "KEYLEASH_KV_TOKEN_FILE",
+    "KEYLEASH_KV_CA_FILE",
+    "KEYLEASH_OP_TOKEN_FILE",
+    "KEYLEASH_OAUTH_APPS",
+)
+PLAIN = (
+    "KEYLEASH_DATABASE",
+    "KEYLEASH_TRANSIT_ADDR",
+    "KEYLEASH_KV_ADDR",
+    "KEYLEASH_PUBLIC_URL",
+    "KEYLEASH_HOLD_SECONDS",
+    "KEYLEASH_REFERENCE_SECONDS",
+    "KEYLEASH_KEY_SECONDS",
+    "KEYLEASH_KEEP_DAYS",
+    "KEYLEASH_LIST_LIMIT",
+)
+"""With FILES, what a server that a client starts has to be told. The database's owner is for no server."""
+
+
+def _settings(environ: "Mapping[str, str]") -> dict[str, str]:
+    """What is set here and the server needs too. Raises ClientError where that is a secret."""
+    from server.cli.clients import ClientError
+
+    url = environ.get("KEYLEASH_DATABASE")
+    if url:
+        from server.postgres import has_password
+
+        if has_password(url):
+            raise ClientError(
+                "KEYLEASH_DATABASE holds a password, which would stand in the client's file. Put it into ~/.pgpass "
+                "(HOST:PORT:DATABASE:ROLE:PASSWORD, mode 0600), take it out of the URL, and try again."
+            )
+    plain = {name: environ[name] for name in PLAIN if environ.get(name)}
+    return plain | {name: str(Path(environ[name]).expanduser().absolute()) for name in FILES if environ.get(name)}
 
 
 def _existing(agents: "list[Agent]", name: str) -> "Agent | None":

@@ -15,13 +15,14 @@ import stat
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal, cast
 
 from server.cli import jsonfile, tomlfile
 from server.cli.textfile import BOM, CannotEditError, Json, as_object, newline
+from server.http import AGENT_PATH
 
 __all__ = [
     "CLIENTS",
@@ -58,6 +59,8 @@ class Entry:
     agent: str
     home: str
     org: str | None = None
+    settings: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What else the server has to find in its environment, by name: no secret, since the client's file is none."""
 
     @property
     def args(self) -> list[str]:
@@ -81,6 +84,7 @@ class Installed:
     org: str | None
     home: str | None
     command: str
+    settings: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,13 @@ class Client:
         return project / self.in_project
 
 
-def entry(command: str | Path, agent: str, keyleash_home: str | Path, org: str | None = None) -> Entry:
+def entry(
+    command: str | Path,
+    agent: str,
+    keyleash_home: str | Path,
+    org: str | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> Entry:
     """An entry that starts `command serve --agent AGENT`.
 
     Both paths must be absolute: clients start servers from folders, and with a PATH, that nobody can foresee.
@@ -169,19 +179,24 @@ def entry(command: str | Path, agent: str, keyleash_home: str | Path, org: str |
     for label, text in (("agent", agent), ("organisation", org)):
         if text is not None and (not text or text.startswith("-")):
             raise ClientError(f"{text!r} cannot name an {label} on a command line. Use a name that starts otherwise.")
-    for text in (str(command), agent, str(keyleash_home), org or ""):
+    more = dict(settings or {})
+    for text in (str(command), agent, str(keyleash_home), org or "", *more.values()):
         if not text.isprintable():
             raise ClientError(f"{text!r} has characters that a configuration file cannot hold. Use another name.")
-    return Entry(str(command), agent, str(keyleash_home), org)
+    return Entry(str(command), agent, str(keyleash_home), org, more)
 
 
 def remote(url: str, token_env: str) -> Remote:
-    """An entry for `keyleash serve --http`; `token_env` names the variable that holds the agent's token."""
+    """An entry for `keyleash serve --http`; `token_env` names the variable that holds the agent's token.
+
+    An address without a path is the server's, and agents connect at its `/agent/mcp`.
+    """
     if not re.fullmatch(r"https?://[!-~]+", url):
         raise ClientError(f"{url!r} is not an http or https address.")
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", token_env):
         raise ClientError(f"{token_env!r} is not the name of an environment variable. For instance: KEYLEASH_TOKEN.")
-    return Remote(url, token_env)
+    origin = re.fullmatch(r"(https?://[^/?#]+)/?", url)
+    return Remote(origin[1] + AGENT_PATH if origin else url, token_env)
 
 
 def snippet(client: Client, wanted: Entry | Remote, *, name: str = "keyleash") -> str:
@@ -214,7 +229,8 @@ def add(client: Client, wanted: Entry, path: Path, *, now: datetime | None = Non
     `keyleash`, or `keyleash-AGENT` where that name is taken. Raises `ClientError`, with nothing written.
     """
     paste = snippet(client, wanted)
-    if found := next((v for v in (wanted.command, wanted.home, wanted.agent) if client.expands.search(v)), None):
+    values = (wanted.command, wanted.home, wanted.agent, *wanted.settings.values())
+    if found := next((value for value in values if client.expands.search(value)), None):
         raise ClientError(f"{client.title} would replace the part after $ in {found}. Use a path without $.")
 
     def plan(before: bytes | None) -> _Plan:
@@ -406,7 +422,7 @@ def _back_up(path: Path, content: bytes, now: datetime) -> Path:
 
 def _undo(client: Client, path: Path, current: bytes, mine: Installed) -> _Plan | None:
     """What `add` found, if adding this entry to it gives exactly the current file: then nothing else has changed."""
-    wanted = Entry(mine.command, mine.agent, mine.home or "", mine.org)
+    wanted = Entry(mine.command, mine.agent, mine.home or "", mine.org, mine.settings)
     backups = sorted((p for p in path.parent.iterdir() if p.name.startswith(path.name + _BACKUP)), reverse=True)
     for backup in backups:
         with contextlib.suppress(ClientError, OSError):
@@ -472,8 +488,9 @@ def _ours(servers: Json) -> Iterator[Installed]:
         program = PureWindowsPath(command).name.lower()  # splits at both kinds of slash
         if agent is None or "serve" not in words or not (program.startswith("keyleash") or "keyleash" in words):
             continue
-        home = (as_object(env) or {}).get("KEYLEASH_HOME")
-        yield Installed(name, agent, _option(words, "--org"), home if isinstance(home, str) else None, command)
+        settings = {key: value for key, value in (as_object(env) or {}).items() if isinstance(value, str)}
+        home = settings.pop("KEYLEASH_HOME", None)
+        yield Installed(name, agent, _option(words, "--org"), home, command, settings)
 
 
 def _option(words: Sequence[str], option: str) -> str | None:
@@ -507,7 +524,8 @@ def _name(client: Client, servers: Json, wanted: Entry, path: Path) -> str:
 
 def _stdio(client: Client, wanted: Entry) -> Json:
     kind = {"type": "stdio"} if client.typed else {}
-    return {**kind, "command": wanted.command, "args": wanted.args, "env": {"KEYLEASH_HOME": wanted.home}}
+    environment = {"KEYLEASH_HOME": wanted.home, **wanted.settings}
+    return {**kind, "command": wanted.command, "args": wanted.args, "env": environment}
 
 
 def _parsed(client: Client, text: str) -> jsonfile.Node | None:

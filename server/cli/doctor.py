@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from connectors.catalogue import Offer
     from connectors.definition import CredentialKind
     from server.app import Installation
+    from server.cli.clients import Installed
     from server.connections import Connection
     from server.erasure import Pending
     from server.identity import Agent
@@ -600,6 +601,13 @@ def clients(patient: Patient) -> Iterator[Finding]:
                     f"{client.title} ({path}) starts {command}, which is not there. "
                     f"Run: keyleash client add {client.id} --agent {entry.agent}",
                 )
+            elif _lacks_database(patient, entry):
+                yield Finding(
+                    "clients",
+                    "warn",
+                    f"{client.title} ({path}) starts Keyleash without KEYLEASH_DATABASE, so it does not find what is "
+                    f"in PostgreSQL. Run: keyleash client add {client.id} --agent {entry.agent}",
+                )
             elif _agent_is_missing(patient, entry.agent, entry.home, entry.org):
                 yield Finding(
                     "clients",
@@ -608,6 +616,11 @@ def clients(patient: Patient) -> Iterator[Finding]:
                     f"Run: keyleash client add {client.id} --agent {entry.agent}",
                 )
     yield Finding("clients", "ok", f"{known} entries of Keyleash were found in MCP clients' settings.")
+
+
+def _lacks_database(patient: Patient, entry: "Installed") -> bool:
+    here = entry.home is None or Path(entry.home) == patient.settings.home
+    return patient.settings.database_url is not None and here and not entry.settings.get("KEYLEASH_DATABASE")
 
 
 def _agent_is_missing(patient: Patient, agent: str, home: str | None, org: str | None) -> bool:

@@ -116,18 +116,21 @@ def _write(
     )
 
 
-def _require_id(name: str, target: Path) -> None:
+ANOTHER = "`--id` gives another."
+
+
+def _require_id(name: str, target: Path, another: str = ANOTHER) -> None:
     import re
 
     from connectors.catalogue import shipped_folder
     from connectors.source import NAME_MEND, NAME_PATTERN
 
     if not re.fullmatch(NAME_PATTERN, name):
-        raise typer.BadParameter(f"{name!r} cannot be an id. {NAME_MEND} `--id` gives another.")
+        raise typer.BadParameter(f"{name!r} cannot be an id. {NAME_MEND} {another}")
     if target.name != f"{name}.yaml":
         raise typer.BadParameter(f"a connector's file is named for its id: {name}.yaml.")
     if (shipped_folder() / f"{name}.yaml").exists():
-        raise typer.BadParameter(f"{name} is a connector that comes with Keyleash. `--id` gives another.")
+        raise typer.BadParameter(f"{name} is a connector that comes with Keyleash. {another}")
 
 
 def _try(made: "Draft") -> None:
@@ -140,11 +143,11 @@ def _try(made: "Draft") -> None:
         load(Path(folder) / f"{made.id}.yaml")
 
 
-def _put(files: dict[Path, bytes]) -> None:
+def _put(files: dict[Path, bytes], another: str = "take another id with `--id`") -> None:
     """Write these files, all or none of them; never over one that is there."""
     for path in files:
         if path.exists():
-            raise typer.BadParameter(f"{path} is there already. Remove it first, or take another id with `--id`.")
+            raise typer.BadParameter(f"{path} is there already. Remove it first, or {another}.")
     written: list[Path] = []
     try:
         for path, content in files.items():
@@ -267,8 +270,9 @@ def new(
     from server.settings import read_settings
 
     target = read_settings().connectors / f"{identifier}.yaml"
-    _require_id(identifier, target)
-    _put({target: SKELETON.format(id=identifier, title=identifier.replace("_", " ").capitalize()).encode()})
+    _require_id(identifier, target, "Give another ID.")
+    text = SKELETON.format(id=identifier, title=identifier.replace("_", " ").capitalize())
+    _put({target: text.encode()}, "give another ID")
     if json:
         show_json({"id": identifier, "file": str(target)})
     else:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from server.cli.acting import AsJson, AsMember, OrgName, Yes, at_desk, opened, operators_name, require_operator
-from server.cli.output import say, show_fields, show_json, show_table, show_text
+from server.cli.output import say, show_fields, show_json, show_table, show_text, warn
 from server.cli.terminal import require_yes
 
 if TYPE_CHECKING:
@@ -195,7 +195,10 @@ def create_member(
         return
     show_text(f"Added {made.name} ({', '.join(made.roles)}).")
     if os_user is None:
-        say("No system user is mapped to them: this command line will not know them as themselves.")
+        say(
+            "No system user is mapped to them: this command line will not know them as themselves. "
+            f"`keyleash member change {made.name} --os-user USER` maps one."
+        )
 
 
 @member_app.command("list")
@@ -267,11 +270,18 @@ def change_member(
                 rows, desk.org.id, member.id, change, by=desk.by, by_owner=desk.may("make or remove an owner")
             )
         )
+        owners = [one for one in desk.installation.directory.members(desk.org.id) if "owner" in one.roles]
+        unknown_owners = no_os_user and not any(one.os_user for one in owners)
     if json:
         show_json(_member_as_json(changed))
     else:
-        groups = f" in {', '.join(changed.groups)}" if changed.groups else ""
-        show_text(f"{changed.name} is now {', '.join(changed.roles)}{groups}.")
+        groups = f"; groups {', '.join(changed.groups)}" if changed.groups else ""
+        show_text(f"{changed.name}: roles {', '.join(changed.roles)}{groups}.")
+    if unknown_owners:
+        warn(
+            "No owner is known by a system user any more: what is an owner's takes `--as NAME` now, which is the "
+            f"operator's. `keyleash member change {changed.name} --os-user USER --as {changed.name}` maps one again."
+        )
 
 
 @member_app.command("remove")

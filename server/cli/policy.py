@@ -322,10 +322,11 @@ def warn_of_gaps(desk: Desk, rules: "Sequence[Rule]") -> None:
 
 
 def _explain(desk: Desk, name: str, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    from connectors.errors import InvalidArguments
+    from connectors.errors import InvalidArguments, UnknownTool
     from server.explaining import explain
     from server.identity import Frozen
     from server.policy import Request
+    from server.rules import RuleProblem
 
     agent = desk.installation.directory.agent(desk.org.id, name)
     try:
@@ -335,7 +336,14 @@ def _explain(desk: Desk, name: str, tool: str, arguments: dict[str, Any]) -> dic
     if caller is None:
         return _stopped(tool, f"The agent {agent.name} has expired, or the member it acts for was removed.")
     workspace = desk.installation.workspaces.of(caller)
-    call = workspace.offer.bind(tool, arguments)
+    try:
+        call = workspace.offer.bind(tool, arguments)
+    except UnknownTool as unknown:
+        if unknown.near:
+            raise
+        raise RuleProblem(
+            f"There is no tool {tool[:80]!a}. `keyleash connector show CONNECTOR` lists a connector's tools."
+        ) from None
     effect = call.tool.effect
     if not caller.narrowing.admits(call.connection, call.tool.name, effect.value):
         return _stopped(tool, f"The agent {agent.name} is narrowed to other tools.")

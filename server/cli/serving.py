@@ -75,12 +75,14 @@ def _leave(_signal: int, _frame: object) -> None:
 def _http(bind: str) -> None:
     from server.app import open_installation, quiet_logs, serve_http
     from server.duty import on_duty
-    from server.http import AGENT_PATH, BindProblem, parse_bind
+    from server.http import AGENT_PATH, BindProblem, allowed, not_reached, parse_bind
     from server.settings import read_settings
 
     settings = read_settings()
     quiet_logs(settings.log_level)
     host, port = parse_bind(bind)
+    hosts, _ = allowed(host, settings.allowed_hosts)
+    strange = not_reached(settings.public_url, hosts)
     installation = open_installation(settings)
     # Told to stop by a service manager, it ends as by Ctrl-C: uvicorn raises the signal again once it has closed, and
     # by default that would end the process before anything else is done, such as noting how far the logs go.
@@ -88,6 +90,14 @@ def _http(bind: str) -> None:
     with on_duty(installation.database, settings):
         if installation.vault.sealed is not None:
             print(f"keyleash: sealed, no tools are offered: {installation.vault.sealed}", file=sys.stderr)  # noqa: T201
+        if strange is not None:
+            print(  # noqa: T201
+                f"keyleash: KEYLEASH_PUBLIC_URL leads to {strange}, and this server does not answer to that name. "
+                f"Add it: KEYLEASH_ALLOWED_HOSTS={','.join((*settings.allowed_hosts, strange))}",
+                file=sys.stderr,
+            )
+        if not _free(host, port):
+            raise BindProblem(f"Nothing can listen at {bind}: it is in use, or not an address of this machine.")
         shown = f"[{host}]" if ":" in host else host
         print(f"keyleash: agents connect at http://{shown}:{port}{AGENT_PATH}", file=sys.stderr)  # noqa: T201
         try:
@@ -96,6 +106,19 @@ def _http(bind: str) -> None:
             raise BindProblem(
                 f"Nothing can listen at {bind}: it is in use, or not an address of this machine."
             ) from None
+
+
+def _free(host: str, port: int) -> bool:
+    """Whether a server can listen there; asked before it says where it is, for the server itself binds late."""
+
+    async def listen() -> None:
+        (await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port)).close()
+
+    try:
+        asyncio.run(listen())
+    except OSError:
+        return False
+    return True
 
 
 def _run(coroutine: Coroutine[Any, Any, None]) -> None:

@@ -135,6 +135,46 @@ def test_a_member_sees_only_what_was_asked_for_them(owner: CommandLine, place: P
     assert state(place, theirs) is State.PENDING
 
 
+def in_finance(place: Place) -> None:
+    """The person at the terminal is now bob: a member of the group finance, and of no role that approves."""
+    become(place, "bob", "member")
+    place.database.write_now(lambda rows: rows.execute("UPDATE member SET groups = '[\"finance\"]' WHERE name = 'bob'"))
+
+
+def test_an_approver_by_group_sees_and_decides_what_the_rule_gives_them(
+    owner: CommandLine, place: Place, upstream: Upstream
+) -> None:
+    others = held(place, {"charge": "ch_0"})
+    place.rule(who="everyone", tools=["stripe.*"], then="approve", approvers="group:finance", second_person=True)
+    first, second = held(place), held(place, {"charge": "ch_2"})
+    in_finance(place)
+    assert [one["id"] for one in owner("approvals", "list", "--json").json] == [first, second]
+    assert "ch_1" in owner("approvals", "show", first).out
+    ran = owner("approvals", "approve", first, "--yes")
+    assert (ran.code, state(place, first)) == (0, State.APPROVED), ran.err
+    with owner.at_terminal("approvals", "watch") as terminal:
+        terminal.until(f"{second} · until")
+        terminal.until("[q] leave")
+        typed_until(terminal, "d", f"Denied {second}")
+        terminal.type("q")
+        assert terminal.end() == 0
+    assert [one["id"] for one in owner("approvals", "list", "--all", "--json").json] == [second, first]
+    assert owner("approvals", "show", others).code == 1
+    assert owner("approvals", "deny", others, "--yes").code == 1
+    assert state(place, others) is State.PENDING
+    assert upstream.requests == []
+
+
+def test_whoever_is_of_no_group_of_the_rule_sees_nothing_of_it(owner: CommandLine, place: Place) -> None:
+    place.rule(who="everyone", tools=["stripe.*"], then="approve", approvers="group:finance")
+    approval = held(place)
+    become(place, "carol", "member")
+    assert owner("approvals", "list", "--json").json == owner("approvals", "list", "--all", "--json").json == []
+    for command in (("show",), ("approve", "--yes"), ("deny", "--yes")):
+        assert "There is no approval" in owner("approvals", command[0], approval, *command[1:]).err
+    assert state(place, approval) is State.PENDING
+
+
 def test_an_auditor_sees_and_does_not_decide(owner: CommandLine, place: Place) -> None:
     approval = held(place)
     become(place, "eve", "auditor")

@@ -79,7 +79,7 @@ def test_the_url_is_asked_for_without_being_shown(owner: CommandLine, place: Pla
     [
         (("carrier_pigeon", "x", "--url", "https://example.com/"), 2, "no kind"),
         (("webhook", "x", "--url", "http://example.com/"), 1, "Use https"),
-        (("webhook", "x", "--url", "https://127.0.0.1/"), 1, "not public"),
+        (("webhook", "x", "--url", "https://127.0.0.1/"), 1, "`--allow-private CIDR`"),
         (("webhook", "X y", "--url", "https://example.com/"), 1, "cannot name a channel"),
         (("webhook", "x", "--url", "https://example.com/", "--event", "opened,eaten"), 2, "eaten"),
         (("webhook", "x", "--url", "https://example.com/", "--ruling", "allow"), 2, "allow"),
@@ -218,6 +218,7 @@ def test_what_a_rotated_or_removed_channel_had_leaves_the_files(
     place.installation.close()
     assert remnants(place.home, second)  # what is in use is found, and so would be what is not
     assert remnants(place.home, first) == []
-    assert owner("channel", "remove", "chat", "--yes").code == 0
+    removed = owner("channel", "remove", "chat", "--yes")
+    assert (removed.code, "URL, with its secret, is " in removed.out) == (0, True)
     assert remnants(place.home, second) == []
     assert [entry["erased"] for entry in place.events("erasure.completed")] == ["address", "channel"]

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from server.cli.clients import CLIENTS
-from tests.commandline import CommandLine
-from tests.installed import Place
+from server.cli.clients import CLIENTS, add, entry
+from server.cli.doctor import Patient, clients
+from server.settings import Settings
+from tests.commandline import CommandLine, with_environment
+from tests.installed import SECRET, Place
 
 
 def agents(line: CommandLine) -> list[str]:
@@ -25,6 +27,19 @@ def servers(line: CommandLine, client: str) -> dict[str, object]:
     return found
 
 
+def environment(line: CommandLine) -> dict[str, str]:
+    """What a server that a client starts has to find of what is set here."""
+    names = ("KEYLEASH_HOME", "KEYLEASH_DATABASE", "KEYLEASH_HOLD_SECONDS")
+    return {name: line.environment[name] for name in names if line.environment.get(name)}
+
+
+def environment_of(line: CommandLine, client: str) -> dict[str, str]:
+    entry = servers(line, client)["keyleash"]
+    assert isinstance(entry, dict)
+    found: dict[str, str] = entry["env"]
+    return found
+
+
 @pytest.mark.parametrize("client", CLIENTS)
 def test_each_client_gets_an_agent_and_an_entry_that_starts_it(owner: CommandLine, place: Place, client: str) -> None:
     ran = owner("client", "add", client, "--json")
@@ -33,7 +48,7 @@ def test_each_client_gets_an_agent_and_an_entry_that_starts_it(owner: CommandLin
     entry = servers(owner, client)["keyleash"]
     assert isinstance(entry, dict)
     assert entry["args"] == ["serve", "--agent", client, "--org", "acme"]
-    assert entry["env"] == {"KEYLEASH_HOME": str(owner.home)}
+    assert entry["env"] == environment(owner)
     assert Path(entry["command"]).is_absolute()
     assert Path(entry["command"]).name == "keyleash"
     assert place.caller(client).member_name == "alice"
@@ -44,6 +59,17 @@ def test_each_client_gets_an_agent_and_an_entry_that_starts_it(owner: CommandLin
     assert not Path(ran.json["path"]).exists()
     assert client in agents(owner)
     assert owner("client", "remove", client, "--json").json["action"] == "absent"
+
+
+def test_another_agents_entry_is_named_and_stays(owner: CommandLine) -> None:
+    path = Path(owner("client", "add", "cursor", "--agent", "reconciler", "--json").json["path"])
+    before = path.read_text()
+    for more in ((), ("--json",)):
+        ran = owner("client", "remove", "cursor", *more)
+        assert (ran.code, ran.out) == (1, "")
+        assert "`keyleash client remove cursor --agent reconciler`" in ran.err
+    assert path.read_text() == before
+    assert owner("client", "remove", "cursor", "--agent", "reconciler").code == 0
 
 
 def test_what_is_in_the_file_stays_and_a_backup_is_named(owner: CommandLine) -> None:
@@ -106,6 +132,84 @@ def test_a_projects_own_file_is_written_where_the_client_has_one(owner: CommandL
     assert relative.json["path"] == str(project / ".cursor" / "mcp.json")
 
 
+SET = {
+    "KEYLEASH_TRANSIT_ADDR": "https://bao.example.com",
+    "KEYLEASH_TRANSIT_TOKEN_FILE": "/run/transit.token",
+    "KEYLEASH_TRANSIT_CA_FILE": "/etc/bao.pem",
+    "KEYLEASH_KV_ADDR": "https://kv.example.com",
+    "KEYLEASH_KV_TOKEN_FILE": "/run/kv.token",
+    "KEYLEASH_KV_CA_FILE": "/etc/kv.pem",
+    "KEYLEASH_OP_TOKEN_FILE": "/run/op.token",
+    "KEYLEASH_OAUTH_APPS": "/etc/keyleash/apps.json",
+    "KEYLEASH_PUBLIC_URL": "https://keyleash.example.com",
+    "KEYLEASH_KEEP_DAYS": "90",
+}
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_the_entry_holds_what_the_server_has_to_find_and_comes_out_again(owner: CommandLine, client: str) -> None:
+    line = with_environment(owner, {**SET, "KEYLEASH_TOKEN": SECRET, "KEYLEASH_ALLOWED_HOSTS": "keyleash.example.com"})
+    path = Path(line("client", "show", client, "--json").json["path"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = "# mine\n" if client == "codex" else '{"theme": "dark"}\n'
+    path.write_text(before)
+    assert line("client", "add", client).code == 0
+    assert environment_of(line, client) == {**environment(line), **SET}
+    assert SECRET not in path.read_text()
+    assert line("client", "remove", client, "--json").json["action"] == "restored"
+    assert path.read_text() == before
+
+
+def test_an_entry_from_before_is_brought_up_to_date_and_still_comes_out(owner: CommandLine) -> None:
+    for client in ("cursor", "codex"):
+        path = Path(owner("client", "show", client, "--json").json["path"])
+        add(CLIENTS[client], entry("/bin/keyleash", client, owner.home, "acme"), path)
+    more = with_environment(owner, SET)
+    assert more("client", "add", "cursor", "--json").json["action"] == "updated"
+    assert set(SET) < set(environment_of(more, "cursor"))
+    assert environment_of(more, "codex") == {"KEYLEASH_HOME": str(owner.home)}
+    assert more("client", "remove", "codex", "--json").json["action"] == "deleted"
+    assert more("client", "remove", "cursor", "--json").json["action"] == "removed"
+    assert servers(more, "cursor") == {}
+
+
+URL = "postgresql://keyleash_app@db.example.com/keyleash"
+
+
+def test_a_snippet_names_the_database_and_no_password_and_no_owner(keyleash: CommandLine) -> None:
+    owns = {"KEYLEASH_DATABASE": URL, "KEYLEASH_DATABASE_OWNER": "postgresql://boss@db.example.com/keyleash"}
+    ran = with_environment(keyleash, owns)("client", "show", "cursor", "--org", "acme")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["mcpServers"]["keyleash"]["env"]["KEYLEASH_DATABASE"] == URL
+    assert "boss" not in ran.out
+    for secret in (URL.replace("@", f":{SECRET}@"), f"{URL}?password={SECRET}"):
+        refused = with_environment(keyleash, {"KEYLEASH_DATABASE": secret})("client", "show", "cursor", "--org", "acme")
+        assert (refused.code, refused.out) == (1, "")
+        assert "~/.pgpass" in refused.err
+        assert SECRET not in refused.err
+
+
+def test_doctor_notices_an_entry_that_does_not_name_the_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    command = tmp_path / "keyleash"
+    command.touch(stat.S_IRWXU)
+    file = tmp_path / ".cursor" / "mcp.json"
+    on_postgres = Patient(Settings(home=tmp_path, database_url=URL), None)
+
+    def said(patient: Patient) -> str:
+        return " ".join(finding.message for finding in clients(patient) if finding.status != "ok")
+
+    add(CLIENTS["cursor"], entry(command, "cursor", tmp_path), file)
+    assert "without KEYLEASH_DATABASE" in said(on_postgres)
+    assert "keyleash client add cursor --agent cursor" in said(on_postgres)
+    assert said(Patient(Settings(home=tmp_path), None)) == ""
+    assert said(Patient(Settings(home=tmp_path / "elsewhere", database_url=URL), None)) == ""
+    add(CLIENTS["cursor"], entry(command, "cursor", tmp_path, settings={"KEYLEASH_DATABASE": URL}), file)
+    assert said(on_postgres) == ""
+
+
 def test_show_prints_the_snippet_and_needs_no_installation(keyleash: CommandLine) -> None:
     for client in CLIENTS:
         ran = keyleash("client", "show", client)
@@ -113,7 +217,7 @@ def test_show_prints_the_snippet_and_needs_no_installation(keyleash: CommandLine
         document = tomllib.loads(ran.out) if client == "codex" else json.loads(ran.out)
         (entry,) = document[CLIENTS[client].table].values()
         assert entry["args"] == ["serve", "--agent", client]
-        assert entry["env"] == {"KEYLEASH_HOME": str(keyleash.home)}
+        assert entry["env"] == environment(keyleash)
     assert not keyleash.home.exists()
     assert list(keyleash.person.iterdir()) == []
 
@@ -128,6 +232,22 @@ def test_show_for_http_holds_no_token(owner: CommandLine) -> None:
     ran = owner("client", "show", "cursor", "--http", "http://127.0.0.1:8700/agent/mcp")
     assert json.loads(ran.out)["mcpServers"]["keyleash"]["headers"] == {"Authorization": "Bearer ${env:KEYLEASH_TOKEN}"}
     assert owner("client", "show", "claude-desktop", "--http", "http://127.0.0.1:8700/agent/mcp").code == 1
+
+
+def test_show_for_http_says_where_agents_connect_and_where_the_token_goes(owner: CommandLine) -> None:
+    for url in ("https://keyleash.example.com", "https://keyleash.example.com/"):
+        ran = owner("client", "show", "cursor", "--http", url)
+        assert json.loads(ran.out)["mcpServers"]["keyleash"]["url"] == "https://keyleash.example.com/agent/mcp"
+        assert "goes into the variable KEYLEASH_TOKEN" in ran.err
+        assert "merges" not in ran.err
+    assert (
+        "https://example.com/kl/agent/mcp"
+        in owner("client", "show", "codex", "--http", "https://example.com/kl/agent/mcp").out
+    )
+    asked = owner("client", "show", "vscode", "--http", url)
+    assert "is asked for by VS Code" in asked.err
+    assert "KEYLEASH_TOKEN" not in asked.err
+    assert "merges it for you" in owner("client", "show", "cursor").err
 
 
 def test_an_unknown_client_is_misuse(owner: CommandLine) -> None:

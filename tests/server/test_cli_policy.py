@@ -126,6 +126,14 @@ def test_a_rule_that_makes_no_sense_is_refused_and_not_kept(
     assert place.events("rule.added") == []
 
 
+def test_explaining_a_tool_that_there_is_not_names_where_to_look(owner: CommandLine) -> None:
+    ran = owner("policy", "explain", "--agent", "reconciler", "--tool", "nope")
+    assert (ran.code, ran.out) == (1, "")
+    assert "`keyleash connector show CONNECTOR` lists a connector's tools." in ran.err
+    near = owner("policy", "explain", "--agent", "reconciler", "--tool", "stripe_create_refunds")
+    assert "Did you mean stripe_create_refund" in near.err
+
+
 def test_a_rule_that_says_nothing_to_what_is_connected_is_warned_of(owner: CommandLine) -> None:
     add = ("policy", "add", "--who", "everyone", "--then", "allow", "--tools")
     assert "no tool" in owner(*add, "github.*").err

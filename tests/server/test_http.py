@@ -1,12 +1,15 @@
 """The HTTP door: strangers, strange hosts and strange origins get nowhere, and no token goes further than the door."""
 
 import json
+import socket
+from dataclasses import replace
 
 import httpx2
 import pytest
 
-from server.http import BindProblem, allowed, parse_bind
+from server.http import BindProblem, allowed, not_reached, parse_bind
 from server.identity import set_frozen
+from tests.commandline import CommandLine, with_environment
 from tests.installed import Place
 from tests.serving import serving
 from tests.upstream import Upstream
@@ -128,6 +131,7 @@ async def test_a_strange_host_gets_nothing_at_all(place: Place) -> None:
         for path in ("/health", "/agent/mcp", "/elsewhere"):
             reply = await client.get(url.replace("/agent/mcp", path), headers={"Host": "evil.example"})
             assert reply.status_code == 421
+            assert "Its operator adds it to KEYLEASH_ALLOWED_HOSTS" in reply.text
 
 
 async def test_health_says_only_that_it_is_up(place: Place) -> None:
@@ -145,6 +149,35 @@ def test_a_bind_that_others_reach_needs_the_names_it_is_reached_by() -> None:
     assert "127.0.0.1" not in hosts
     assert "https://keyleash.example.com" in origins
     assert "localhost:*" in allowed("127.0.0.1", ())[0]
+
+
+async def test_what_else_a_loopback_server_is_called_takes_none_of_its_own_names(place: Place) -> None:
+    settings = replace(place.installation.settings, allowed_hosts=("keyleash.example.com",))
+    async with serving(replace(place.installation, settings=settings)) as url:
+        for host in ("127.0.0.1:8700", "localhost:8700", "[::1]:8700", "keyleash.example.com"):
+            assert (await post(url, place.tokens["reconciler"], Host=host)).status_code == 200
+        assert (await post(url, place.tokens["reconciler"], Host="evil.example")).status_code == 421
+
+
+def test_a_refused_bind_is_not_announced_and_a_link_that_leads_nowhere_is_named(owner: CommandLine) -> None:
+    line = with_environment(owner, {"KEYLEASH_PUBLIC_URL": "https://keyleash.example.com"})
+    refused = line.alone("serve", "--http", "0.0.0.0:0")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        in_use = line.alone("serve", "--http", f"127.0.0.1:{taken.getsockname()[1]}")
+    assert (refused.code, in_use.code) == (1, 1)
+    assert "KEYLEASH_ALLOWED_HOSTS=keyleash.example.com" in refused.err
+    assert "Nothing can listen" in in_use.err
+    assert "agents connect at" not in refused.err + in_use.err
+    assert "leads to keyleash.example.com, and this server does not answer to that name" in in_use.err
+
+
+def test_the_host_of_a_link_is_looked_for_among_those_that_are_served() -> None:
+    hosts, _ = allowed("127.0.0.1", ("Keyleash.example.com", "other.example.com:8443"))
+    assert not_reached("", hosts) is None
+    assert not_reached("https://keyleash.example.com/under", hosts) is None
+    assert not_reached("https://other.example.com:8443", hosts) is None
+    assert not_reached("http://localhost:8700", hosts) is None
+    assert not_reached("https://other.example.com", hosts) == "other.example.com"
 
 
 @pytest.mark.parametrize("text", ["8700", "127.0.0.1", "127.0.0.1:", ":8700", "127.0.0.1:x", "127.0.0.1:99999"])

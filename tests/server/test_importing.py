@@ -309,8 +309,9 @@ def test_a_new_connector_is_sound_as_it_is_written_and_never_written_over(owner:
     file.write_text("mine")
     again = owner("connector", "new", "my_things")
     assert (again.code, file.read_text()) == (2, "mine")
-    for name in ("stripe", "Bad", "../up", "a" * 41):
-        assert owner("connector", "new", name).code == 2
+    for name in ("my_things", "stripe", "Bad", "../up", "a" * 41):
+        refused = owner("connector", "new", name)
+        assert (refused.code, "--id" in refused.err) == (2, False)  # it has no such option
     assert [path.name for path in folder(place).iterdir()] == ["my_things.yaml"]
 
 

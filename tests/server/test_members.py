@@ -51,7 +51,23 @@ def test_roles_groups_and_the_system_user_are_given_and_taken_on_record(owner: C
     assert entry["by"] == "alice"
     back = owner("member", "change", "bob", "--take-group", "finance", "--no-os-user", "--json").json
     assert (back["groups"], back["os_user"]) == ([], None)
-    assert "bob is now member, approver" in owner("member", "change", "bob", "--group", "ops").out
+    assert owner("member", "change", "bob", "--group", "ops").out == "bob: roles member, approver; groups ops.\n"
+
+
+def test_who_is_mapped_to_no_system_user_is_told_a_way_that_works(owner: CommandLine, place: Place) -> None:
+    made = owner("member", "create", "bob", "--role", "owner")
+    assert "`keyleash member change bob --os-user USER` maps one" in made.err
+    assert "system user" not in owner("member", "change", "bob", "--no-os-user", "--group", "ops").err
+    last = owner("member", "change", "alice", "--no-os-user")
+    assert last.code == 0
+    assert "No owner is known by a system user any more" in last.err
+    lost = owner("member", "list")
+    assert lost.code == 1
+    mend = f"keyleash member change NAME --os-user {system_user()} --as NAME"
+    assert f"`{mend}`" in lost.err
+    assert owner(*mend.replace("NAME", "alice").split()[1:]).code == 0
+    assert owner("member", "list").code == 0
+    assert "No owner" not in owner("member", "change", "bob", "--os-user", "bob").err
 
 
 @pytest.mark.parametrize(

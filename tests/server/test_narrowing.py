@@ -488,3 +488,16 @@ def test_a_text_that_is_too_long_for_an_address_is_none_and_is_not_kept() -> Non
     assert address_of("1" * (narrowing.LONGEST_ADDRESS + 1)) is None
     assert narrowing._address.cache_info().currsize == kept
     assert address_of("ABCD:ABCD:ABCD:ABCD:ABCD:ABCD:192.168.158.190") is not None
+
+
+async def test_what_an_agent_is_narrowed_to_is_said_part_by_part(owner: CommandLine) -> None:
+    narrow = ("agent", "narrow", "reconciler")
+    assert (
+        "is narrowed to tools stripe.*; effects read." in owner(*narrow, "--tool", "stripe.*", "--effect", "read").out
+    )
+    row = owner("agent", "list").out
+    assert "tools stripe.*; effects read" in row
+    assert row.count("never") == 2  # neither does it expire, nor was it used
+    owner(*narrow, "--any-tool")
+    assert owner(*narrow, "--any-effect").out == "reconciler is no longer narrowed: only rules hold it.\n"
+    assert "to no effects" not in owner("agent", "narrow", "--help").out

@@ -59,8 +59,19 @@ def test_too_few_who_may_decide_are_named_with_how_to_mend_it(place: Place, body
 def test_who_is_mapped_to_no_system_user_cannot_be_asked(place: Place) -> None:
     place.member("bob", ("approver",))
     assert "nobody can ask bob, who is mapped to no system user" in grave(place, approvers="approver")
+    assert "`keyleash member change bob --os-user USER` maps them" in grave(place, approvers="approver")
+    assert "member create" not in grave(place, approvers="approver")
     execute(place, "UPDATE member SET os_user = 'bob' WHERE name = 'bob'")
     assert grave(place, approvers="approver") == ""
+
+
+def test_where_a_group_is_asked_for_the_mend_is_the_group(place: Place) -> None:
+    text = grave(place, approvers="group:finance")
+    assert "`keyleash member create NAME --group finance --os-user USER`" in text
+    assert "`keyleash member change NAME --group finance`" in text
+    assert "--role" not in text
+    assert "--role approver --os-user" in grave(place, approvers="approver")
+    assert "--role approver --os-user" in grave(place, second_person=True)
 
 
 def test_a_second_person_is_missed_only_for_the_agents_that_the_rule_is_about(place: Place) -> None:

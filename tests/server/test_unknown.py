@@ -205,8 +205,9 @@ async def test_only_an_unknown_outcome_is_resolved_and_only_once(parts: Parts, p
         execute(place, "UPDATE approval SET state = ?, changed_at = ?", state.value, now_ms())
         if state is State.UNKNOWN:
             continue
-        with pytest.raises(ApprovalProblem, match="only an unknown outcome"):
+        with pytest.raises(ApprovalProblem, match="only an unknown outcome") as refused:
             resolve(place, approval, happened=True)
+        assert (state is State.EXECUTING) == ("becomes unknown three minutes after it set out" in str(refused.value))
     execute(place, "UPDATE approval SET state = 'unknown'")
     resolve(place, approval, happened=False)
     with pytest.raises(ApprovalProblem, match="has been looked at"):
@@ -578,6 +579,8 @@ async def test_the_command_line_shows_unknown_calls_and_takes_a_persons_word(
     assert owner("approvals", "resolve", without.id, "--happened").code == 0
     assert owner("approvals", "resolve", approval, "--happened").code == 1
     assert owner("approvals", "list", "--json").json == []
+    assert "unknown, did not happen" in owner("approvals", "list", "--all").out
+    assert [one["status"] for one in owner("approvals", "list", "--all", "--json").json] == ["unknown"]
     again = owner("approvals", "show", approval, "--json").json
     assert again["resolution"]["happened"] is False
     assert "no refund there" in owner("approvals", "show", approval).out
