@@ -1,6 +1,7 @@
 """Put the parts together; the only place that knows all of them."""
 
 import logging
+import os
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -144,9 +145,9 @@ def find_root(home: Path, provider: str, location: str) -> RootKey:
 
 def root_place(home: Path, provider: str, location: str) -> RootKeyRef:
     """Where a root key is kept that was written down as being there, whether the home was moved or not."""
-    if provider == "file" and not Path(location).exists():
+    if provider == "file" and not os.path.exists(location):  # nor where we may not look, which `load` says then
         moved = home / "keys" / Path(location).name
-        location = str(moved if moved.exists() else location)
+        location = str(moved if os.path.exists(moved) else location)
     return root_key_spec(f"{provider}:{location}", home)
 
 
@@ -155,9 +156,20 @@ def own_root_place(home: Path, provider: str, location: str) -> RootKeyRef:
     place = root_place(home, provider, location)
     folder = Path(place.location).parent
     elsewhere = provider == "file" and folder.name == "keys" and folder.parent.resolve() != home.resolve()
-    if elsewhere and (folder.parent / "data" / "keyleash.db").exists():
+    if elsewhere and _may_be_there(folder.parent / "data" / "keyleash.db"):
         return root_key_spec(f"file:{home / 'keys' / Path(place.location).name}", home)
     return place
+
+
+def _may_be_there(path: Path) -> bool:
+    """Whether there is such a file, or nobody lets us look."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @asynccontextmanager
