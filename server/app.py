@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from connectors.catalogue import Catalogue, shipped_folder
 from server.approval import Approvals, tending
+from server.approval.reaching import Keeper
 from server.call import Parts
 from server.connections import Workspaces
 from server.credential import resolver_of
 from server.database import Database, DatabaseProblem, open_database, require_schema
 from server.erasure import retrying
-from server.identity import Directory
+from server.identity import Directory, system_user
 from server.keys import Keys
 from server.oauth import revoking
 from server.oauth.apps import Apps
@@ -170,6 +171,28 @@ def _may_be_there(path: Path) -> bool:
     except OSError:
         return True
     return True
+
+
+def kept_by_one(installation: Installation) -> Keeper | None:
+    """What of this installation opens for one system user alone, without whom nobody decides; None where nothing does."""
+    rows = installation.database.read(
+        "SELECT provider, location FROM vault_root WHERE check_blob IS NOT NULL ORDER BY id DESC LIMIT 1"
+    )
+    provider, location = rows[0] if rows else ("", "")
+    if provider == "file":
+        return Keeper("The root key", _owner(Path(root_place(installation.settings.home, provider, location).location)))
+    if provider == "keychain":
+        return Keeper("The root key", system_user())
+    if installation.settings.database_url is None:
+        return Keeper("The database", _owner(installation.settings.database))
+    return None
+
+
+def _owner(path: Path) -> str:
+    try:
+        return path.owner()
+    except (OSError, KeyError, NotImplementedError):  # it cannot be seen, the user has no name, Windows
+        return ""
 
 
 @asynccontextmanager
