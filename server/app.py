@@ -126,7 +126,7 @@ def open_vault(database: Database, settings: Settings) -> Vault:
     try:
         vault = Vault(find(*rows[0]), find=find, keep_seconds=settings.key_seconds)
     except VaultError as problem:
-        return Vault(None, why_sealed=str(problem))
+        return Vault(None, why_sealed=f"{problem}{_copied_here(settings, *rows[0])}")
     try:
         database.query(vault.check_root)
     except KeysUnavailable as problem:
@@ -134,6 +134,14 @@ def open_vault(database: Database, settings: Settings) -> Vault:
     except VaultError as problem:
         return Vault(None, why_sealed=str(problem))
     return vault
+
+
+def _copied_here(settings: Settings, provider: str, location: str) -> str:
+    """What a further server lacks, where the database names a key file that another one has."""
+    here = settings.home / "keys" / Path(location).name
+    if settings.database_url is None or provider != "file" or os.path.lexists(here):
+        return ""
+    return f" On a further server: copy that file from one that has it to {here} (mode 0600, in a folder of mode 0700)."
 
 
 def find_root(home: Path, provider: str, location: str) -> RootKey:

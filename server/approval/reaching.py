@@ -58,7 +58,7 @@ class Keeper:
 def behind_one(rows: Rows, org: str, rules: Sequence[Rule], keeper: Keeper) -> list[Gap]:
     """These rules can be met by the people there are, but not where only one system user can decide.
 
-    Whoever decides reads the call first, which is sealed, and so is the key that their decision is recorded with.
+    Whoever decides, either way, is shown the call first, and that is sealed.
     """
     people = people_of(rows, org)
     theirs = {one.name for one in people if keeper.user and one.os_user == keeper.user}
