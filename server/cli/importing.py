@@ -142,9 +142,9 @@ def _try(made: "Draft") -> None:
 
 def _put(files: dict[Path, bytes]) -> None:
     """Write these files, all or none of them; never over one that is there."""
-    for path in files:
-        if path.exists():
-            raise typer.BadParameter(f"{path} is there already. Remove it first, or take another id with `--id`.")
+    there = [path for path in files if path.exists()]
+    if there:
+        raise typer.BadParameter(_are_there(there))
     written: list[Path] = []
     try:
         for path, content in files.items():
@@ -159,6 +159,17 @@ def _put(files: dict[Path, bytes]) -> None:
         raise typer.BadParameter(
             f"{error.filename} cannot be written: {error.strerror}. `keyleash init` makes the folder that it is in."
         ) from None
+
+
+def _are_there(paths: Sequence[Path]) -> str:
+    if len(paths) == 1:
+        return f"{paths[0]} is there already. Remove it first, or take another id with `--id`."
+    (beside, file) = paths
+    return (
+        f"{file} and {beside.name} beside it are there already, and belong together. For one more operation: move both "
+        "away, import all of them at once, an `--operation` for each, and carry over what you had edited. Or take "
+        "another id with `--id`."
+    )
 
 
 # --- reading
