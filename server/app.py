@@ -104,6 +104,9 @@ def open_installation(settings: Settings, *, as_operator: bool = False) -> Insta
 
 def require_kept_apart(database: Database) -> None:
     """Refuse a database that is to keep orgs apart and does not. Raises DatabaseProblem."""
+    wrong_role = database.serves_as_owner()
+    if wrong_role is not None:
+        raise DatabaseProblem(wrong_role)
     found = database.faults()
     if found:
         raise DatabaseProblem(
@@ -154,9 +157,9 @@ def find_root(home: Path, provider: str, location: str) -> RootKey:
 
 def root_place(home: Path, provider: str, location: str) -> RootKeyRef:
     """Where a root key is kept that was written down as being there, whether the home was moved or not."""
-    if provider == "file" and not os.path.exists(location):  # nor where we may not look, which `load` says then
+    if provider == "file" and not _is_there(Path(location)):  # or we may not look, which `load` says
         moved = home / "keys" / Path(location).name
-        location = str(moved if os.path.exists(moved) else location)
+        location = str(moved if _is_there(moved) else location)
     return root_key_spec(f"{provider}:{location}", home)
 
 
@@ -165,24 +168,21 @@ def own_root_place(home: Path, provider: str, location: str) -> RootKeyRef:
     place = root_place(home, provider, location)
     folder = Path(place.location).parent
     elsewhere = provider == "file" and folder.name == "keys" and folder.parent.resolve() != home.resolve()
-    if elsewhere and _may_be_there(folder.parent / "data" / "keyleash.db"):
+    if elsewhere and _is_there(folder.parent / "data" / "keyleash.db", unseen=True):
         return root_key_spec(f"file:{home / 'keys' / Path(place.location).name}", home)
     return place
 
 
-def _may_be_there(path: Path) -> bool:
-    """Whether there is such a file, or nobody lets us look."""
+def _is_there(path: Path, *, unseen: bool = False) -> bool:
+    """Whether there is such a file; `unseen` where nobody lets us look."""
     try:
-        path.stat()
-    except FileNotFoundError:
-        return False
+        return path.exists()
     except OSError:
-        return True
-    return True
+        return unseen
 
 
 def kept_by_one(installation: Installation) -> Keeper | None:
-    """What of this installation opens for one system user alone, without whom nobody decides; None where nothing does."""
+    """What of this installation opens for one system user alone, without whom nobody decides; None where nothing."""
     rows = installation.database.read(
         "SELECT provider, location FROM vault_root WHERE check_blob IS NOT NULL ORDER BY id DESC LIMIT 1"
     )

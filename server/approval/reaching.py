@@ -49,7 +49,7 @@ def gaps(rows: Rows, org: str, rules: Sequence[Rule]) -> list[Gap]:
 
 @dataclass(frozen=True)
 class Keeper:
-    """`what` (the root key, or the database) opens for this system user alone; `user` is empty where nobody can tell."""
+    """`what` (the root key, or the database) opens for this system user alone; `user` is empty where nobody knows."""
 
     what: str
     user: str

@@ -57,7 +57,7 @@ def test_a_key_in_a_folder_that_we_may_not_enter_is_a_reason_and_no_crash(tmp_pa
     root_place(home, "file", str(key)).create()
     with locked(theirs.parent):
         assert root_place(home, "file", str(key)).location == str(key)
-        with pytest.raises(RootKeyProblem, match="cannot be read: Permission denied. Run Keyleash as the system user"):
+        with pytest.raises(RootKeyProblem, match=r"cannot be read: Permission denied\. Run Keyleash as the user"):
             find_root(home, "file", str(key))
         # Whether that is another installation's home cannot be seen: a new key is not put there.
         assert own_root_place(home, "file", str(key)).location == str(home / "keys" / "root.key")

@@ -24,7 +24,7 @@ from server.call import call
 from server.database import DatabaseProblem
 from server.duty import RolledBack, on_duty
 from server.errors import ApprovalRequired
-from server.postgres import Connection, PostgresDatabase, has_password, lock_of, parsed, shown, translated
+from server.postgres import Connection, PostgresDatabase, as_role, has_password, lock_of, parsed, shown, translated
 from server.settings import Settings, SettingsProblem
 from server.sqlite import SqliteDatabase
 from server.sqlite import migrate as migrate_file
@@ -434,6 +434,25 @@ def test_a_url_that_is_not_understood_is_refused_and_not_repeated(url: str) -> N
     assert "hunter2" not in str(problem.value)
 
 
+@pytest.mark.parametrize(
+    ("url", "shown_as"),
+    [
+        ("postgresql://keyleash_owner@db.example:5433/k", "postgresql://app@db.example:5433/k"),
+        (
+            "postgresql://o:hunter2@db/k?sslmode=require&sslrootcert=ca",
+            "postgresql://app@db/k?sslmode=require&sslrootcert=ca",
+        ),
+        (
+            "postgresql://o@/k?host=/run/pg&password=hunter2&user=o&sslpassword=hunter2",
+            "postgresql://app@/k?host=/run/pg",
+        ),
+    ],
+)
+def test_a_url_is_named_for_another_role_without_anything_of_the_first_ones(url: str, shown_as: str) -> None:
+    assert as_role(url, "app") == shown_as
+    assert parsed(as_role(url, "app"))["user"] == "app"
+
+
 def test_a_password_is_in_no_settings_that_are_shown() -> None:
     url = "postgresql://app:hunter2@db.example.org/keyleash"
     settings = Settings(home=Path("/nowhere"), database_url=url, database_owner=url)
@@ -543,7 +562,10 @@ def test_a_further_server_starts_with_an_empty_home_and_makes_the_folders_that_i
     settings = replace(place.installation.settings, home=second.home)
     with on_duty(place.installation.database, settings):
         assert [(second.home / name).stat().st_mode & 0o777 for name in ("", "data")] == [0o700, 0o700]
-    with pytest.raises(DatabaseProblem), on_duty(place.database, replace(settings, home=tmp_path / "3", database_url=None)):
+    with (
+        pytest.raises(DatabaseProblem),
+        on_duty(place.database, replace(settings, home=tmp_path / "3", database_url=None)),
+    ):
         raise AssertionError("a folder was made for a file that nobody has begun")
 
 
