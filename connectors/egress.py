@@ -57,6 +57,7 @@ class Reply:
     milliseconds: float  # from the first attempt to the last byte
     bytes_in: int  # of the body, on the wire
     secrets: tuple[str, ...] = field(default=(), repr=False)
+    maybe_before: bool = False  # an earlier try may have arrived as well, of which a refusal of the last says nothing
 
 
 class Egress:
@@ -104,7 +105,8 @@ class Egress:
         `private` are the networks that the operator has opened for this connection. A GET, a HEAD, a GraphQL query, or
         a request with an idempotency key is tried up to three times within `limits.total_s`: when the connection fails
         before an answer, or after a 429 or 503 whose Retry-After is at most five seconds. Nothing else is ever sent
-        twice.
+        twice. What is told of several tries is what the last came to, with `maybe_before` where an earlier one may have
+        arrived; but where the last did not leave, what that earlier one came to.
 
         Raises Unsendable before anything is attached or dialled; Unreachable when no answer came (`maybe_sent` tells
         whether the request may have arrived); ResponseTooLarge; UpstreamError for a redirect. What `attach` raises
@@ -117,6 +119,7 @@ class Egress:
         retries = _RETRIES if prepared.idempotent or prepared.safe else 0
         started = perf_counter()
         left = limits.total_s
+        arrived: _Answered | _Failed | None = None
         while True:
             try:
                 outcome = await self._attempt(
@@ -128,13 +131,17 @@ class Egress:
             wait = _wait_before_retry(outcome, first=retries == _RETRIES) if retries else None
             if wait is None or spent + wait >= limits.total_s:
                 break
+            if arrived is None and _may_have_arrived(outcome):
+                arrived = outcome
             retries -= 1
             left = limits.total_s - spent - wait
             await asyncio.sleep(wait)
+        if arrived is not None and not _may_have_arrived(outcome) and isinstance(outcome, _Failed):
+            outcome = arrived
         if isinstance(outcome, _Failed):
             raise outcome.error
         status, headers, body, wire, secrets = outcome
-        return Reply(status, headers, body, spent * 1000, wire, secrets)
+        return Reply(status, headers, body, spent * 1000, wire, secrets, maybe_before=arrived is not None)
 
     def _open(self, private: tuple[Network, ...]) -> aiohttp.ClientSession:
         session = self._sessions[private] = aiohttp.ClientSession(
@@ -364,6 +371,14 @@ def _failed(error: Exception, prepared: Prepared, limits: Limits) -> _Failed:
     text, maybe_sent, lost = next(row[1:] for row in _FAILURES if isinstance(error, row[0]))
     said = text.format(host=_host(prepared), connect=limits.connect_s, total=limits.total_s)
     return _Failed(Unreachable(said, maybe_sent=maybe_sent), lost)
+
+
+def _may_have_arrived(outcome: "_Answered | _Failed") -> bool:
+    """Whether this try may have been carried out, for all that its outcome says."""
+    if not isinstance(outcome, _Failed):
+        return outcome[0] != 429
+    error = outcome.error
+    return error.maybe_sent if isinstance(error, Unreachable) else isinstance(error, (ResponseTooLarge, UpstreamError))
 
 
 def _wait_before_retry(outcome: "_Answered | _Failed", *, first: bool) -> float | None:

@@ -15,20 +15,33 @@ import anyio
 
 from connectors.answer import Result, interpret
 from connectors.auth import attaching
+from connectors.bounded import DEFAULT_LIMITS
 from connectors.definition import Call, CredentialKind
 from connectors.errors import (
     ConnectorError,
     CredentialRejected,
     InvalidArguments,
+    RateLimited,
     ResponseTooLarge,
     Unreachable,
     Unsendable,
     UpstreamError,
 )
 from connectors.request import Prepared, prepare
-from server.approval import Approvals, Asked, Clearance, Lost, Person, State, last_done, still_enough
+from server.approval import (
+    CLOCKS_APART_MS,
+    LOST_MS,
+    Approvals,
+    Asked,
+    Clearance,
+    Lost,
+    Person,
+    State,
+    last_done,
+    still_enough,
+)
 from server.audit import AuditError, Event, append, argument_fields
-from server.clock import iso, now_ms
+from server.clock import iso, now_ms, running_s
 from server.connections import Connection, Workspaces, credential_kind, take_credential
 from server.credential import is_reference, resolved
 from server.database import Database, DatabaseProblem, Rows
@@ -58,7 +71,7 @@ from server.recorded import Decided, decided, keep, text_of
 from vault import CannotOpen, CannotResolve, Resolver, Secret, Vault, VaultError
 
 if TYPE_CHECKING:
-    from connectors.egress import Egress  # at run time it would load the HTTP library
+    from connectors.egress import Attach, Egress  # at run time it would load the HTTP library
 
 log = logging.getLogger("keyleash")
 
@@ -84,6 +97,8 @@ class Parts:
         default_factory=lambda: defaultdict(lambda: anyio.CapacityLimiter(REFERENCES_AT_ONCE)), compare=False
     )
     """How many calls of each connection read its secret from where it stays: a slow place holds up nobody else's."""
+    clock: Callable[[], float] = field(default=running_s, compare=False)
+    """Seconds, by which a call is too old to be sent."""
 
 
 REFERENCES_AT_ONCE = 4
@@ -115,6 +130,8 @@ class _Attempt:
 
     number: int
     taken: Callable[[], Secret]
+    begun: float
+    """By the clock of `Parts`, no later than the record says."""
 
 
 async def call(
@@ -345,7 +362,8 @@ async def _carry_out(parts: Parts, bound: _Bound, clearance: Clearance) -> Outco
     if isinstance(attempt, Outcome):
         return attempt
     started = time.monotonic()
-    state, outcome, facts = await _send(parts, bound, attempt.taken)  # bounded in time: by the resolver, and by egress
+    # Bounded in time: by the resolver, and by egress.
+    state, outcome, facts = await _send(parts, bound, attempt, again=clearance.again)
     facts["milliseconds"] = round((time.monotonic() - started) * 1000)
 
     def change(rows: Rows) -> None:
@@ -363,7 +381,7 @@ async def _carry_out(parts: Parts, bound: _Bound, clearance: Clearance) -> Outco
         if facts.get("error") == "credential rejected" and facts.get("status") == 401:
             rejected(rows, bound.connection)
         if clearance.approval is not None:
-            parts.approvals.finish(rows, clearance.approval, state, asdict(outcome))
+            parts.approvals.finish(rows, clearance.approval, state, asdict(outcome), again=clearance.again)
 
     try:
         await parts.database.of(bound.caller.org).write(change)
@@ -381,6 +399,7 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attemp
     asked = Asked(bound.caller, bound.call, bound.connection, bound.verdict, _NO_PROMPT)
 
     def change(rows: Rows) -> _Attempt:
+        begun = parts.clock()
         _require_unmoved(rows, bound.caller)
         parts.approvals.claim(rows, asked, clearance)
         taken = take_credential(rows, parts.vault, bound.connection)
@@ -400,7 +419,7 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attemp
         if clearance.approval is None:  # else it was kept when it was held
             keep(rows, parts.vault, bound.caller, decided(bound.call, bound.verdict))
         used(rows, bound.caller)
-        return _Attempt(entry.seq, taken)
+        return _Attempt(entry.seq, taken, begun)
 
     try:
         return await parts.database.of(bound.caller.org).write(change)
@@ -432,36 +451,69 @@ def _require_unmoved(rows: Rows, caller: Caller) -> None:
         raise Moved
 
 
-async def _send(parts: Parts, bound: _Bound, taken: Callable[[], Secret]) -> tuple[State, Outcome, dict[str, Any]]:
-    """Open the credential, send, scrub. Returns the state, what the client hears, and facts for the record."""
+async def _send(
+    parts: Parts, bound: _Bound, attempt: _Attempt, *, again: bool
+) -> tuple[State, Outcome, dict[str, Any]]:
+    """Open the credential, send, scrub. Returns the state, what the client hears, and facts for the record.
+
+    With `again`, the call was lost on its way before: it may have taken effect, whatever becomes of this sending.
+    """
     connection, bound_call = bound.connection, bound.call
     facts: dict[str, Any] = {}
+    maybe_before = again
     try:
         try:
             kind = credential_kind(connection, bound_call.connector)
-            secret = await _opened(parts, connection, kind, taken)
+            secret = await _opened(parts, connection, kind, attempt.taken)
         except VaultError as error:
-            return _without_credential(error, bound)
+            return _without_credential(error, bound, again=again)
         try:
             reply = await parts.egress.send(
                 bound.request,
-                attach=attaching(kind, secret),
+                attach=_in_time(parts, attempt, attaching(kind, secret)),
                 private=connection.networks,
             )
         finally:
             secret.wipe()
+        maybe_before = again or reply.maybe_before
         facts = {"status": reply.status, "bytes": reply.bytes_in}
         if len(reply.body) > LONG_BODY:  # seconds of work for the largest: others are served meanwhile
             result = await anyio.to_thread.run_sync(interpret, bound_call, reply, limiter=parts.long_answers)
         else:
             result = interpret(bound_call, reply)
     except ConnectorError as error:
-        return _failed(error, bound, facts)
+        return _failed(error, bound, facts, maybe_before=maybe_before)
     except Exception as error:
         log.error("a call failed inside Keyleash: %s", type(error).__name__)
         return State.UNKNOWN, _SILENT, {**facts, "error": "internal"}
     facts |= {"request_id": result.request_id, "usage": result.usage}
     return State.SUCCEEDED if result.ok else State.FAILED, _heard(result), facts
+
+
+class _TooLate(Unreachable):
+    """This process stood still: whoever looked meanwhile took the call for lost, and may have settled it since."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Keyleash stood still after it began this call, for so long that it is not sent any more. Nothing was "
+            "sent. If it is still wanted, make the call anew.",
+            maybe_sent=False,
+        )
+
+
+SENT_WITHIN_S = (LOST_MS - CLOCKS_APART_MS) / 1000 - DEFAULT_LIMITS.total_s
+"""How long after its attempt a call may still be sent: it is to be over before another replica takes it for lost."""
+
+
+def _in_time(parts: Parts, attempt: _Attempt, attach: "Attach") -> "Attach":
+    """The same, before each try, unless the attempt is so old that the call may have been taken for lost."""
+
+    def attach_in_time(headers: dict[str, str], query: list[tuple[str, str]]) -> tuple[str, ...]:
+        if parts.clock() - attempt.begun > SENT_WITHIN_S:
+            raise _TooLate
+        return attach(headers, query)
+
+    return attach_in_time
 
 
 async def _opened(parts: Parts, connection: Connection, kind: CredentialKind, taken: Callable[[], Secret]) -> Secret:
@@ -476,27 +528,33 @@ async def _opened(parts: Parts, connection: Connection, kind: CredentialKind, ta
     raise CannotResolve("Other calls wait for the same secret. Look at why it takes so long where it stays.")
 
 
-def _without_credential(error: VaultError, bound: _Bound) -> tuple[State, Outcome, dict[str, Any]]:
+def _without_credential(error: VaultError, bound: _Bound, *, again: bool) -> tuple[State, Outcome, dict[str, Any]]:
     """Nothing was sent. Why a secret cannot be had where it stays is for the logs, and not for the agent."""
     name = bound.call.connection
+    state, sent = (State.UNKNOWN, f"{_NOT_THIS_TIME} {_LOOK_FIRST}") if again else (State.FAILED, "Nothing was sent.")
     if isinstance(error, CannotResolve):
         source = bound.connection.source
         log.error("the secret of connection %s could not be had from where it stays (%s): %s", name, source, error)
         text = (
-            f"The credential of {name} could not be had from where it is kept. Nothing was sent. An admin has to look "
+            f"The credential of {name} could not be had from where it is kept. {sent} An admin has to look "
             f"at the connection {name}: tell the person you work for."
         )
-        return State.FAILED, _failure(text), {"error": f"credential reference {source}", "reason": str(error)}
+        return state, _failure(text), {"error": f"credential reference {source}", "reason": str(error)}
     if isinstance(error, CannotOpen):
-        text = f"The credential of {name} cannot be opened. An admin has to connect it again."
-        return State.FAILED, _failure(text), {"error": "credential cannot be opened"}
+        text = f"The credential of {name} cannot be opened. {sent} An admin has to connect it again."
+        return state, _failure(text), {"error": "credential cannot be opened"}
     log.error("the secret of connection %s cannot be opened just now: %s", name, error)
-    text = f"The credential of {name} cannot be opened just now. Try again later, or tell an admin."
-    return State.FAILED, _failure(text), {"error": "vault cannot open"}
+    text = f"The credential of {name} cannot be opened just now. {sent} Tell an admin, or try again later."
+    return state, _failure(text), {"error": "vault cannot open"}
 
 
-def _failed(error: ConnectorError, bound: _Bound, facts: dict[str, Any]) -> tuple[State, Outcome, dict[str, Any]]:
-    """What a failure means: a call that may have changed something, and of which we cannot tell, is `unknown`."""
+def _failed(
+    error: ConnectorError, bound: _Bound, facts: dict[str, Any], *, maybe_before: bool
+) -> tuple[State, Outcome, dict[str, Any]]:
+    """What a failure means: a call that may have changed something, and of which we cannot tell, is `unknown`.
+
+    `maybe_before`: an earlier sending of it, under the same key, may have arrived.
+    """
     said, maybe_done = _SAID.get(type(error), type(error).__name__), isinstance(error, ResponseTooLarge)
     if isinstance(error, UpstreamError):
         said = "upstream"
@@ -505,12 +563,26 @@ def _failed(error: ConnectorError, bound: _Bound, facts: dict[str, Any]) -> tupl
     elif isinstance(error, Unreachable):
         maybe_done = error.maybe_sent
     facts |= {"error": said}
-    if maybe_done and not bound.request.safe:
-        return State.UNKNOWN, _failure(f"{error.for_model} {_LOOK_FIRST}"), facts
-    return State.FAILED, _failure(error.for_model), facts
+    if bound.request.safe or not (maybe_done or (maybe_before and _of_this_sending_alone(error))):
+        return State.FAILED, _failure(error.for_model), facts
+    left = maybe_done or isinstance(error, (CredentialRejected, UpstreamError))
+    text = error.for_model if left else _NOT_THIS_TIME
+    return State.UNKNOWN, _failure(f"{text} {_LOOK_FIRST}"), facts
 
 
-_SAID: dict[type[ConnectorError], str] = {CredentialRejected: "credential rejected", Unreachable: "unreachable"}
+def _of_this_sending_alone(error: ConnectorError) -> bool:
+    """Whether it never came to what knows the key, which repeats what came of the first sending: a door in front of it
+    was shut, or the first is still at work (409). Any other refusal is the call's own.
+    """
+    return not isinstance(error, UpstreamError) or isinstance(error, RateLimited) or error.status == 409
+
+
+_SAID: dict[type[ConnectorError], str] = {
+    CredentialRejected: "credential rejected",
+    Unreachable: "unreachable",
+    _TooLate: "too late",
+}
+_NOT_THIS_TIME = "This call was lost on its way before, and this time it could not be sent."
 _LOOK_FIRST = "It is not known whether the call took effect; look before you repeat it."
 
 

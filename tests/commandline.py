@@ -11,10 +11,12 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 
 from tests import postgres
 
@@ -24,6 +26,8 @@ ON_TERMINAL = (
     "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(int(sys.argv.pop(1)), termios.TIOCSCTTY, 0); " + MAIN
 )
 PATIENCE_S = 60.0
+BUILT = cache(typer.main.get_command)
+"""The commands are put together once: a process does so for each that it runs, and most of a test's time went there."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ class CommandLine:
             for name, value in environment.items():
                 patch.setenv(name, value)
             patch.setattr(sys, "argv", ["keyleash", *arguments])
+            patch.setattr(typer.main, "get_command", BUILT)
             for name, stream in {"stdin": given, "stdout": out, "stderr": err}.items():
                 patch.setattr(sys, name, stream)
             try:

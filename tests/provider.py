@@ -70,6 +70,8 @@ class Family:
 
     alive: bool = True
     scopes: str = "read write"
+    of: str = ""
+    """Whose account it is: their tokens and answers name them."""
 
 
 @dataclass
@@ -81,6 +83,8 @@ class Provider:
     issuer: str = ISSUER
     redirects: set[str] = field(default_factory=set)
     deny: str = ""
+    of: str = ""
+    """Whose account is signed in to from now on."""
     wait: threading.Event | None = None
     """Holds every answer to a refresh back until it is set."""
     asked: threading.Event = field(default_factory=threading.Event)
@@ -130,11 +134,11 @@ class Provider:
     def issue(self, family: Family | None = None, *, renewing: bool = True) -> dict[str, str]:
         """A new pair, as after a consent."""
         with self._lock:
-            family = family or Family()
-            pair = {"access_token": f"at_{secrets.token_hex(20)}"}
+            family = family or Family(of=self.of)
+            pair = {"access_token": f"at_{family.of}{secrets.token_hex(20)}"}
             self.access[pair["access_token"]] = family
             if renewing:
-                pair["refresh_token"] = f"rt_{secrets.token_hex(20)}"
+                pair["refresh_token"] = f"rt_{family.of}{secrets.token_hex(20)}"
                 self.refresh[pair["refresh_token"]] = family
             self.tokens.append(pair)
             return pair
@@ -178,7 +182,7 @@ class Provider:
             family = self.access.get(bearer or request.headers.get("x-access-token", ""))
             if family is None or not family.alive:
                 return Answer({"error": {"message": f"no such token {bearer}"}}, 401)
-            return Answer({"name": "Acme Inc.", "id": 1, "echo": bearer})
+            return Answer({"name": family.of or "Acme Inc.", "id": 1, "echo": bearer})
 
     def _authorize(self, _request: Received, given: dict[str, str]) -> Answer:
         redirect = given.get("redirect_uri", "")

@@ -46,6 +46,7 @@ CARRIERS = frozenset(
         "_Log",
         "Hook",
         "_Leased",
+        "LostCall",
     }
 )
 """Classes whose every instance belongs to one org and says to which."""
@@ -272,6 +273,7 @@ def _is_held(sql: str, table: str, alias: str | None, mentioned: list[tuple[str,
         for other, each in mentioned
         if each is not None and re.search(rf"\b{each}\.{KEYS[other]} = :org1\b", sql) is not None
     }
+    held |= {other for other, each in mentioned if each is None and _is_held(sql, other, None, mentioned)}
     for _ in mentioned:
         for one, two in re.findall(r"\b(\w+)\.(?:org|id) = (\w+)\.(?:org|id)\b", sql):
             if one in held or two in held:

@@ -88,6 +88,11 @@ class Upstream:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
+    def stop_listening(self) -> None:
+        """From now on a connection is refused; those that stand stay."""
+        self._server.shutdown()
+        self._server.socket.close()
+
     def __enter__(self) -> "Upstream":
         self._thread.start()
         return self

@@ -7,6 +7,8 @@ whatever is replayed, on however many processes. Read `gate.py` first.
 from server.approval.gate import Approvals
 from server.approval.grants import GRANT_USES
 from server.approval.record import (
+    CLOCKS_APART_MS,
+    LOST_MS,
     STATE_TTL_S,
     Approval,
     ApprovalProblem,
@@ -25,7 +27,9 @@ from server.approval.tending import tending
 from server.approval.unknown import LostCall
 
 __all__ = [
+    "CLOCKS_APART_MS",
     "GRANT_USES",
+    "LOST_MS",
     "STATE_TTL_S",
     "Approval",
     "ApprovalProblem",

@@ -191,14 +191,19 @@ class Approvals(Register):
         if taken.rowcount != 1:
             raise Lost
 
-    def finish(self, rows: Rows, approval: Approval, state: State, outcome: Mapping[str, Any]) -> None:
-        """Write what came of an executing approval, in the same transaction as the outcome's entry."""
+    def finish(
+        self, rows: Rows, approval: Approval, state: State, outcome: Mapping[str, Any], *, again: bool = False
+    ) -> None:
+        """Write what came of an executing approval, in the same transaction as the outcome's entry.
+
+        Once it was taken for lost and is sent `again`, what came of the first sending is not the record's any more.
+        """
         if one(rows, approval.org, approval.id) is None:
             return  # its org was removed meanwhile, with the key that would seal this
         sealed = self._vault.seal_text(rows, approval.org, "approval-outcome", approval.id, json.dumps(outcome))
         rows.execute(
             "UPDATE approval SET state = ?, sealed_outcome = ?, changed_at = ? "
-            "WHERE org = ? AND id = ? AND state = 'executing'",
+            f"WHERE org = ? AND id = ? AND state = 'executing' AND resent_at IS {'NOT NULL' if again else 'NULL'}",
             (state.value, sealed, now_ms(), approval.org, approval.id),
         )
         if state is State.UNKNOWN:

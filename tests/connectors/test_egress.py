@@ -56,6 +56,12 @@ class Upstream:
     def __init__(self, scripts: Sequence[Script]) -> None:
         self.scripts, self.requests, self.connections, self.port = list(scripts), list[bytes](), 0, 0
         self.gone = asyncio.Event()
+        self.listener: asyncio.Server | None = None
+
+    def stop_listening(self) -> None:
+        """From now on a connection is refused; those that stand stay."""
+        assert self.listener is not None
+        self.listener.close()
 
     @property
     def origin(self) -> str:
@@ -83,7 +89,7 @@ async def upstream(
 ) -> AsyncIterator[Upstream]:
     made = Upstream(scripts or [says(b"{}")])
     server = await asyncio.start_server(made.serve, host, 0, limit=1 << 24, ssl=tls)
-    made.port = server.sockets[0].getsockname()[1]
+    made.listener, made.port = server, server.sockets[0].getsockname()[1]
     try:
         yield made
     finally:
@@ -737,6 +743,74 @@ async def test_a_write_with_an_idempotency_key_is_tried_again_with_the_same_byte
     first, second = server.requests
     assert first == second
     assert b"Idempotency-Key: k1" in first
+
+
+def keyed(origin: str) -> Prepared:
+    return prepared(origin, method="POST", body=b"a=1", idempotent=True, headers=(("Idempotency-Key", "k1"),))
+
+
+SLOW_DOWN = says(b"{}", "429 Slow down", "Retry-After: 0")
+
+
+@pytest.mark.parametrize(
+    ("scripts", "maybe_before"),
+    [
+        ((says(b"{}"),), False),
+        ((hangs_up, says(b"{}")), True),
+        ((hangs_up, says(b"{}", "429 Slow down")), True),
+        ((hangs_up, SLOW_DOWN, says(b"{}", "401 No")), True),
+        ((BUSY, says(b"{}", "409 In use")), True),
+        ((SLOW_DOWN, SLOW_DOWN, says(b"{}", "401 No")), False),
+    ],
+    ids=["one try", "lost, done", "lost, limited", "lost, limited, refused", "broken, in use", "limited, refused"],
+)
+async def test_an_answer_tells_whether_an_earlier_try_may_have_arrived(
+    scripts: Sequence[Script], maybe_before: bool
+) -> None:
+    async with upstream(*scripts) as server, Egress() as egress:
+        reply = await egress.send(keyed(server.origin), attach=bearer, private=LOOPBACK)
+    assert len(server.requests) == len(scripts)
+    assert reply.maybe_before is maybe_before
+
+
+async def test_where_a_later_try_finds_nobody_it_is_told_what_the_earlier_one_came_to() -> None:
+    async def last_words(request: bytes, writer: asyncio.StreamWriter) -> None:
+        server.stop_listening()
+        await hangs_up(request, writer)
+
+    async with upstream(last_words) as server, Egress() as egress:
+        with pytest.raises(Unreachable, match="without an answer") as lost:
+            await egress.send(keyed(server.origin), attach=bearer, private=LOOPBACK)
+    assert len(server.requests) == 1
+    assert lost.value.maybe_sent
+    assert "othing was sent" not in str(lost.value)
+    no_secret_in(lost.value)
+
+
+async def test_where_a_later_try_finds_nobody_an_earlier_503_is_told() -> None:
+    async def last_words(request: bytes, writer: asyncio.StreamWriter) -> None:
+        server.stop_listening()
+        await says(b"{}", "503 Busy", "Retry-After: 0", "Connection: close")(request, writer)
+        writer.close()
+
+    async with upstream(last_words) as server, Egress() as egress:
+        assert (await egress.send(keyed(server.origin), attach=bearer, private=LOOPBACK)).status == 503
+    assert len(server.requests) == 1
+
+
+async def test_where_a_later_try_cannot_be_authenticated_it_is_told_what_the_earlier_one_came_to() -> None:
+    tries = iter([bearer])
+
+    def once(headers: dict[str, str], query: list[tuple[str, str]]) -> tuple[str, ...]:
+        attach = next(tries, None)
+        if attach is None:
+            raise CredentialMalformed("There is none any more.")
+        return attach(headers, query)
+
+    async with upstream(hangs_up) as server, Egress() as egress:
+        with pytest.raises(Unreachable, match="without an answer"):
+            await egress.send(keyed(server.origin), attach=once, private=LOOPBACK)
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("status", ["500 Broken", "502 Bad", "504 Late", "429 Slow down", "503 Busy"])

@@ -438,7 +438,7 @@ async def test_a_record_that_the_clock_was_set_back_behind_can_neither_be_decide
         decide(place, pending, Decision.APPROVE)
     approvals, found = place.installation.approvals, record(place, approved)
     with pytest.raises(NoLongerValid, match="expired"):
-        place.installation.database.write_now(
+        place.database.write_now(
             lambda rows: approvals.claim(rows, asked(place, {"charge": "ch_2"}), Clearance(approval=found))
         )
     for approval, arguments in ((pending, REFUND), (approved, {"charge": "ch_2"})):
@@ -965,11 +965,11 @@ async def test_an_hour_does_not_lift_what_another_rule_says_to_another_amount(
 async def test_a_grant_that_has_expired_stays_so_and_one_from_the_future_is_none(
     chat: Place, calling: Calling, upstream: Upstream
 ) -> None:
-    created = chat.installation.database.read("SELECT created_at FROM call_grant")[0][0]
+    created = chat.database.read("SELECT created_at FROM call_grant")[0][0]
     execute(chat, "UPDATE call_grant SET created_at = created_at + 120000")
     await held(calling, "chat_post_message", {**MESSAGE, "text": "set back"})
     execute(chat, "UPDATE call_grant SET created_at = ?, revoked_at = NULL, expires_at = ?", created, now_ms() - 1)
-    chat.installation.database.write_now(lambda rows: sweep(rows, chat.org, now_ms()))
+    chat.database.write_now(lambda rows: sweep(rows, chat.org, now_ms()))
     assert len(chat.events("grant.expired")) == 2
     execute(chat, "UPDATE call_grant SET expires_at = ?", now_ms() + 60_000)
     await held(calling, "chat_post_message", {**MESSAGE, "text": "expired"})

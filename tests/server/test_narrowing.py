@@ -365,7 +365,7 @@ async def test_a_changed_leash_counts_at_the_next_call(
 ) -> None:
     place.connect(upstream.url, name="stripe_eu")
     assert owner("agent", "narrow", "reconciler", "--connection", "stripe_eu").code == 0
-    with pytest.raises(Refused):
+    with pytest.raises(NoSuchTool):
         await call(parts, place.caller(), "stripe_list_charges", {}, Nobody())
     assert upstream.requests == []
     assert "narrowed" in place.events("call.refused")[-1]["reason"]

@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -396,9 +396,14 @@ async def test_neither_the_secret_nor_the_reference_outlives_its_call(
 
     held: list[Any] = []
 
+    def enclosed(function: Any) -> Iterator[Any]:
+        for cell in getattr(function, "__closure__", None) or ():
+            yield cell.cell_contents
+            yield from enclosed(cell.cell_contents)
+
     class Noting(Egress):
         async def send(self, prepared: Any, *, attach: Any, **more: Any) -> Any:
-            held.extend(cell.cell_contents for cell in attach.__closure__)
+            held.extend(enclosed(attach))
             return await super().send(prepared, attach=attach, **more)
 
     point(place, places.keep(source, SECRET))

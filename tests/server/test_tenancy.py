@@ -8,6 +8,7 @@ import asyncio
 import inspect
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx2
@@ -17,13 +18,21 @@ import server.http
 import server.protocol
 from server.app import running
 from server.approval import Decision, State
+from server.approval.tending import empty_old, tend
+from server.audit import Event, append
+from server.audit.entry import RESERVED
 from server.call import call
-from server.errors import ApprovalRequired, Refused
+from server.connections import connection_named
+from server.errors import ApprovalRequired, CallRefused, Refused
 from server.identity import system_user
+from server.recorded import sweep
 from tests.agents import Nobody, decide
 from tests.commandline import CommandLine
+from tests.consenting import run_out, signed_in, with_ledger
 from tests.installed import Place, make
+from tests.provider import Provider
 from tests.serving import serving
+from tests.telling import Clock, a_server, called, delivered, hooked
 from tests.tenancy import KEYS, Watching, functions, lacks
 from tests.upstream import Answer, Upstream
 from tests.walk.walking import Walked, walk
@@ -44,6 +53,10 @@ NOT_OF_ONE_ORG: dict[str, str] = {
     "server.approval.gate.Approvals.__init__": HANDED_ON,
     "server.approval.grants.Grants.__init__": HANDED_ON,
     "server.approval.register.Register.__init__": HANDED_ON,
+    "server.approval.tending.tending": OWN_TIME,
+    "server.approval.tending._tend": OWN_TIME,
+    "server.approval.unknown.Unknown.__init__": HANDED_ON,
+    "server.approval.work.Works.__init__": HANDED_ON,
     "server.connections.Workspaces.__init__": HANDED_ON,
     "server.identity.Directory.__init__": HANDED_ON,
     "server.keys.Keys.__init__": HANDED_ON,
@@ -80,6 +93,10 @@ NOT_OF_ONE_ORG: dict[str, str] = {
     "server.erasure._retry": ERASING,
     "server.identity.Directory.orgs": FINDING,
     "server.identity.Directory.removed_orgs": FINDING,
+    "server.oauth.renewal.Renewals.__init__": HANDED_ON,
+    "server.oauth.revoking.pending": OWN_TIME,
+    "server.oauth.revoking.retrying": OWN_TIME,
+    "server.oauth.revoking._retry": OWN_TIME,
     "vault.generations.*": ROOT_KEY,
     "vault.orgkeys.OrgKeys.installation": ROOT_KEY,
     "vault.orgkeys.OrgKeys._unwrapped": "it unwraps a key that its caller has found by the org",
@@ -134,21 +151,32 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Walked, W
 
 def _tour(folder: Path) -> None:
     """Every change of an org's rows once, at the command line."""
-    with Upstream() as upstream:
+    with Upstream() as upstream, Provider() as provider:
         upstream.answer = lambda request: Answer({"ok": True, "ts": "1", "id": "acct_1"})
-        place = make(folder / "home")
+        place = with_ledger(make(folder / "home"))
+        for name in ("ledger", "books"):
+            signed_in(place, provider, name=name)
         for connector in ("stripe", "slack"):
             place.connect(upstream.url, connector=connector)
         place.database.write_now(
             lambda rows: rows.execute("UPDATE member SET os_user = ? WHERE name = 'alice'", (system_user(),))
         )
         grant = asyncio.run(_held_and_counted(place))
-        place.installation.close()
+        asyncio.run(_tokens_end(place, provider))
+        provider.answering = lambda path, said: Answer({}, 503) if path == "/oauth/revoke" else said
         (folder / "person").mkdir()
         line = CommandLine(folder / "home", folder / "person")
+        work = line(*WORK, "--yes", "--json").json["grant"]
+        lost = asyncio.run(_lost(place))
+        asyncio.run(_told(place, upstream))
+        place.installation.close()
         rules = folder / "rules.yaml"
         rules.write_text(line("policy", "export").out)
         for words in (
+            *(f"approvals resolve {each} --did-not" for each in lost),
+            f"grant show {work}",
+            f"grant revoke {work}",
+            "connection remove books --yes",
             f"channel add webhook bell --url {upstream.url}/x --allow-private 127.0.0.1/32",
             "channel list",
             "channel test bell",
@@ -165,6 +193,7 @@ def _tour(folder: Path) -> None:
             "policy preset strict",
             "approvals list --all",
             "connection test slack",
+            "connection remove ledger --yes --no-revoke",
             "connection rotate slack --keep-secret",
             "vault rotate-org acme --yes",
             "connection rotate stripe --no-verify --secret-stdin",
@@ -204,6 +233,72 @@ async def _held_and_counted(place: Place) -> str:
     return str(place.installation.approvals.grants(place.org)[0]["id"])
 
 
+async def _tokens_end(place: Place, provider: Provider) -> None:
+    """In each of the ways in which tokens do."""
+
+    async def read() -> bool:
+        with suppress(CallRefused):
+            return (await call(parts, place.caller(), "ledger_list_entries", {}, Nobody())).ok
+        return False
+
+    async with running(place.installation) as parts:
+        run_out(place)
+        assert await read(), "they are renewed"
+        provider.expire()
+        place.database.write_now(lambda rows: rows.execute("UPDATE oauth_token SET obtained_at = 0"))
+        assert not await read(), "they were refused before their time"
+        provider.answering = lambda path, said: Answer({}, 503) if path == "/oauth/token" else said
+        assert not await read()
+        provider.answering = lambda _path, said: said
+        place.database.write_now(lambda rows: rows.execute("UPDATE oauth_token SET retry_at = NULL"))
+        provider.end_consents()
+        assert not await read()
+    assert connection_named(place.database, place.org, "ledger").needs_consent_at is not None
+
+
+WORK = (
+    *("grant", "create", "day", "--tool", "slack_post_message", "--runner", "agent:reconciler", "--uses", "3"),
+    *("--where", "channel equals C0123456780"),
+)
+
+
+async def _lost(place: Place) -> list[str]:
+    """A call under a grant, and one that was allowed, of which nobody knows what became; later, all is old."""
+    async with running(place.installation) as parts:
+        given = {"channel": "C0123456780", "text": "under the work"}
+        assert (await call(parts, place.caller(), "slack_post_message", given, Nobody())).ok
+    body = {name: value for name, value in place.events("call.attempt")[-1].items() if name not in RESERVED}
+    assert body["work"] == "day"
+    for grant in (body["grant"], None):
+        facts = {**body, "grant": grant}
+        place.database.write_now(
+            lambda rows, facts=facts: append(rows, place.org, Event.CALL_ATTEMPT, at_ms=0, **facts)
+        )
+    await tend(place.installation.database, place.installation.approvals, place.org)
+    await empty_old(place.installation.database, place.org, keep_days=0)
+    assert sweep(place.installation.database, place.org, keep_days=-1) > 0
+    return [each.id for each in place.installation.approvals.unknown.calls(place.org)]
+
+
+async def _told(place: Place, upstream: Upstream) -> None:
+    """A webhook is told; another is gone, and given up after a day."""
+    gone = Upstream()
+    gone.answer = lambda _request: Answer({}, 410)
+    with gone:
+        hooked(place, f"{upstream.url}/x", "taken")
+        hooked(place, f"{gone.url}/x", "gone")
+        with pytest.raises(ApprovalRequired):
+            await called(place, "slack_post_message", {"channel": "C0123456781", "text": "told"})
+        clock = Clock()
+        async with a_server(place, clock) as delivery:
+            clock.pass_s(1)
+            await delivered(delivery)
+            clock.pass_s(2 * 24 * 60 * 60)
+            await delivered(delivery)
+    assert len(gone.requests) == 1
+    assert len(place.events("channel.gave_up")) == 1
+
+
 @ON_SQLITE
 def test_no_org_sees_a_canary_of_another_on_a_short_walk(walked: tuple[Walked, Watching]) -> None:
     """The long one is `python -m tests.walk`."""
@@ -230,9 +325,6 @@ UNWALKED: dict[str, str] = {
     "server.approval.register.Register.keyed": "only where an org is removed in the middle of a call",
     "server.audit.noted.hash_at": "what a server notes as it starts and ends",
     "server.rollback.set_right": "a restore",
-    "server.delivery._disable": "a receiver that says it is gone",
-    "server.delivery._give_up": "a receiver that takes nothing for a day",
-    "server.recorded._sweep": "a month of calls",
 }
 """Functions with statements about orgs' rows that neither the walk nor the tour comes to; they are read only."""
 
@@ -254,6 +346,7 @@ RIGHT = [
     "UPDATE agent SET name = :value WHERE org = :org1",
     "DELETE FROM agent WHERE org = :org1",
     "UPDATE org SET revision = revision + :number WHERE id = :org1",
+    "UPDATE agent SET name = :value WHERE org = :org1 AND EXISTS (SELECT 1 FROM member m WHERE m.org = agent.org)",
     "SELECT id FROM vault_root WHERE id = :number",
 ]
 WRONG = [
@@ -262,6 +355,8 @@ WRONG = [
     "SELECT 1 FROM agent a JOIN org o ON o.id = a.org WHERE a.id = :value",
     "SELECT 1 FROM agent a LEFT JOIN member m ON m.id = a.member WHERE a.org = :org1",
     "SELECT 1 FROM agent WHERE org = :org1 OR org = :org2",
+    "UPDATE agent SET name = :value WHERE org = :org1 AND EXISTS (SELECT 1 FROM member m WHERE m.id = agent.member)",
+    "UPDATE agent SET name = :value WHERE id = :value AND EXISTS (SELECT 1 FROM member m WHERE m.org = agent.org)",
     "SELECT 1 FROM agent WHERE org = :org1 AND member IN (SELECT id FROM member)",
     "INSERT INTO agent (id, name) VALUES (:value, :value)",
     "INSERT INTO agent (org, id) VALUES (:value, :value)",

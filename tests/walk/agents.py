@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from server.call import Parts
 from server.http import AGENT_PATH, Door
 from tests.walk.canary import never
 from tests.walk.world import Org, World, wire
@@ -31,6 +32,7 @@ class Agents:
 
     world: World
     door: Door
+    parts: Parts
 
     async def send(
         self, token: str, method: str, params: dict[str, Any], *, asks: bool = False, address: str = "127.0.0.1"
@@ -71,7 +73,7 @@ class Agents:
 
     def tool(self, org: Org, name: str) -> str | None:
         """A tool of one of the org's connections, on the wire."""
-        kind = "slack_" if name == "post_message" else "stripe_"
+        kind = {"post_message": "slack_", "list_entries": "ledger_", "add_entry": "ledger_"}.get(name, "stripe_")
         found = [each for each in self.world.connections(org) if each.startswith(kind)]
         return f"{self.world.chance.choice(found)}_{name}" if found else None
 
@@ -108,6 +110,17 @@ async def posts(agents: Agents, org: Org) -> list[str]:
     agent, _ = await agents.any_agent(org)
     text = f"hello from {org.mark.canary()}"
     return [(await agents.call(org, agent, tool, {"channel": "C0123456789", "text": text}, asks=True)).text]
+
+
+async def books(agents: Agents, org: Org) -> list[str]:
+    """At the account that was signed in to."""
+    name = agents.world.chance.choice(["list_entries", "list_entries", "add_entry"])
+    tool = agents.tool(org, name)
+    if tool is None:
+        return []
+    agent, _ = await agents.any_agent(org)
+    given = {"text": f"entry {org.mark.canary()}"} if name == "add_entry" else {}
+    return [(await agents.call(org, agent, tool, given)).text]
 
 
 async def answers(agents: Agents, org: Org) -> list[str]:
@@ -217,6 +230,7 @@ ACTS: dict[Act, int] = {
     reads: 30,
     refunds: 14,
     posts: 4,
+    books: 6,
     answers: 8,
     answers_for_another: 4,
     lists: 6,

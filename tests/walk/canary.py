@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 
 TOKEN = re.compile(r"[\w.:-]*cny[a-z]{11}[\w.:-]*")
 CANARY = re.compile(r"cny([a-z]{6})[a-z]{5}")
-ID = re.compile(r"\b(?:org|apr|grt|rul|con|agt|mem|idm)_[a-z2-9]{16}\b")
-SECRET = re.compile(r"(?:rk|xoxb)_?-?test[_-]\w*cny[a-z]{11}")
+ID = re.compile(r"\b(?:org|apr|grt|rul|con|agt|mem|idm|lst|chn|ntf)_[a-z2-9]{16}\b")
 _ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 
 

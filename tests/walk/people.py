@@ -1,5 +1,6 @@
 """What people do in the walk: at the command line, and in the rooms behind it, with ids of their own and of others."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +19,12 @@ from server.identity import (
     rotate_agent,
     set_frozen,
 )
-from server.rules import RuleProblem, remove, rules_of
+from server.rules import RuleProblem, remove, rules_of, versions_of
 from tests.commandline import CommandLine
+from tests.upstream import Answer
 from tests.walk.agents import same
 from tests.walk.canary import never
-from tests.walk.world import Org, World, add_agent
+from tests.walk.world import Org, World, add_agent, sign_in
 
 PROBLEMS = (ApprovalProblem, ConnectionProblem, IdentityProblem, RuleProblem)
 
@@ -45,6 +47,12 @@ class People:
         words = ("channel", "add", "webhook", f"h_{org.mark.canary()}", "--url", url, "--allow-private", "127.0.0.1/32")
         said = self.run(org, *words, "--ruling", "confirm", "--ruling", "approve")
         assert said.startswith("0"), said
+
+    def write(self, name: str, text: str) -> str:
+        """A file of the person's; returns its path."""
+        path = self.line.person / name
+        path.write_text(text, encoding="utf-8")
+        return str(path)
 
     def pick(self, things: Sequence[Any]) -> Any:
         return self.world.chance.choice(things) if things else None
@@ -152,6 +160,14 @@ def reaches_for_anothers(people: People, org: Org) -> list[str]:
             lambda name: rows_of(lambda rows: world.installation.approvals.revoke(rows, org.id, name, by="walk")),
         ),
         (people.pick(world.ids(other, "apr")), lambda name: world.installation.approvals.find(org.id, name)),
+        (
+            people.pick(world.ids(other, people.pick(["apr", "lst"]))),
+            lambda name: rows_of(
+                lambda rows: world.installation.approvals.unknown.resolve(
+                    rows, org.id, name, happened=False, actor=Actor(org.place.owner, "os user")
+                )
+            ),
+        ),
     ]
     given, way = people.pick(ways)
     if given is None:
@@ -264,6 +280,11 @@ LISTS = (
     "approvals list --all",
     "approvals list --json",
     "grant list --json",
+    "grant list --all",
+    "policy versions",
+    "policy export --json",
+    "channel list",
+    "approvals list",
     "audit list",
     "audit list --json --limit 20",
     "audit list --event call.refused",
@@ -292,12 +313,21 @@ NAMED: dict[str, str] = {
     "connection show {}": "connection",
     "connection remove {} --yes": "connection",
     "connection test {}": "connection",
+    "connector test {}": "connection",
     "approvals show {}": "apr",
     "approvals approve {} --yes": "apr",
     "approvals deny {} --yes": "apr",
     "channel show {}": "channel",
     "channel test {}": "channel",
+    "channel rotate {}": "channel",
+    "channel remove {} --yes": "channel",
+    "approvals resolve {} --did-not": "apr",
+    "approvals resolve  {} --happened --note seen": "lst",
+    "grant show {} --json": "grt",
     "grant revoke {}": "grt",
+    "grant create day --tool x --uses 1 --runner agent:{}": "agent",
+    "grant create  day --tool x --uses 1 --runner member:{}": "member",
+    "audit list --json --grant {}": "grt",
     "policy remove {} --yes": "rul",
     "policy explain --agent {} --tool x": "agent",
     "policy add --who agent:{} --tools stripe.* --then deny": "agent",
@@ -326,7 +356,7 @@ def names_anothers(people: People, org: Org) -> list[str]:
 def names_its_own(people: People, org: Org) -> list[str]:
     """The same commands with what there is, but for those that would leave the org with nothing."""
     words, kind = people.pick(list(NAMED.items()))
-    if words.split()[1] in ("remove", "rotate", "create") and kind != "rul":
+    if words.split()[1] in ("remove", "rotate", "create") and kind not in ("rul", "channel"):
         return []
     own = people.pick(_of(people.world, org, kind))
     return [] if own is None else [people.run(org, *(word.format(own) for word in words.split()))]
@@ -334,7 +364,7 @@ def names_its_own(people: People, org: Org) -> list[str]:
 
 def connects(people: People, org: Org) -> list[str]:
     """One more account, or a new secret for one there is, or one less."""
-    names = people.world.connections(org)
+    names = [name for name in people.world.connections(org) if not name.startswith("ledger_")]
     secret = f"rk_test_{org.mark.canary()}".encode()
     if len(names) > 3:
         return [people.run(org, "connection", "remove", people.pick(names[2:]), "--yes")]
@@ -344,6 +374,109 @@ def connects(people: People, org: Org) -> list[str]:
     where = ("--base-url", people.world.upstream.url, "--allow-private", "127.0.0.1/32")
     name = f"stripe_{org.mark.canary()}"
     return [people.run(org, "connect", "stripe", "--name", name, "--secret-stdin", "--no-verify", *where, stdin=secret)]
+
+
+def signs_in_and_out(people: People, org: Org) -> list[str]:
+    """Disconnects, while the provider may be in trouble; and signs in to another account."""
+    world = people.world
+    signed_in = [name for name in world.connections(org) if name.startswith("ledger_")]
+    if not signed_in:
+        return [sign_in(world, org)]
+    trouble = world.chance.choice([None, {}, {"error": "unsupported_token_type"}])
+    status = 503 if trouble == {} else 400
+    if trouble is not None:
+        world.provider.answering = lambda path, said: Answer(trouble, status) if path == "/oauth/revoke" else said
+    try:
+        return [people.run(org, "connection", "remove", people.pick(signed_in), "--yes")]
+    finally:
+        world.provider.answering = lambda _path, answer: answer
+
+
+def prepares_work(people: People, org: Org) -> list[str]:
+    """Refunds of some charges without asking again: decided at once, or waiting; and a look at what came of others."""
+    world = people.world
+    names = [name for name in world.connections(org) if name.startswith("stripe_")]
+    if not names or world.chance.random() < 0.3:
+        own = people.pick(world.ids(org, "grt"))
+        ended = people.pick([("grant", "revoke"), ("grant", "show"), ("audit", "list", "--grant")])
+        return [] if own is None else [people.run(org, *ended, own)]
+    charges = ",".join(f"ch_cny{org.mark.letters}char{letter}" for letter in people.pick(["abc", "def", "abcdefgh"]))
+    runner = people.pick([f"agent:{people.pick(world.agents(org))}", f"member:{org.place.owner.name}"])
+    words = ("--tool", f"{people.pick(names)}_create_refund", "--where", f"charge in {charges}", "--runner", runner)
+    more = (("--for-why", f"why {org.mark.canary()}"), ("--yes",), ("--yes", "--json"))
+    made = people.run(org, "grant", "create", f"w {org.mark.canary()}", *words, "--uses", "5", *people.pick(more))
+    return [made, people.run(org, "grant", "list", "--json")]
+
+
+def resolves(people: People, org: Org) -> list[str]:
+    """Says what became of a call of which nobody knows."""
+    unknown = people.world.installation.approvals.unknown
+    found = [*unknown.approvals(org.id), *(lost.id for lost in unknown.calls(org.id))]
+    if not found:
+        return []
+    said = people.pick(["--happened", "--did-not"])
+    note = f"seen by {org.mark.canary()}"
+    return [
+        people.run(org, "approvals", "resolve", people.pick(found), said, "--note", note),
+        people.run(org, "approvals", "list", "--all"),
+    ]
+
+
+def applies(people: People, org: Org) -> list[str]:
+    """Its own rules as they were at some time, tried on what was called since, and put in force."""
+    world = people.world
+    numbers = [one.number for one in versions_of(world.installation.database, org.id)]
+    which = () if not numbers else ("--version", str(people.pick(numbers)))
+    exported = people.line("policy", "export", *which, "--org", org.name)
+    file = people.write("rules.yaml", exported.out)
+    return [
+        exported.out + exported.err,
+        people.run(org, "policy", "replay", file, "--since", "1d", *people.pick([(), ("--json", "--examples", "5")])),
+        people.run(org, "policy", "apply", file, "--yes", *people.pick([(), ("--json",)])),
+        people.run(org, "policy", "versions"),
+    ]
+
+
+def applies_anothers(people: People, org: Org) -> list[str]:
+    """A file that names another org's agent, or a member of theirs: one that never existed."""
+    other = people.world.other(org)
+    kind, names = people.pick([("agent", people.world.agents(other)), ("member", people.world.members(other))])
+    theirs = people.pick(names)
+    if theirs is None:
+        return []
+    fiction = never(theirs, people.world.chance)
+    org.mark.said |= {theirs}
+    heard: list[str] = []
+    for name in (theirs, fiction):
+        rule = f"- id: one\n  who: {kind}:{name}\n  tools: ['*.*']\n  then: deny\n"
+        file = people.write("rules.yaml", f"preset: default\nrules:\n{rule}")
+        said = people.run(org, "policy", "apply", file, "--yes")
+        heard.append(said)
+        assert not said.startswith("0"), said
+    # What it may have meant is one of its own names, by how like these it looks.
+    same(org, [re.sub("Did you mean '[^']*'[?] ", "", each) for each in heard], (theirs, fiction))
+    return heard
+
+
+def rings(people: People, org: Org) -> list[str]:
+    """One more webhook, one less, or one whose receiver wants nothing any more until it is asked again."""
+    world = people.world
+    there = world.channels(org)
+    if not there or (len(there) < 3 and world.chance.random() < 0.3):
+        people.add_channel(org, f"{world.upstream.url}/hook-{org.mark.canary()}")
+        return [people.run(org, "channel", "list", "--json")]
+    name = people.pick(there)
+    match world.chance.randrange(4):
+        case 0:
+            return [people.run(org, "channel", "remove", name, "--yes")]
+        case 1:
+            return [people.run(org, "channel", "rotate", name)]
+        case 2:
+            ends = {request.target for request in world.upstream.requests[-200:] if org.mark.letters in request.target}
+            world.deaf ^= {each for each in ends if "/hook-" in each}
+            return [people.run(org, "channel", "show", name)]
+        case _:
+            return [people.run(org, "channel", "test", name)]
 
 
 def keeps_house(people: People, org: Org) -> list[str]:
@@ -385,8 +518,21 @@ ROOMS: dict[Act, int] = {
 }
 """What is done in the rooms behind the command line, and how often."""
 
-COMMANDS: dict[Act, int] = {shows: 3, names_anothers: 3, names_its_own: 2, connects: 1, joins: 1, keeps_house: 1}
-"""What is done at the command line, and how often; each takes as long as twenty of the others."""
+COMMANDS: dict[Act, int] = {
+    shows: 6,
+    names_anothers: 8,
+    names_its_own: 6,
+    connects: 2,
+    joins: 2,
+    keeps_house: 2,
+    signs_in_and_out: 2,
+    prepares_work: 4,
+    resolves: 3,
+    applies: 2,
+    applies_anothers: 2,
+    rings: 3,
+}
+"""What is done at the command line, and how often; each takes as long as ten of the others."""
 
 
 def _of(world: World, org: Org, kind: str) -> list[str]:

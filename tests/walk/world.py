@@ -2,9 +2,10 @@
 
 import json
 import random
+import re
 import string
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from server.database import Database
 from server.identity import create_agent, create_member, create_org, new_id, system_user
 from server.rules import rules_of
 from server.webhooks import hooks_of
+from tests.consenting import signed_in, with_ledger
 from tests.installed import Place, make, operators
+from tests.provider import CLIENT_SECRET, Provider
 from tests.upstream import Answer, Received, Upstream
 from tests.walk.canary import CANARY, ID, Mark
 
 Making = Callable[[Path], Place]
+SECRET = re.compile(r"rk_test_|\b[ar]t_cny|" + CLIENT_SECRET)
 
 
 @dataclass
@@ -38,16 +42,19 @@ class Org:
 
 @dataclass
 class World:
-    """The installation, its orgs, and the one upstream that all their accounts are at."""
+    """The installation, its orgs, the one upstream that all their accounts are at, and the one that is signed in to."""
 
     installation: Installation
     operators: Database
     upstream: Upstream
+    provider: Provider
     chance: random.Random
     orgs: list[Org] = field(default_factory=list)
     removed: list[Org] = field(default_factory=list)
     owners: dict[str, str] = field(default_factory=dict)
     """id → the org that it belongs to, as far as it was looked up."""
+    deaf: set[str] = field(default_factory=set)
+    """Where notices are not wanted any more: the end of an address."""
 
     def of(self, identifier: str) -> str | None:
         """The org that an id belongs to; None for one that never existed."""
@@ -66,20 +73,22 @@ class World:
         self.orgs[self.orgs.index(org)] = found_org(self)
 
     def _look_up(self, identifier: str) -> str | None:
-        table = _TABLES.get(identifier[:3])
-        if table is None:
-            return None
-        rows = self.operators.read(f"SELECT org FROM {table} WHERE id = ?", (identifier,))
-        return str(rows[0][0]) if rows else None
+        for table in _TABLES.get(identifier[:3], ()):
+            for (org,) in self.operators.read(f"SELECT org FROM {table} WHERE id = ?", (identifier,)):
+                return str(org)
+        return None
 
     def other(self, org: Org) -> Org:
         return self.chance.choice([each for each in self.orgs if each is not org])
 
     def ids(self, org: Org, kind: str) -> list[str]:
         """The ids of this kind that the org has now."""
-        rows = self.installation.database.of(org.id).read(
-            f"SELECT id FROM {_TABLES[kind]} WHERE org = ? ORDER BY id LIMIT 50", (org.id,)
-        )
+        database = self.installation.database.of(org.id)
+        rows = [
+            row
+            for table in _TABLES[kind]
+            for row in database.read(f"SELECT id FROM {table} WHERE org = ? ORDER BY id LIMIT 50", (org.id,))
+        ]
         for (identifier,) in rows:
             self.owners[identifier] = org.id
         return [str(identifier) for (identifier,) in rows]
@@ -101,21 +110,27 @@ class World:
 
 
 _TABLES = {
-    "apr": "approval",
-    "grt": "call_grant",
-    "rul": "rule",
-    "con": "connection",
-    "agt": "agent",
-    "mem": "member",
+    "apr": ("approval",),
+    "grt": ("call_grant", "work"),
+    "rul": ("rule",),
+    "con": ("connection", "oauth_revocation"),
+    "agt": ("agent",),
+    "mem": ("member",),
+    "lst": ("lost_call",),
+    "chn": ("channel",),
+    "ntf": ("notice",),
 }
+"""How the ids of a kind begin → the tables that they stand in."""
 
 
-def build(home: Path, upstream: Upstream, *, orgs: int, seed: int, making: Making = make) -> World:
+def build(home: Path, upstream: Upstream, provider: Provider, *, orgs: int, seed: int, making: Making = make) -> World:
     """A world of so many orgs, the same for the same seed but for its ids."""
-    chance = random.Random(seed)
-    first = making(home)
-    world = World(first.installation, operators(first.installation), upstream, chance)
-    upstream.answer = _answer
+    installation = with_ledger(making(home)).installation
+    # With an address of its own, a server leaves no notice to another that may have one.
+    settings = replace(installation.settings, public_url="https://keyleash.example.com")
+    installation = replace(installation, settings=settings)
+    world = World(installation, operators(installation), upstream, provider, random.Random(seed))
+    upstream.answer = lambda request: _answer(world, request)
     for _ in range(orgs):
         world.orgs.append(found_org(world))
     return world
@@ -131,8 +146,10 @@ def found_org(world: World) -> Org:
             return _org(world, Mark(letters))
 
 
-def _answer(request: Received) -> Answer:
+def _answer(world: World, request: Received) -> Answer:
     """Every account answers with the canary of the key that was used."""
+    if any(request.target.endswith(end) for end in world.deaf):
+        return Answer({}, 410)
     found = CANARY.search(request.headers.get("authorization", ""))
     mine = found[0] if found else "no key at all"
     charge = {"id": f"ch_{mine}", "amount": 5, "description": f"of {mine}", "metadata": {"account": mine}}
@@ -159,6 +176,7 @@ def _org(world: World, mark: Mark) -> Org:
     )
     owner = world.installation.directory.members(identifier)[0]
     org = Org(identifier, name, mark, Place(world.installation, identifier, owner))
+    org.place.database = database
     for connector in ("stripe", "slack"):
         org.place.connect(
             world.upstream.url,
@@ -166,6 +184,7 @@ def _org(world: World, mark: Mark) -> Org:
             name=f"{connector}_{mark.canary()}",
             secret=f"rk_test_{mark.canary()}",
         )
+    sign_in(world, org)
     for _ in range(2):
         add_agent(org)
     org.place.rule(
@@ -186,6 +205,13 @@ def add_agent(org: Org) -> str:
     return name
 
 
+def sign_in(world: World, org: Org) -> str:
+    """One more account, by OAuth; its tokens and what it answers carry the org's canary."""
+    world.provider.of, name = org.mark.canary(), f"ledger_{org.mark.canary()}"
+    signed_in(org.place, world.provider, name=name)
+    return name
+
+
 class Leaked(AssertionError):
     """Something of one org was seen by another; the message says what, where, and after which operation."""
 
@@ -198,7 +224,7 @@ def judge(world: World, org: Org, text: str) -> None:
         owner = world.of(identifier)
         if owner is not None and owner != org.id and identifier not in org.mark.said:
             raise Leaked(f"{org.name} got {identifier}, of {owner}, in {text[:2000]!r}")
-    if "rk_test_" in text:
+    if SECRET.search(text):
         raise Leaked(f"{org.name} got a secret in {text[:2000]!r}")
 
 
