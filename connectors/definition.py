@@ -137,6 +137,7 @@ class Tool:
     ask: str = ""  # one line with {argument} holes: what a person is asked to agree to
     grant: tuple[str, ...] = ()  # arguments that a one-hour answer keeps fixed; empty: none is offered
     plain: tuple[str, ...] = ()  # arguments that the audit log may hold in plain
+    unreviewed: Effect | None = None  # what the file says, where that counts as stricter until it is reviewed
     because: str = ""  # why the effect is milder than the method suggests
     definition_hash: str = ""  # SHA-256, hex, of everything that decides what is sent and shown
     validator: Validator = field(repr=False, compare=False)
@@ -272,10 +273,15 @@ class Connector:
     file: str = ""
 
     @property
+    def own_url(self) -> bool:
+        """Whether whoever connects has to give a base URL of their own: `base_url` is an example."""
+        return _EXAMPLE.fullmatch(self.base_url) is not None
+
+    @property
     def example_url(self) -> str:
-        """What a base URL looks like where every account has its own; empty where `base_url` serves them all."""
+        """What one's own base URL looks like; empty where `base_url` serves everybody, or nobody wrote an example."""
         found = _EXAMPLE.fullmatch(self.base_url)
-        return found[1] + found[2] if found else ""
+        return found[1] + found[2] if found and "." in found[1] else ""
 
     def repeats_within(self, tool: Tool) -> int:
         """For how many milliseconds the same call with the same key is carried out once; 0 where nobody promises it."""

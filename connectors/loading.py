@@ -523,6 +523,7 @@ def _tool(name: str, spot: Spot, about: _About) -> Tool:
         ask=_ask(block.get("ask"), names, effect, spot, raised=effect is not stated),
         grant=_grant(block.get("grant"), names, stated, unreviewed=unreviewed),
         plain=_names_of(block.get("plain"), names),
+        unreviewed=None if effect is stated else stated,
         because=block["because"].text("Because") if "because" in block else "",
         definition_hash=_hash(about, {"name": name, "effect": effect} | spot.plain(), way.compiled),
         validator=compiled(schema, spot),

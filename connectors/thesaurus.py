@@ -41,7 +41,7 @@ PHRASES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         r"text messages?": "sms",
         r"whats? ?app": "whatsapp",
         r"sign(?:ing|ed)? off": "approve",
-        r"who am i": "me",
+        r"who am i": "whoami",
         r"let \w+ (?:see|into|in|join|have|read|edit)": "share invite access",
         r"let \w+ know": "send message",
         r"(?:is|are|was|went|goes) down": "outage",

@@ -45,8 +45,12 @@ def split(text: str) -> Iterator[str]:
 
 @lru_cache(maxsize=20_000)  # an offer is indexed again after every change in its org, and most of it is as before
 def terms(text: str) -> tuple[str, ...]:
-    """What a text is indexed by: stems, without the words that say nothing."""
-    return tuple(stem(word) for word in split(text) if word not in STOP)
+    """What a text is indexed by: stems, without the words that say nothing, and what its phrases mean besides."""
+    words = list(split(text))
+    said, whole = [stem(word) for word in words if word not in STOP], " ".join(words)
+    phrases = PHRASES if len(words) > 1 else ()
+    meant = (stem(word) for pattern, means in phrases if pattern.search(whole) for word in means.split())
+    return (*said, *(one for one in dict.fromkeys(meant) if one not in said))
 
 
 @dataclass(frozen=True, slots=True)

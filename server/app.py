@@ -1,6 +1,7 @@
 """Put the parts together; the only place that knows all of them."""
 
 import logging
+import os
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -12,12 +13,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from connectors.catalogue import Catalogue, shipped_folder
 from server.approval import Approvals, tending
+from server.approval.reaching import Keeper
 from server.call import Parts
 from server.connections import Workspaces
 from server.credential import resolver_of
 from server.database import Database, DatabaseProblem, open_database, require_schema
 from server.erasure import retrying
-from server.identity import Directory
+from server.identity import Directory, system_user
 from server.keys import Keys
 from server.oauth import revoking
 from server.oauth.apps import Apps
@@ -102,6 +104,9 @@ def open_installation(settings: Settings, *, as_operator: bool = False) -> Insta
 
 def require_kept_apart(database: Database) -> None:
     """Refuse a database that is to keep orgs apart and does not. Raises DatabaseProblem."""
+    wrong_role = database.serves_as_owner()
+    if wrong_role is not None:
+        raise DatabaseProblem(wrong_role)
     found = database.faults()
     if found:
         raise DatabaseProblem(
@@ -124,7 +129,7 @@ def open_vault(database: Database, settings: Settings) -> Vault:
     try:
         vault = Vault(find(*rows[0]), find=find, keep_seconds=settings.key_seconds)
     except VaultError as problem:
-        return Vault(None, why_sealed=str(problem))
+        return Vault(None, why_sealed=f"{problem}{_copied_here(settings, *rows[0])}")
     try:
         database.query(vault.check_root)
     except KeysUnavailable as problem:
@@ -132,6 +137,14 @@ def open_vault(database: Database, settings: Settings) -> Vault:
     except VaultError as problem:
         return Vault(None, why_sealed=str(problem))
     return vault
+
+
+def _copied_here(settings: Settings, provider: str, location: str) -> str:
+    """What a further server lacks, where the database names a key file that another one has."""
+    here = settings.home / "keys" / Path(location).name
+    if settings.database_url is None or provider != "file" or os.path.lexists(here):
+        return ""
+    return f" On a further server: copy that file from one that has it to {here} (mode 0600, in a folder of mode 0700)."
 
 
 def find_root(home: Path, provider: str, location: str) -> RootKey:
@@ -144,9 +157,9 @@ def find_root(home: Path, provider: str, location: str) -> RootKey:
 
 def root_place(home: Path, provider: str, location: str) -> RootKeyRef:
     """Where a root key is kept that was written down as being there, whether the home was moved or not."""
-    if provider == "file" and not Path(location).exists():
+    if provider == "file" and not _is_there(Path(location)):  # or we may not look, which `load` says
         moved = home / "keys" / Path(location).name
-        location = str(moved if moved.exists() else location)
+        location = str(moved if _is_there(moved) else location)
     return root_key_spec(f"{provider}:{location}", home)
 
 
@@ -155,9 +168,39 @@ def own_root_place(home: Path, provider: str, location: str) -> RootKeyRef:
     place = root_place(home, provider, location)
     folder = Path(place.location).parent
     elsewhere = provider == "file" and folder.name == "keys" and folder.parent.resolve() != home.resolve()
-    if elsewhere and (folder.parent / "data" / "keyleash.db").exists():
+    if elsewhere and _is_there(folder.parent / "data" / "keyleash.db", unseen=True):
         return root_key_spec(f"file:{home / 'keys' / Path(place.location).name}", home)
     return place
+
+
+def _is_there(path: Path, *, unseen: bool = False) -> bool:
+    """Whether there is such a file; `unseen` where nobody lets us look."""
+    try:
+        return path.exists()
+    except OSError:
+        return unseen
+
+
+def kept_by_one(installation: Installation) -> Keeper | None:
+    """What of this installation opens for one system user alone, without whom nobody decides; None where nothing."""
+    rows = installation.database.read(
+        "SELECT provider, location FROM vault_root WHERE check_blob IS NOT NULL ORDER BY id DESC LIMIT 1"
+    )
+    provider, location = rows[0] if rows else ("", "")
+    if provider == "file":
+        return Keeper("The root key", _owner(Path(root_place(installation.settings.home, provider, location).location)))
+    if provider == "keychain":
+        return Keeper("The root key", system_user())
+    if installation.settings.database_url is None:
+        return Keeper("The database", _owner(installation.settings.database))
+    return None
+
+
+def _owner(path: Path) -> str:
+    try:
+        return path.owner()
+    except (OSError, KeyError, NotImplementedError):  # it cannot be seen, the user has no name, Windows
+        return ""
 
 
 @asynccontextmanager

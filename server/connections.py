@@ -164,11 +164,8 @@ def plan(
     clash = catalogue.collision({c.name: c.connector for c in existing}, name, connector)
     if clash:
         raise ConnectionProblem(f"{clash} Choose another name with `--name`.")
-    if base_url is None and definition.example_url:
-        raise ConnectionProblem(
-            f"Every account of {definition.title} has an address of its own. Give yours with `--base-url`, for "
-            f"instance `--base-url {definition.example_url}`."
-        )
+    if base_url is None and definition.own_url:
+        raise ConnectionProblem(_give_an_address(definition))
     where = _base_url(base_url or definition.base_url)
     _require_private_for_http(where, private)
     return Plan(
@@ -177,6 +174,18 @@ def plan(
         name=name,
         base_url=where,
         private=tuple(str(_network(text)) for text in private),
+    )
+
+
+def _give_an_address(definition: Connector) -> str:
+    if definition.example_url:
+        return (
+            f"Every account of {definition.title} has an address of its own. Give yours with `--base-url`, for "
+            f"instance `--base-url {definition.example_url}`."
+        )
+    return (
+        f"Nothing says where {definition.title} is reached: {definition.base_url} stands for it in {definition.file}. "
+        "Write `base_url` there, or give yours with `--base-url URL`."
     )
 
 

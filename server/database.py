@@ -94,6 +94,10 @@ class Database(ABC):
         """Why orgs are not kept apart as they should be, where the database is to do that; one sentence each."""
         return []
 
+    def serves_as_owner(self) -> str | None:
+        """What to name instead, where it is opened as its owner, whom nothing would keep to one org."""
+        return None
+
     @abstractmethod
     def close(self) -> None:
         """Close every connection of this process."""

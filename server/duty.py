@@ -27,6 +27,7 @@ class RolledBack(DatabaseProblem):
 @contextmanager
 def on_duty(database: Database, settings: Settings, *, every_s: float = EVERY_S) -> Generator[None]:
     """Serve inside this block. Raises DatabaseProblem or AuditError where nothing should be served."""
+    make_room(settings)
     with shared(settings.serving_lock):
         require_current(database, settings)
         noted = NotedHeads(settings.noted_heads)
@@ -40,6 +41,18 @@ def on_duty(database: Database, settings: Settings, *, every_s: float = EVERY_S)
             ended.set()
             watch.join()
             note(noted, database)
+
+
+def make_room(settings: Settings) -> None:
+    """The folders of a server's own, where a database that others made is all that it was given. On SQLite the
+    installation is in them, and is not begun by serving it. Raises DatabaseProblem."""
+    if settings.database_url is None:
+        return
+    try:
+        for folder in (settings.home, settings.serving_lock.parent):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatabaseProblem(f"{error.filename} cannot be made: {error.strerror}. Look at KEYLEASH_HOME.") from None
 
 
 def require_current(database: Database, settings: Settings) -> None:

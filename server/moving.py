@@ -54,7 +54,7 @@ def move(settings: Settings, vault: Vault, *, to: str, role: str, by: str, watch
 
     It is on record in every org's log before anything is copied, so that both sides hold the same log.
     """
-    from server.postgres import Target, has_password
+    from server.postgres import Target, as_role, has_password, shown
 
     if settings.database_url is not None:
         raise DatabaseProblem("This installation is on PostgreSQL already: unset KEYLEASH_DATABASE to move a file.")
@@ -79,7 +79,8 @@ def move(settings: Settings, vault: Vault, *, to: str, role: str, by: str, watch
                     why = type(error).__name__
                     here.write_now(lambda rows: _record(rows, target.name, by=by, failed=why))
             raise
-        here.write_now(lambda rows: _mark(rows, target.name))
+        serves = as_role(to, role)
+        here.write_now(lambda rows: _mark(rows, f"{serves} ({shown(serves)})"))
         NotedHeads(settings.noted_heads).note(here)
     return done
 
@@ -162,7 +163,8 @@ def _compared(here: SqliteDatabase, session: "Session", table: Any, watch: Watch
             if ours is None or theirs is None or list(ours) != list(theirs):
                 raise DatabaseProblem(
                     f"Row {count + 1} of {table.name} is not the same in {session.name} as here. Nothing was moved: if "
-                    "there is another installation in it, give an empty database."
+                    "there is another installation in it, give an empty database; if it is what an earlier move left, "
+                    "before `--undo`: drop the database and create it again."
                 )
             digest.update(repr([_plain(value) for value in ours]).encode("utf-8", "surrogatepass") + b"\n")
             count += 1

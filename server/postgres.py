@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, TypeVar, cast
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 import psycopg
 from psycopg import errors, pq
@@ -137,6 +137,16 @@ class PostgresDatabase(Database):
         from server.wall import faults
 
         return faults(self)
+
+    def serves_as_owner(self) -> str | None:
+        from server.wall import owned
+
+        if not owned(self):
+            return None
+        return (
+            f"KEYLEASH_DATABASE names {self.role}, which row-level security does not hold. Name the role that owns "
+            f"nothing: {as_role(self._server.url, 'keyleash_app')}"
+        )
 
     def close(self) -> None:
         self._server.close()
@@ -467,6 +477,7 @@ class Server:
     def __init__(self, url: str) -> None:
         self.connections = Connection
         self._given = parsed(url)
+        self.url = url
         self.role = str(self._given.get("user", ""))
         self.name = shown(url)
         self.readers = _Pool(lambda: self._connected(READ_MS, read_only=True))
@@ -612,6 +623,18 @@ def shown(url: str) -> str:
     given = parsed(url)
     port = f":{given['port']}" if given.get("port") else ""
     return f"PostgreSQL database {given['dbname']} on {given.get('host') or 'this machine'}{port}, as {given['user']}"
+
+
+def as_role(url: str, role: str) -> str:
+    """The same database for another role: the URL without a password, or the name of a file that is one's own."""
+    parts = urlsplit(url)
+    kept = [each for each in parts.query.split("&") if each.startswith(_NO_ONES_OWN)]
+    return urlunsplit(
+        (parts.scheme, f"{quote(role, safe='')}@{parts.netloc.rpartition('@')[2]}", parts.path, "&".join(kept), "")
+    )
+
+
+_NO_ONES_OWN = ("host=", "hostaddr=", "port=", "dbname=", "sslmode=", "sslrootcert=", "options=")
 
 
 def has_password(url: str) -> bool:

@@ -52,10 +52,13 @@ def _holds(place: RootKeyRef, wanted: Generation) -> bool:
         return False
 
 
-def recover_root(database: Database, wanted: Generation, recovered: Secret, place: RootKeyRef, *, by: str) -> RootKey:
+def recover_root(
+    database: Database, wanted: Generation, recovered: Secret, place: RootKeyRef, *, by: str, noted: bool = True
+) -> RootKey:
     """Put the root key of the database that is here back, with an entry in each org's log. Raises VaultError.
 
-    Where it is already, where the database says and where it was to go, nothing is written.
+    Where it is already, where the database says and where it was to go, nothing is written. Unless `noted`, where the
+    database says that it is stays as it was, for the other servers.
     """
     there = (wanted.provider, wanted.location) == (place.provider, place.location) and _holds(place, wanted)
     root = keep(recovered, wanted, place)
@@ -63,9 +66,9 @@ def recover_root(database: Database, wanted: Generation, recovered: Secret, plac
         return root
 
     def change(rows: Rows) -> None:
-        rows.execute(
-            "UPDATE vault_root SET provider = ?, location = ? WHERE id = ?", (root.provider, root.location, wanted.id)
-        )
+        if noted:
+            moved = "UPDATE vault_root SET provider = ?, location = ? WHERE id = ?"
+            rows.execute(moved, (root.provider, root.location, wanted.id))
         for (org,) in rows.execute("SELECT id FROM org ORDER BY id").fetchall():
             append(rows, org, Event.VAULT_ROOT_RECOVERED, generation=wanted.id, provider=root.provider, by=by)
 

@@ -7,6 +7,7 @@ from server.audit.noted import Gap, NotedHeads
 from server.clock import now_ms
 from server.comparing import NOTED
 from server.database import Rows, open_database
+from server.duty import make_room
 from server.ending import end_all
 from server.identity import set_frozen, touch
 from server.locks import exclusive
@@ -48,6 +49,7 @@ def accept_rollback(settings: Settings, *, by: str) -> tuple[list[Gap], dict[str
     noted = NotedHeads(settings.noted_heads)
     database = open_database(settings, as_operator=True)
     try:
+        make_room(settings)
         with exclusive(settings.serving_lock):
             missing = noted.missing(database)
             needs_consent = database.write_now(lambda rows: _set_all_right(rows, missing, by=by)) if missing else {}

@@ -86,16 +86,25 @@ def faults(database: "PostgresDatabase") -> list[str]:
         "SELECT rolsuper, rolbypassrls, has_schema_privilege(current_schema(), 'CREATE') FROM pg_roles "
         "WHERE rolname = current_user"
     )
-    found: list[str] = []
     if superuser:
-        found.append(f"{role} is a superuser, whom no policy holds")
-    elif bypasses:
+        return [f"{role} is a superuser, whom no policy holds"]
+    found: list[str] = []
+    if bypasses:
         found.append(f"{role} has BYPASSRLS, so no policy holds it")
     elif creates:
         found.append(f"{role} may create tables and functions in the schema")
-    for table in database.read(_TABLES):
+    tables = database.read(_TABLES)
+    if tables and all(owns for _, owns, *_ in tables):  # and so may do everything else that there is to say of each
+        return [*found, f"{role} owns the tables, and could take their policies away"]
+    for table in tables:
         found += _of_table(role, *table)
     return found
+
+
+def owned(database: "PostgresDatabase") -> bool:
+    """Whether it is opened as the very role that owns the tables."""
+    mine = "relnamespace = current_schema()::regnamespace AND relowner = current_user::regrole"
+    return bool(database.read(f"SELECT 1 FROM pg_class WHERE relname = 'org' AND {mine}"))
 
 
 _TABLES = f"""

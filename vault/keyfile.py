@@ -189,4 +189,6 @@ def _why_unread(path: Path, error: OSError) -> str:
         )
     if error.errno in (errno.ELOOP, errno.EMLINK):
         return f"{path} is a symbolic link. Name the root key's own file."
+    if isinstance(error, PermissionError):
+        return f"The root key at {path} cannot be read: {error.strerror}. Run Keyleash as the user whose file it is."
     return f"The root key at {path} cannot be read: {error.strerror}."

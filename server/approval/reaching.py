@@ -1,6 +1,6 @@
 """Which rules ask for people whom nobody can ask: said where rules are made and where an installation is examined.
 
-For `policy add`, `policy apply`, `policy preset` and `doctor`, which all ask `gaps`.
+For `policy add`, `policy apply`, `policy preset` and `doctor`, which all ask `gaps` and `behind_one`.
 """
 
 from collections.abc import Sequence
@@ -41,6 +41,41 @@ def gaps(rows: Rows, org: str, rules: Sequence[Rule]) -> list[Gap]:
             found.append(Gap(rule.id, _grave(rule, *short[0], people), grave=True))
         untold = untold or any(each.enough and not each.told for each in reached.values())
     return [*found, Gap("", NOT_TOLD, grave=False)] if untold else found
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """`what` (the root key, or the database) opens for this system user alone; `user` is empty where nobody knows."""
+
+    what: str
+    user: str
+
+
+def behind_one(rows: Rows, org: str, rules: Sequence[Rule], keeper: Keeper) -> list[Gap]:
+    """These rules can be met by the people there are, but not where only one system user can decide.
+
+    Whoever decides, either way, is shown the call first, and that is sealed.
+    """
+    people = people_of(rows, org)
+    theirs = {one.name for one in people if keeper.user and one.os_user == keeper.user}
+    at_most = 0 if keeper.user else 1  # whoever it is, it is one
+    found: list[str] = []
+    for rule in rules:
+        if rule.then is not Ruling.APPROVE:
+            continue
+        each = [reach(rows, org, _wanted(rule, one)) for one in _requesters(rows, org, rule, people)]
+        if any(one.enough and len(theirs & set(one.asked)) + at_most < one.needed for one in each):
+            found.append(rule.id)
+    if not found:
+        return []
+    user = f" ({keeper.user})" if keeper.user else ""
+    wait = "waits" if len(found) == 1 else "wait"
+    text = (
+        f"{keeper.what} opens for one system user alone{user}: only that one can decide at this machine, and "
+        f"{', '.join(found)} {wait} for others. Keep the root key in AWS KMS or Transit, with the database in "
+        "PostgreSQL and a KEYLEASH_HOME for each approver."
+    )
+    return [Gap(found[0], text, grave=True)]
 
 
 def _wanted(rule: Rule, requester: str | None) -> Wanted:

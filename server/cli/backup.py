@@ -108,7 +108,7 @@ def restore(
     if file is not None:
         _restore(settings, file.absolute(), lost, given, accept_rollback=accept_rollback, yes=yes, json=json)
     elif lost is not None:
-        bring_root_back(settings, lost, json=json)
+        bring_root_back(settings, lost, yes=yes, json=json)
     else:
         _finish(settings, json=json)
 
@@ -150,7 +150,7 @@ def _restore(
             if lost is None:
                 _say_done_before(found, json=json)
             else:
-                bring_root_back(settings, lost, json=json)
+                bring_root_back(settings, lost, yes=yes, json=json)
             return
         recovered = None if lost is None else lost.open(found.generation)
         ready = open_backup(found, find=partial(find_root, settings.home), recovered=recovered, watch=progress)

@@ -448,8 +448,11 @@ def show_connector(connector: Annotated[str, typer.Argument()], json: AsJson = F
     if json:
         show_json(_connector_as_json(found))
         return
-    address = f"your own, for instance {found.example_url}" if found.example_url else found.base_url
-    show_fields({"id": found.id, "title": found.title, "address": address, "file": found.file})
+    address = found.base_url
+    if found.own_url:
+        address = f"your own, for instance {found.example_url}" if found.example_url else "give yours with --base-url"
+    reviewed = {} if _is_shipped(found) else {"reviewed": "yes" if found.reviewed else "no"}
+    show_fields({"id": found.id, "title": found.title, "address": address, "file": found.file} | reviewed)
     show_table(
         ("CREDENTIAL", "FIELDS", "HOW TO GET IT"),
         ((kind.id, _fields_of(kind), kind.help) for kind in found.credentials),
@@ -475,15 +478,38 @@ def check_connector(file: Annotated[Path, typer.Argument(metavar="FILE")], json:
 
     try:
         found = load(file)
+        left = _left_to_do(file, found)
     except DefinitionError as problem:
         if not json:
             raise
         show_json({"ok": False, "file": problem.file, "line": problem.line, "message": str(problem)})
         raise typer.Exit(1) from None
     if json:
-        show_json({"ok": True, "file": str(file), "id": found.id, "tools": len(found.tools)})
+        to_do = [{"line": line, "what": what} for line, what in left]
+        show_json({"ok": True, "file": str(file), "id": found.id, "tools": len(found.tools), "to_do": to_do})
     else:
         show_text(f"{file} is a sound connector file: {found.title}, {len(found.tools)} tools.")
+        for line, what in left:
+            say(f"{file}:{line}: {what}")
+
+
+def _left_to_do(file: Path, connector: "Connector") -> list[tuple[int, str]]:
+    """What an import left for a person, by line, that still stands."""
+    found: list[tuple[int, str]] = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        if line.startswith("base_url:") and connector.own_url and not connector.example_url:
+            found.append((number, "`.invalid` stands for an address that nobody knows yet: write the real one."))
+        if "# CHECK" in line:
+            found.append((number, "a `# CHECK` stands here: do as it says, then remove it."))
+        if line.startswith("reviewed:") and not connector.reviewed:
+            found.append((number, "`reviewed: false`: read every tool, then set `reviewed: true`."))
+    return found
+
+
+def _is_shipped(connector: "Connector") -> bool:
+    from connectors.catalogue import shipped_folder
+
+    return (shipped_folder() / f"{connector.id}.yaml").exists()
 
 
 def _catalogue() -> "Catalogue":
@@ -697,7 +723,8 @@ def _connector_as_json(connector: "Connector") -> dict[str, Any]:
     return {
         "id": connector.id,
         "title": connector.title,
-        "base_url": None if connector.example_url else connector.base_url,
+        "reviewed": connector.reviewed,
+        "base_url": None if connector.own_url else connector.base_url,
         "example_url": connector.example_url or None,
         "file": connector.file,
         "credentials": [

@@ -95,6 +95,8 @@ def migrate(
             | {"resumed": done.resumed}
         )
         return
+    from server.postgres import as_role
+
     rows = sum(one.rows for one in done.tables)
     again = " It had been copied by a run that was cut off." if done.resumed else ""
     show_text(
@@ -102,9 +104,9 @@ def migrate(
         f"compared; {counted(done.logs, 'log')} verified, and the key of {counted(done.opened, 'org')} opened.{again}"
     )
     say(
-        f"Next, for everything that serves: KEYLEASH_DATABASE=postgresql://{role}@HOST/DATABASE. For what the operator "
-        "does, KEYLEASH_DATABASE_OWNER as given to --to as well. Then: keyleash doctor. The SQLite file stays where it "
-        "is and serves no more; `keyleash database migrate --undo` goes back to it."
+        f"Next, for everything that serves: KEYLEASH_DATABASE={as_role(to, role)}\nFor what the operator does, "
+        "KEYLEASH_DATABASE_OWNER as given to --to as well. Then: keyleash doctor. The SQLite file stays where it is "
+        "and serves no more; `keyleash database migrate --undo` goes back to it."
     )
 
 

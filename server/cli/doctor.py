@@ -469,16 +469,21 @@ def _reaches_anything(agent: "Agent", offer: "Offer", rules: Sequence["Rule"], p
 
 def approvers(patient: Patient) -> Iterator[Finding]:
     """Every rule that asks for an approval reaches somebody who can give it."""
-    from server.approval.reaching import gaps
+    from server.app import kept_by_one
+    from server.approval.reaching import behind_one, gaps
     from server.policy import load_preset
     from server.rules import rules_of
 
     installation = patient.installation
     if installation is None:
         return
+    keeper = kept_by_one(installation)
     for org in installation.directory.orgs():
         rules = [*rules_of(installation.database, org.id), *load_preset(org.preset)]
-        found = installation.database.of(org.id).snapshot(lambda rows, org=org, rules=rules: gaps(rows, org.id, rules))
+        database = installation.database.of(org.id)
+        found = database.snapshot(lambda rows, org=org, rules=rules: gaps(rows, org.id, rules))
+        if keeper is not None:
+            found += database.snapshot(lambda rows, o=org, r=rules, k=keeper: behind_one(rows, o.id, r, k))
         for gap in found:
             yield Finding("approvers", "warn" if gap.grave else "ok", f"{org.name}: {gap.text}")
         if not found:

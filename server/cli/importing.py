@@ -145,9 +145,9 @@ def _try(made: "Draft") -> None:
 
 def _put(files: dict[Path, bytes], another: str = "take another id with `--id`") -> None:
     """Write these files, all or none of them; never over one that is there."""
-    for path in files:
-        if path.exists():
-            raise typer.BadParameter(f"{path} is there already. Remove it first, or {another}.")
+    there = [path for path in files if path.exists()]
+    if there:
+        raise typer.BadParameter(_are_there(there, another))
     written: list[Path] = []
     try:
         for path, content in files.items():
@@ -162,6 +162,17 @@ def _put(files: dict[Path, bytes], another: str = "take another id with `--id`")
         raise typer.BadParameter(
             f"{error.filename} cannot be written: {error.strerror}. `keyleash init` makes the folder that it is in."
         ) from None
+
+
+def _are_there(paths: Sequence[Path], another: str) -> str:
+    if len(paths) == 1:
+        return f"{paths[0]} is there already. Remove it first, or {another}."
+    (beside, file) = paths
+    return (
+        f"{file} and {beside.name} beside it are there already, and belong together. For one more operation: move both "
+        "away, import all of them at once, an `--operation` for each, and carry over what you had edited. Or "
+        f"{another}."
+    )
 
 
 # --- reading

@@ -315,9 +315,14 @@ def blind_spots(desk: Desk, rule: "Rule") -> list[str]:
 
 def warn_of_gaps(desk: Desk, rules: "Sequence[Rule]") -> None:
     """Say of these rules, which count from now on, where they ask for people whom nobody can ask."""
-    from server.approval.reaching import gaps
+    from server.app import kept_by_one
+    from server.approval.reaching import behind_one, gaps
 
-    for gap in desk.database.query(lambda rows: gaps(rows, desk.org.id, rules)):
+    keeper = kept_by_one(desk.installation)
+    found = desk.database.query(lambda rows: gaps(rows, desk.org.id, rules))
+    if keeper is not None:
+        found += desk.database.query(lambda rows: behind_one(rows, desk.org.id, rules, keeper))
+    for gap in found:
         (warn if gap.grave else say)(gap.text)
 
 

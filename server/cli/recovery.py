@@ -3,6 +3,7 @@
 The passphrase is typed without being shown, or comes from standard input; it is never an argument, and never shown.
 """
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from server.cli.acting import AsJson, opened, operators_name, require_operator
-from server.cli.output import say, show_json, show_text
-from server.cli.terminal import NotSure, ask_hidden
+from server.cli.output import say, show_json, show_text, warn
+from server.cli.terminal import NotSure, ask_hidden, require_yes
 
 if TYPE_CHECKING:
     from server.database import Database, Rows
@@ -81,8 +82,11 @@ class LostRoot:
             return recovery.open(given)
 
 
-def bring_root_back(settings: "Settings", lost: LostRoot, *, json: bool) -> None:
-    """Put a lost root key back for the database that is here, which stays as it is."""
+def bring_root_back(settings: "Settings", lost: LostRoot, *, yes: bool, json: bool) -> None:
+    """Put a lost root key back for the database that is here, which stays as it is.
+
+    Other servers of a PostgreSQL database look where it says: that is changed only where somebody agrees.
+    """
     from server.database import open_database, require_schema
     from server.recovery import recover_root
 
@@ -90,8 +94,16 @@ def bring_root_back(settings: "Settings", lost: LostRoot, *, json: bool) -> None
     try:
         require_schema(database)
         wanted = _generation(database)
+        place = lost.place if settings.database_url is None else _as_others_name_it(settings.home, lost.place, wanted)
+        noted = settings.database_url is None or not _found_from(settings.home, place, wanted)
+        if noted and settings.database_url is not None:
+            warn(
+                "the database is used by other servers; this changes where they look for the root key: from "
+                f"{wanted.provider} ({wanted.location}) to {place.provider} ({place.location})."
+            )
+            require_yes("Have every server look there?", yes=yes)
         with lost.open(wanted) as root:
-            kept = recover_root(database, wanted, root, lost.place, by=operators_name())
+            kept = recover_root(database, wanted, root, place, by=operators_name(), noted=noted)
     finally:
         database.close()
     if json:
@@ -99,6 +111,24 @@ def bring_root_back(settings: "Settings", lost: LostRoot, *, json: bool) -> None
         return
     show_text(f"The root key (generation {wanted.id}) is in {kept.provider}, {kept.location} again.")
     say("Nothing else was changed. Start again what serves this installation. Next: keyleash doctor")
+
+
+def _as_others_name_it(home: Path, place: "RootKeyRef", wanted: "Generation") -> "RootKeyRef":
+    """The same place; where that is any file in this home, the one of the name that the database has for it."""
+    from vault import root_key_spec
+
+    if wanted.provider == "file" and place == root_key_spec("file", home):
+        return root_key_spec(f"file:{home / 'keys' / Path(wanted.location).name}", home)
+    return place
+
+
+def _found_from(home: Path, place: "RootKeyRef", wanted: "Generation") -> bool:
+    """Whether a server with this home will find it there by what the database says already."""
+    if place.provider != wanted.provider or place.location == wanted.location:
+        return place.provider == wanted.provider
+    here = place.provider == "file" and place.location == str(home / "keys" / Path(wanted.location).name)
+    # Unless there is a file where the database says, which would come first.
+    return here and not os.path.lexists(wanted.location)
 
 
 def _generation(database: "Database") -> "Generation":

@@ -70,7 +70,8 @@ def _why_not(tool: "Tool") -> str:
     from connectors.definition import Effect
 
     if tool.effect is not Effect.READ:
-        return f"its effect is {tool.effect}"
+        raised = f" until the file says `reviewed: true` ({tool.unreviewed} stands there)" if tool.unreviewed else ""
+        return f"its effect is {tool.effect}{raised}"
     missing = [argument.name for argument in tool.arguments if argument.required and not any(_values(argument))]
     return f"it needs {', '.join(missing)}, and there is no example" if missing else ""
 

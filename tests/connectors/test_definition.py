@@ -306,6 +306,7 @@ def test_an_encoder_writes_into_json_only():
     [
         ("https://acme.shop.example.invalid/v1", "https://acme.shop.example/v1"),
         ("https://acme.shop.example.invalid", "https://acme.shop.example"),
+        ("https://shop.invalid", ""),  # written by an import: nobody knows one
         ("https://api.shop.example/v1", ""),
         ("https://api.invalid.example/v1", ""),
         ("https://api.invalidated/v1", ""),

@@ -91,6 +91,23 @@ def test_every_connector_that_ships_has_requests() -> None:
     assert set(CATALOGUE.connectors) <= wanted
 
 
+def test_every_tool_is_found_by_its_own_title_alone_with_its_service_or_by_naming_it() -> None:
+    for connector in CATALOGUE.connectors:
+        alone = CATALOGUE.offer({connector: connector})
+        for each in alone.tools:
+            assert each.name in found(alone, each.tool.title)[:AMONG_THE_FIRST], each.name
+    for each in SHIPPED.tools:
+        assert each.name in found(SHIPPED, f"{each.tool.title} {each.connector.title}")[:AMONG_THE_FIRST], each.name
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"), [("who is on call", "oncall"), ("Who am I", "whoami"), ("list_on_call", "oncall")]
+)
+def test_a_phrase_means_the_same_where_a_tool_says_it_and_where_a_request_does(said: str, meant: str) -> None:
+    assert meant in terms(said)
+    assert meant in {word.stem for word in asked(said.replace("_", " "))}
+
+
 # --- who sees what
 
 

@@ -326,6 +326,21 @@ def test_operations_are_found_by_everyday_words() -> None:
     assert search(list(whole.operations()), "zebra") == []
 
 
+def test_operations_are_found_by_their_own_summaries() -> None:
+    said = (
+        "List incidents and who is on call",
+        "Who am I",
+        "Get rid of a webhook",
+        "Look up a merge request",
+        "Set up an account",
+        "Text message that came in",
+        "List issues",
+    )
+    whole = list(operations(*(("get", f"/{n}", {"summary": each}) for n, each in enumerate(said))).operations())
+    for each in (*said, "who is on call", "who am i"):
+        assert any(each.lower() in one.summary.lower() for one in search(whole, each)[:1]), each
+
+
 def test_text_of_a_document_cannot_leave_its_place_in_the_file(tmp_path: Path) -> None:
     evil = 'x"\nreviewed: true\neffect: read # \u2028 {{a}} \\ \x00 */ --- !!python/object'
     schemes = {evil: {"type": "apiKey", "in": "header", "name": "X-Key", "description": evil}}

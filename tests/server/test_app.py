@@ -1,14 +1,18 @@
 """Opening an installation: the right key opens it, wherever its home is now; another leaves it sealed, and says why."""
 
+import contextlib
+import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from server.app import open_installation
+from server.app import find_root, open_installation, own_root_place, root_place
 from server.credential import resolver_of
 from server.settings import Settings, SettingsProblem, read_settings
 from tests.installed import Place, make
+from vault import RootKeyProblem
 
 
 def test_a_home_that_was_moved_as_a_whole_still_opens(place: Place, tmp_path: Path) -> None:
@@ -30,6 +34,42 @@ def test_a_key_that_others_can_read_leaves_it_sealed(place: Place) -> None:
     sealed = open_installation(place.installation.settings).vault.sealed
     assert sealed is not None
     assert "chmod" in sealed
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Inside of the block we may not enter this folder."""
+    folder.chmod(0)
+    us = os.geteuid()
+    if us == 0:  # whom no mode holds
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(us)
+        folder.chmod(0o700)
+
+
+def test_a_key_in_a_folder_that_we_may_not_enter_is_a_reason_and_no_crash(tmp_path: Path) -> None:
+    home, theirs = tmp_path / "home", tmp_path / "theirs" / "keys"
+    theirs.mkdir(parents=True)
+    key = theirs / "root.key"
+    root_place(home, "file", str(key)).create()
+    with locked(theirs.parent):
+        assert root_place(home, "file", str(key)).location == str(key)
+        with pytest.raises(RootKeyProblem, match=r"cannot be read: Permission denied\. Run Keyleash as the user"):
+            find_root(home, "file", str(key))
+        # Whether that is another installation's home cannot be seen: a new key is not put there.
+        assert own_root_place(home, "file", str(key)).location == str(home / "keys" / "root.key")
+
+
+def test_where_a_key_cannot_be_looked_for_the_vault_is_sealed_and_says_why(place: Place) -> None:
+    long = f"/{'k' * 300}/root.key"
+    place.database.write_now(lambda rows: rows.execute("UPDATE vault_root SET location = ?", (long,)))
+    (place.home / "keys" / "root.key").rename(place.home / "keys" / "elsewhere.key")
+    sealed = open_installation(place.installation.settings).vault.sealed
+    assert sealed is not None
+    assert f"The root key at {long} cannot be read" in sealed
 
 
 def test_a_rule_that_cannot_be_read_stops_every_call_and_is_not_skipped(place: Place) -> None:

@@ -178,6 +178,43 @@ def test_nothing_is_overwritten_and_nothing_half_is_left(owner: CommandLine, pla
         (folder(place) / there).unlink()
 
 
+def test_a_further_operation_says_which_two_files_are_there_and_how_to_go_on(
+    owner: CommandLine, place: Place, document: Path
+) -> None:
+    file = imported(owner, document, "listItems")
+    before = file.read_bytes()
+    ran = owner("connector", "import-openapi", str(document), "--id", "things", "--operation", "getItem")
+    said = " ".join(ran.err.replace("│", " ").split())
+    assert ran.code == 2
+    for word in ("things.yaml", "things.openapi.json beside it are there already", "an `--operation` for each"):
+        assert word in said
+    assert file.read_bytes() == before
+
+
+def test_what_an_import_left_for_a_person_is_named_until_it_is_done(
+    owner: CommandLine, place: Place, document: Path
+) -> None:
+    document.write_text(json.dumps({name: part for name, part in DOCUMENT.items() if name != "servers"}))
+    file = imported(owner, document, "listItems")
+    found = owner("connector", "check", str(file), "--json").json["to_do"]
+    lines = file.read_text().splitlines()
+    assert [lines[one["line"] - 1].split(":")[0].strip() for one in found] == ["reviewed", "base_url", "call"]
+    said = owner("connector", "check", str(file)).err
+    assert all(word in said for word in ("`.invalid`", "`# CHECK`", "`reviewed: false`"))
+    shown, refused = owner("connector", "show", "things"), owner("connect", "things", "--no-verify", "--secret-stdin")
+    assert "give yours with --base-url" in shown.out
+    assert "no" in next(line for line in shown.out.splitlines() if "reviewed" in line)
+    assert (refused.code, "https://things.invalid stands for it in" in " ".join(refused.err.split())) == (1, True)
+    for said in (shown.out, refused.err):
+        assert "https://things" not in said.replace("https://things.invalid", "")
+    done = file.read_text().replace(".invalid", ".example.com").replace("# CHECK", "#")
+    file.write_text(done.replace("reviewed: false", "reviewed: true"))
+    checked = owner("connector", "check", str(file), "--json")
+    assert (checked.code, checked.json["to_do"]) == (0, [])
+    shown = owner("connector", "show", "things", "--json").json
+    assert (shown["reviewed"], shown["base_url"]) == (True, "https://things.example.com")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -378,7 +415,7 @@ def test_what_nobody_has_reviewed_is_not_run(owner: CommandLine, document: Path,
     connect(owner, upstream)
     ran = owner("connector", "test", "things")
     assert ran.code == 0
-    assert "its effect is sensitive" in ran.err
+    assert "its effect is sensitive until the file says `reviewed: true` (read stands there)" in ran.err
     assert upstream.requests == []
 
 

@@ -111,7 +111,10 @@ async def test_everything_is_on_the_other_side_and_serves_there(
 async def test_the_file_that_was_moved_serves_no_more_until_it_is_said(
     place: Place, owner: CommandLine, target: str
 ) -> None:
-    assert owner("database", "migrate", "--to", target, "--yes").code == 0
+    moving_there = owner("database", "migrate", "--to", target, "--yes")
+    assert moving_there.code == 0
+    assert f"KEYLEASH_DATABASE={serving_url(target)}\n" in moving_there.err
+    assert serving_url(target) in owner("org", "list").err
     for command in (("serve", "--http", "127.0.0.1:0"), ("org", "list"), ("vault", "backup", "x.db")):
         ran = owner(*command)
         assert (ran.code, "was moved" in ran.err, "--undo" in ran.err) == (1, True, True), command
@@ -277,6 +280,7 @@ async def test_a_move_that_was_cut_off_and_then_served_is_not_taken_for_the_same
     place.rule(who="everyone", tools=["*"], then="deny")
     ran = owner("database", "migrate", "--to", target, "--yes")
     assert (ran.code, "is not the same" in ran.err) == (1, True)
+    assert "what an earlier move left, before `--undo`: drop the database and create it again" in ran.err
 
 
 def test_nothing_secret_is_said(place: Place, owner: CommandLine, target: str) -> None:

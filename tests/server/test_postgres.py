@@ -24,7 +24,7 @@ from server.call import call
 from server.database import DatabaseProblem
 from server.duty import RolledBack, on_duty
 from server.errors import ApprovalRequired
-from server.postgres import Connection, PostgresDatabase, has_password, lock_of, parsed, shown, translated
+from server.postgres import Connection, PostgresDatabase, as_role, has_password, lock_of, parsed, shown, translated
 from server.settings import Settings, SettingsProblem
 from server.sqlite import SqliteDatabase
 from server.sqlite import migrate as migrate_file
@@ -434,6 +434,25 @@ def test_a_url_that_is_not_understood_is_refused_and_not_repeated(url: str) -> N
     assert "hunter2" not in str(problem.value)
 
 
+@pytest.mark.parametrize(
+    ("url", "shown_as"),
+    [
+        ("postgresql://keyleash_owner@db.example:5433/k", "postgresql://app@db.example:5433/k"),
+        (
+            "postgresql://o:hunter2@db/k?sslmode=require&sslrootcert=ca",
+            "postgresql://app@db/k?sslmode=require&sslrootcert=ca",
+        ),
+        (
+            "postgresql://o@/k?host=/run/pg&password=hunter2&user=o&sslpassword=hunter2",
+            "postgresql://app@/k?host=/run/pg",
+        ),
+    ],
+)
+def test_a_url_is_named_for_another_role_without_anything_of_the_first_ones(url: str, shown_as: str) -> None:
+    assert as_role(url, "app") == shown_as
+    assert parsed(as_role(url, "app"))["user"] == "app"
+
+
 def test_a_password_is_in_no_settings_that_are_shown() -> None:
     url = "postgresql://app:hunter2@db.example.org/keyleash"
     settings = Settings(home=Path("/nowhere"), database_url=url, database_owner=url)
@@ -517,6 +536,76 @@ def test_what_is_the_operators_says_that_it_takes_the_owner(owner: CommandLine, 
     only = CommandLine(owner.home, owner.person, {"KEYLEASH_DATABASE": ""})
     ran = only("org", "list")
     assert (ran.code, "KEYLEASH_DATABASE is not" in ran.err) == (1, True)
+
+
+# -- a further server
+
+
+def further(owner: CommandLine, place: Place, tmp_path: Path) -> tuple[CommandLine, Path]:
+    """Another machine: an empty home with the same database, and no way to the first one's files; and its key."""
+    settings, key = place.installation.settings, tmp_path / "carried" / "root.key"
+    assert settings.database_url is not None
+    assert settings.database_owner is not None
+    environ = {"KEYLEASH_DATABASE": settings.database_url, "KEYLEASH_DATABASE_OWNER": settings.database_owner}
+    (place.home / "keys").rename(key.parent)
+    return CommandLine(tmp_path / "second", owner.person, {**owner.environ, **environ}), key
+
+
+def root_row(place: Place) -> list[tuple[Any, ...]]:
+    return place.database.read("SELECT provider, location FROM vault_root")
+
+
+def test_a_further_server_starts_with_an_empty_home_and_makes_the_folders_that_it_needs(
+    owner: CommandLine, place: Place, tmp_path: Path
+) -> None:
+    second, _ = further(owner, place, tmp_path)
+    settings = replace(place.installation.settings, home=second.home)
+    with on_duty(place.installation.database, settings):
+        assert [(second.home / name).stat().st_mode & 0o777 for name in ("", "data")] == [0o700, 0o700]
+    with (
+        pytest.raises(DatabaseProblem),
+        on_duty(place.database, replace(settings, home=tmp_path / "3", database_url=None)),
+    ):
+        raise AssertionError("a folder was made for a file that nobody has begun")
+
+
+def test_a_further_server_opens_the_vault_once_the_key_file_is_copied_and_doctor_says_how(
+    owner: CommandLine, place: Place, tmp_path: Path
+) -> None:
+    def root_key(line: CommandLine) -> dict[str, Any]:
+        return next(one for one in line("doctor", "--json").json if one["check"] == "root key")
+
+    second, key = further(owner, place, tmp_path)
+    assert root_key(second)["status"] == "fail"
+    copied = second.home / "keys" / "root.key"
+    assert f"copy that file from one that has it to {copied} (mode 0600" in root_key(second)["message"]
+    copied.parent.mkdir(mode=0o700, parents=True)
+    copied.write_bytes(key.read_bytes())
+    copied.chmod(0o600)
+    assert root_key(second)["status"] == "ok"
+    assert second("vault", "status", "--json").json["sealed"] is False
+
+
+def test_a_root_key_is_recovered_for_this_server_alone_unless_somebody_agrees_for_all(
+    owner: CommandLine, place: Place, tmp_path: Path
+) -> None:
+    recovery, passphrase = str(tmp_path / "recovery.json"), b"six words drawn by chance alone"
+    assert owner("vault", "export-recovery", recovery, "--passphrase-stdin", stdin=passphrase).code == 0
+    second, _ = further(owner, place, tmp_path)
+    before = root_row(place)
+    command = ("vault", "restore", "--recovery", recovery, "--passphrase-stdin", "--root")
+    other = tmp_path / "other.key"
+    refused = second.alone(*command, f"file:{other}", stdin=passphrase)
+    assert refused.code == 1
+    assert "this changes where they look for the root key" in refused.err
+    assert not other.exists()
+    ran = second.alone(*command, "file", stdin=passphrase)
+    assert ran.code == 0, ran.err
+    assert root_row(place) == before
+    assert second("vault", "status", "--json").json["sealed"] is False
+    assert len(place.events("vault.root_recovered")) == 1
+    assert second.alone(*command, f"file:{other}", "--yes", stdin=passphrase).code == 0
+    assert root_row(place) == [("file", str(other))]
 
 
 def test_a_backup_is_pg_dumps_and_nothing_is_half_done(owner: CommandLine, place: Place, tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ import pytest
 
 from server.approval.channels import reach
 from server.approval.eligible import Wanted
-from server.approval.reaching import Gap, gaps
+from server.approval.reaching import Gap, Keeper, behind_one, gaps
 from server.errors import ApprovalRequired, structured
+from server.identity import system_user
 from server.policy import Ruling, load_preset
 from server.rules import rules_of
 from tests.agents import execute
@@ -102,6 +103,27 @@ def test_presets_count(place: Place) -> None:
         assert place.installation.database.query(lambda rows, n=name: gaps(rows, place.org, load_preset(n))) == []
 
 
+@pytest.mark.parametrize("body", [{"count": 2}, {"second_person": True}, {"approvers": "group:finance"}])
+def test_who_cannot_open_the_root_key_is_no_second_person(place: Place, body: dict[str, Any]) -> None:
+    place.member("bob", ("approver",), os_user="bob")
+    execute(place, "UPDATE member SET groups = '[\"finance\"]' WHERE name = 'bob'")
+    place.rule(who="everyone", tools=["stripe.*"], then="approve")  # alice alone can decide that
+    rule = place.rule(who="everyone", tools=["stripe.*"], then="approve", **body)
+    rules = rules_of(place.installation.database, place.org)
+    database = place.installation.database
+
+    def said(keeper: Keeper) -> list[str]:
+        return [one.text for one in database.query(lambda rows: behind_one(rows, place.org, rules, keeper))]
+
+    (text,) = said(Keeper("The root key", "alice"))
+    assert "The root key opens for one system user alone (alice): only that one can decide at this machine" in text
+    assert f"and {rule} waits for others. Keep the root key in AWS KMS or Transit" in text
+    unknown = said(Keeper("The root key", ""))  # one of them it is
+    assert (f"and {rule} waits" in "".join(unknown)) is ("count" in body)
+    both = said(Keeper("The root key", "bob"))
+    assert (rule in "".join(both)) is ("count" in body)
+
+
 def test_who_has_agreed_already_is_not_counted_again(place: Place) -> None:
     place.member("bob", ("approver",), os_user="bob")
     wanted = Wanted(Ruling.APPROVE, needed=2, decided=(place.owner.id,))
@@ -140,6 +162,18 @@ def test_doctor_names_every_such_rule_the_presets_too(owner: CommandLine, place:
     (named, advice) = said()
     assert (named[0], "there is only alice" in named[1]) == ("warn", True)
     assert (advice[0], "keyleash channel add" in advice[1]) == ("ok", True)
+
+
+def test_policy_add_and_doctor_say_that_one_system_user_alone_can_decide(owner: CommandLine, place: Place) -> None:
+    def said() -> str:
+        return "".join(one["message"] for one in owner("doctor", "--json").json if one["check"] == "approvers")
+
+    place.member("bob", ("approver",), os_user="bob")
+    assert "one system user" not in owner(*ADD).err + said()
+    warned = owner(*ADD, "--count", "2").err
+    for text in (warned, said()):
+        assert f"The root key opens for one system user alone ({system_user()})" in " ".join(text.split())
+    assert "every rule that asks for an approval reaches somebody" not in said()
 
 
 def held(place: Place) -> ApprovalRequired:

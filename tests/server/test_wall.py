@@ -15,9 +15,9 @@ from sqlmodel import SQLModel
 
 import server.tables
 import vault.tables
-from server.app import open_installation
+from server.app import open_installation, require_kept_apart
 from server.database import DatabaseProblem
-from server.postgres import PostgresDatabase, migrate
+from server.postgres import PostgresDatabase, as_role, migrate
 from server.wall import EVERYTHING, MAY, NAMED, ORG_IS, SCOPED
 from tests import postgres
 from tests.commandline import CommandLine
@@ -241,7 +241,7 @@ BREACHES = {
     "may make tables": ("GRANT CREATE ON SCHEMA public TO keyleash_app", "may create tables"),
     "a superuser": ("ALTER ROLE keyleash_app SUPERUSER", "is a superuser"),
     "no policy holds it": ("ALTER ROLE keyleash_app BYPASSRLS", "has BYPASSRLS"),
-    "is the owner as well": ("GRANT keyleash_owner TO keyleash_app", "owns rule"),
+    "is the owner as well": ("GRANT keyleash_owner TO keyleash_app", "owns the tables"),
 }
 
 
@@ -281,7 +281,15 @@ def test_the_wall_is_put_back_by_an_upgrade(
 
 
 def test_the_owner_does_not_serve(walled: Walled) -> None:
-    assert any("owns rule" in fault for fault in walled.owner.faults())
+    assert any("owns the tables" in fault for fault in walled.owner.faults())
+    with pytest.raises(DatabaseProblem) as refused:
+        require_kept_apart(walled.owner)
+    named = as_role(walled.owner_url, postgres.APP)
+    assert str(refused.value) == (
+        "KEYLEASH_DATABASE names keyleash_owner, which row-level security does not hold. Name the role that owns "
+        f"nothing: {named}"
+    )
+    assert named == walled.owner_url.replace(postgres.OWNER, postgres.APP)
     with pytest.raises(DatabaseProblem, match="both the owner and the role that serves"):
         migrate(walled.owner_url, postgres.OWNER)
 
