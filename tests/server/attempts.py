@@ -346,7 +346,7 @@ async def _(hand: Hand) -> None:
     async with session.calling(REFUND_TOOL, REFUND) as messages:
         question = (await anext(messages))["id"]
         answers = approving()
-        (record,) = hand.place.installation.approvals.list(hand.place.org, state=State.PENDING, limit=1)
+        *_, record = hand.place.installation.approvals.list(hand.place.org, state=State.PENDING)
         for state in (record.id, json.dumps({"approval": record.id}), None):
             reply = await hand.raw().call(REFUND_TOOL, REFUND, state=state, answers=answers)
             hand.tried(reply)

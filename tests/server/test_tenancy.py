@@ -50,6 +50,7 @@ CONDITIONS = "a page of the rows that `rows` selects, whose first condition is t
 
 NOT_OF_ONE_ORG: dict[str, str] = {
     "server.app.open_vault": ROOT_KEY,
+    "server.app.kept_by_one": ROOT_KEY,
     "server.approval.gate.Approvals.__init__": HANDED_ON,
     "server.approval.grants.Grants.__init__": HANDED_ON,
     "server.approval.register.Register.__init__": HANDED_ON,
@@ -230,6 +231,13 @@ async def _held_and_counted(place: Place) -> str:
         place.rule(who="everyone", tools=["stripe.create_refund"], when=denied, then="deny")
         with pytest.raises(Refused):
             await call(parts, place.caller(), "stripe_create_refund", {"charge": "ch_no1"}, Nobody())
+        place.rule(who="everyone", tools=["slack.*"], when=[{**denied[0], "argument": "text"}], then="deny")
+        with pytest.raises(Refused):  # which ends the grant as well
+            await call(parts, place.caller(), tool, {**given, "text": "ch_no"}, Nobody())
+        with pytest.raises(ApprovalRequired) as required:
+            await call(parts, place.caller(), tool, {**given, "text": "c"}, Nobody())
+        assert decide(place, required.value.approval, Decision.APPROVE_HOUR) is State.APPROVED
+        assert (await call(parts, place.caller(), tool, {**given, "text": "c"}, Nobody())).ok
     return str(place.installation.approvals.grants(place.org)[0]["id"])
 
 

@@ -84,7 +84,7 @@ async def a_call_is_lost(agents: Agents, org: Org) -> list[str]:
 
 def _approve_newest(world: World, org: Org) -> None:
     approvals, actor = world.installation.approvals, Actor(org.place.owner, "os user")
-    found = approvals.list(org.id, state=State.PENDING, limit=1)
+    found = approvals.list(org.id, state=State.PENDING)[-1:]
     with suppress(ApprovalProblem):
         org.place.database.of(org.id).write_now(
             lambda rows: [approvals.decide(rows, record, Decision.APPROVE, actor) for record in found]
