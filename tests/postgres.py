@@ -42,6 +42,7 @@ class Server:
         self.folder.chmod(0o755)
         if self.user is not None:  # PostgreSQL does not run as root
             os.chown(self.folder, pwd.getpwnam(self.user).pw_uid, -1)
+        self.programs = BINARIES if self.user is None else _within_reach(BINARIES, self.folder)
         self.data = self.folder / "data"
         self.port = _free_port()
         self._numbers = itertools.count()
@@ -101,7 +102,7 @@ class Server:
         # Output goes to a file: pg_ctl's child keeps what it was given, and a pipe would never end.
         with (self.folder / "out").open("ab") as out:
             done = subprocess.run(
-                [BINARIES / program, "-D", self.data, *words],
+                [self.programs / program, "-D", self.data, *words],
                 user=self.user,
                 cwd=self.folder,
                 stdout=out,
@@ -112,6 +113,19 @@ class Server:
             )
         if done.returncode:
             raise subprocess.CalledProcessError(done.returncode, program, (self.folder / "out").read_bytes()[-2000:])
+
+
+def _within_reach(programs: Path, folder: Path) -> Path:
+    """The programs where any user may run them: copied, where they lie in a folder that is root's alone."""
+    if all(parent.stat().st_mode & 0o001 for parent in programs.parents):
+        return programs
+    site = programs.parents[2]
+    package = programs.parents[1].relative_to(site)
+    for part in (package / programs.parent.name, Path(f"{package}.libs")):
+        if (site / part).exists():
+            shutil.copytree(site / part, folder / "site" / part, symlinks=True)
+    subprocess.run(["chmod", "-R", "go+rX", folder / "site"], check=True)
+    return folder / "site" / programs.relative_to(site)
 
 
 @lru_cache
