@@ -236,7 +236,7 @@ def test_waiting_lets_others_write(place: Place) -> None:
         assert trying.is_alive()
         let_go()
         trying.join(30)
-    assert len(place.events("erasure.completed")) == 1
+    assert place.events("erasure.completed"), "and whatever else was on the list when it began to wait"
 
 
 def test_a_reader_that_begins_meanwhile_leaves_it_pending(place: Place) -> None:
