@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    import asyncio
+
     from server.settings import Settings
 
 T = TypeVar("T")
@@ -101,6 +103,16 @@ class Database(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close every connection of this process."""
+
+
+def tell(done: "asyncio.Future[Any]", result: Any, error: Exception | None) -> None:
+    """Tell whoever waits for a change what came of it, where they still wait."""
+    if done.done():
+        return
+    if error is None:
+        done.set_result(result)
+    else:
+        done.set_exception(error)
 
 
 def open_database(settings: "Settings", *, as_operator: bool = False) -> Database:

@@ -22,6 +22,7 @@ from server.audit import AuditError, Event, append
 from server.clock import now_ms
 from server.database import Database, DatabaseProblem, Rows
 from server.keys import Keys
+from server.rounds import rounds
 from server.webhooks import Hook, Message, hook_in, message, request_of, take_target
 from vault import CannotOpen, Secret, Vault, VaultError
 
@@ -283,24 +284,18 @@ async def delivering(
     async with Egress(resolve=resolve_apart) as egress:
         keys, hesitate_ms = Keys(database, vault), 0 if public_url else HESITATE_MS
         delivery = Delivery(database, vault, keys, egress, public_url, hesitate_ms)
-        stop = asyncio.Event()
-        looking = asyncio.create_task(_keep_looking(delivery, stop, every_s))
+
+        async def look() -> None:
+            try:
+                delivery.begin(await asyncio.to_thread(delivery.due))
+            except DatabaseProblem as problem:
+                log.warning("what is to be delivered could not be read: %s", problem)
+
         try:
-            yield
+            async with rounds(look, every_s=every_s):
+                yield
         finally:
-            stop.set()
-            await looking
             await _wind_up(delivery)
-
-
-async def _keep_looking(delivery: Delivery, stop: asyncio.Event, every_s: float) -> None:
-    while not stop.is_set():
-        try:
-            delivery.begin(await asyncio.to_thread(delivery.due))
-        except DatabaseProblem as problem:
-            log.warning("what is to be delivered could not be read: %s", problem)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), every_s)
 
 
 async def _wind_up(delivery: Delivery) -> None:

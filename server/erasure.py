@@ -16,6 +16,7 @@ from typing import Any, Literal
 from server.audit import AuditError, Event, append
 from server.clock import iso, now_ms
 from server.database import PATIENCE_S, Database, DatabaseProblem, Rows
+from server.rounds import rounds
 
 log = logging.getLogger("keyleash")
 
@@ -116,20 +117,12 @@ def _done(rows: Rows, one: Pending, *, files: bool = True) -> None:
 @contextlib.asynccontextmanager
 async def retrying(database: Database, *, every_s: float = RETRY_S) -> AsyncGenerator[None]:
     """Try again now and every so often while the block runs, without keeping anybody waiting."""
-    stop = asyncio.Event()
-    task = asyncio.create_task(_retry(database, stop, every_s))
-    try:
-        yield
-    finally:
-        stop.set()  # and not cancelled: what has begun on a thread is over in a moment
-        await task
 
-
-async def _retry(database: Database, stop: asyncio.Event, every_s: float) -> None:
-    while not stop.is_set():
+    async def retry() -> None:
         try:
             await asyncio.to_thread(attempt, database, patience_s=_GLANCE_S)
         except DatabaseProblem as problem:
             log.warning("whether something is still to be erased could not be read: %s", problem)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), every_s)
+
+    async with rounds(retry, every_s=every_s):
+        yield

@@ -291,13 +291,7 @@ class Directory:
 
     def members(self, org: str) -> list[Member]:
         """The people of an org, by name."""
-        rows = self._database.of(org).read(
-            "SELECT id, org, name, os_user, roles, groups FROM member WHERE org = ? ORDER BY name", (org,)
-        )
-        return [
-            Member(member, org_id, name, os_user, tuple(json.loads(roles)), tuple(json.loads(groups)))
-            for member, org_id, name, os_user, roles, groups in rows
-        ]
+        return self._database.of(org).query(lambda rows: people_of(rows, org))
 
     def member(self, org: str, name: str) -> Member:
         """One person, by name or id."""
@@ -479,15 +473,24 @@ def _stood(member: Member) -> dict[str, object]:
     return {"roles": list(member.roles), "groups": list(member.groups), "os_user": member.os_user}
 
 
+def people_of(rows: Rows, org: str) -> list[Member]:
+    """The people of an org, by name, as this transaction sees them."""
+    found = rows.execute(f"SELECT {_MEMBER} FROM member WHERE org = ? ORDER BY name", (org,)).fetchall()
+    return [_member(row) for row in found]
+
+
 def member_now(rows: Rows, org: str, member: str) -> Member | None:
     """A person of this org as they are in this transaction; another org's id is not found."""
-    row = rows.execute(
-        "SELECT id, org, name, os_user, roles, groups FROM member WHERE org = ? AND id = ?", (org, member)
-    ).fetchone()
-    if row is None:
-        return None
-    found, org_id, name, os_user, roles, groups = row
-    return Member(found, org_id, name, os_user, _names(roles), _names(groups))
+    row = rows.execute(f"SELECT {_MEMBER} FROM member WHERE org = ? AND id = ?", (org, member)).fetchone()
+    return None if row is None else _member(row)
+
+
+_MEMBER = "id, org, name, os_user, roles, groups"
+
+
+def _member(row: Sequence[Any]) -> Member:
+    member, org, name, os_user, roles, groups = row
+    return Member(member, org, name, os_user, _names(roles), _names(groups))
 
 
 def remove_member(rows: Rows, org: str, member: Member, *, by: str) -> None:

@@ -22,7 +22,7 @@ import psycopg
 from psycopg import errors, pq
 from psycopg.conninfo import conninfo_to_dict
 
-from server.database import NO_TABLES, PATIENCE_S, Database, DatabaseProblem, Rows
+from server.database import NO_TABLES, PATIENCE_S, Database, DatabaseProblem, Rows, tell
 from server.settings import SettingsProblem
 
 T = TypeVar("T")
@@ -229,12 +229,7 @@ class PostgresDatabase(Database):
 
 def _tell(batch: Sequence[tuple[Change, asyncio.Future[Any]]], outcomes: Sequence[tuple[Any, Any]]) -> None:
     for (_, done), (result, error) in zip(batch, outcomes, strict=True):
-        if done.done():
-            continue
-        if error is None:
-            done.set_result(result)
-        else:
-            done.set_exception(error)
+        tell(done, result, error)
 
 
 _UNDOES_ALL = (errors.LockNotAvailable, errors.DeadlockDetected, errors.QueryCanceled)

@@ -19,6 +19,7 @@ from server.clock import now_ms
 from server.database import Database, DatabaseProblem, Rows
 from server.identity import Caller
 from server.policy import Subject, Verdict
+from server.rounds import rounds
 from vault import CannotOpen, Vault
 
 log = logging.getLogger("keyleash")
@@ -201,20 +202,12 @@ def sweep_all(database: Database, keep_days: int) -> None:
 @contextlib.asynccontextmanager
 async def sweeping(database: Database, keep_days: int, *, every_s: float = SWEEP_S) -> AsyncGenerator[None]:
     """Sweep now and every so often while the block runs, without keeping anybody waiting."""
-    stop = asyncio.Event()
-    task = asyncio.create_task(_sweep_on(database, keep_days, stop, every_s))
-    try:
-        yield
-    finally:
-        stop.set()
-        await task
 
-
-async def _sweep_on(database: Database, keep_days: int, stop: asyncio.Event, every_s: float) -> None:
-    while not stop.is_set():
+    async def go() -> None:
         try:
             await asyncio.to_thread(sweep_all, database, keep_days)
         except DatabaseProblem as problem:
             log.warning("calls that were kept long enough could not be removed: %s", problem)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), every_s)
+
+    async with rounds(go, every_s=every_s):
+        yield

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from server.database import NO_TABLES, PATIENCE_S, Database, DatabaseProblem, Rows, run_migrations
+from server.database import NO_TABLES, PATIENCE_S, Database, DatabaseProblem, Rows, run_migrations, tell
 
 T = TypeVar("T")
 
@@ -185,8 +185,7 @@ class SqliteDatabase(Database):
                 except BaseException as error:
                     problem = _problem(self.path, error)
                     for _, done in batch:
-                        if not done.done():
-                            done.set_exception(problem)
+                        tell(done, None, problem)
                     if isinstance(error, asyncio.CancelledError | KeyboardInterrupt | SystemExit):
                         raise
         finally:
@@ -208,12 +207,7 @@ class SqliteDatabase(Database):
                 writer.execute("ROLLBACK")
             raise
         for done, result, error in outcomes:
-            if done.done():
-                continue
-            if error is None:
-                done.set_result(result)
-            else:
-                done.set_exception(error)
+            tell(done, result, error)
 
 
 def _close(connections: list[sqlite3.Connection]) -> None:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from server.approval import outbox
-from server.approval.eligible import Wanted, eligible, people_of
+from server.approval.eligible import Wanted, eligible
 from server.approval.outbox import Happening
 from server.database import Rows
+from server.identity import people_of
 from server.policy import Ruling
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from server.approval.channels import tell, through
-from server.approval.eligible import CIRCLES, in_circle, people_of
+from server.approval.eligible import CIRCLES, in_circle
 from server.approval.grants import Grants
 from server.approval.outbox import Happening
 from server.approval.record import (
@@ -22,7 +22,7 @@ from server.approval.work import Works, acted_for, confirms
 from server.audit import Event, append
 from server.clock import iso, now_ms
 from server.database import Rows
-from server.identity import Actor, member_now
+from server.identity import Actor, member_now, people_of
 from server.policy import ANYONE, Ruling
 
 

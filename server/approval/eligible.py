@@ -1,9 +1,7 @@
 """Who may agree to a call, among the people of its org: by role, by group, and not always who asked for it."""
 
-import json
 from dataclasses import dataclass
 
-from server.database import Rows
 from server.identity import Member
 from server.policy import ANYONE, APPROVING, Ruling
 
@@ -46,17 +44,6 @@ def eligible(people: list[Member], wanted: Wanted) -> list[Member]:
         if all(in_circle(one, circle) for circle in circles)
         and not (wanted.second_person and one.id == wanted.requester)
         and one.id not in wanted.decided
-    ]
-
-
-def people_of(rows: Rows, org: str) -> list[Member]:
-    """The people of an org, by name, as this transaction sees them."""
-    found = rows.execute(
-        "SELECT id, org, name, os_user, roles, groups FROM member WHERE org = ? ORDER BY name", (org,)
-    ).fetchall()
-    return [
-        Member(member, org_id, name, os_user, tuple(json.loads(roles)), tuple(json.loads(groups)))
-        for member, org_id, name, os_user, roles, groups in found
     ]
 
 

@@ -32,13 +32,13 @@ from server.approval.record import (
     State,
     approval_of,
     done_before,
+    insert,
     move,
     one,
     over,
     same_target,
     still_enough,
     sweep,
-    values_of,
     wanted,
 )
 from server.approval.register import Register
@@ -398,15 +398,7 @@ class Approvals(Register):
             changed_at=now,
         )
         details = {"arguments": dict(call.arguments), "keeps": list(call.tool.grant), "summary": summary(call)}
-        rows.execute(
-            f"INSERT INTO approval ({COLUMNS}, sealed_call, sealed_prompt) "
-            f"VALUES ({', '.join('?' * (len(values_of(record)) + 2))})",
-            (
-                *values_of(record),
-                self._vault.seal_text(rows, record.org, "approval-call", record.id, json.dumps(details)),
-                self._vault.seal_text(rows, record.org, "approval-prompt", record.id, asked.prompt.text),
-            ),
-        )
+        insert(rows, self._vault, record, details=details, prompt=asked.prompt.text)
         append(
             rows,
             record.org,

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from server.approval.channels import Reach, reach
-from server.approval.eligible import Wanted, in_words, people_of
+from server.approval.eligible import Wanted, in_words
 from server.database import Rows
-from server.identity import Member
+from server.identity import Member, people_of
 from server.policy import ANYONE, Rule, Ruling, Subject
 
 NOT_TOLD = (

@@ -17,6 +17,7 @@ from server.errors import Question
 from server.identity import Caller
 from server.policy import Ruling, Verdict
 from server.prompt import Prompt
+from vault import Vault
 
 APPROVAL_MS = 60 * 60 * 1000
 """How long a call may wait for a decision, and an approved one to be carried out."""
@@ -345,6 +346,19 @@ def values_of(record: Approval) -> tuple[Any, ...]:
         None if record.resolution is None else json.dumps(record.resolution),
         record.resent_at,
         record.work,
+    )
+
+
+def insert(rows: Rows, vault: Vault, record: Approval, *, details: dict[str, Any], prompt: str) -> None:
+    """Write a record, with what it decides on and what the person who decides reads, both sealed."""
+    rows.execute(
+        f"INSERT INTO approval ({COLUMNS}, sealed_call, sealed_prompt) "
+        f"VALUES ({', '.join('?' * (len(values_of(record)) + 2))})",
+        (
+            *values_of(record),
+            vault.seal_text(rows, record.org, "approval-call", record.id, json.dumps(details)),
+            vault.seal_text(rows, record.org, "approval-prompt", record.id, prompt),
+        ),
     )
 
 

@@ -15,6 +15,7 @@ from server.approval.record import due, sweep
 from server.audit import AuditError, Event, append
 from server.clock import now_ms
 from server.database import Database, DatabaseProblem, Rows
+from server.rounds import rounds
 
 if TYPE_CHECKING:
     from server.approval.gate import Approvals
@@ -35,32 +36,22 @@ async def tending(
     database: Database, approvals: "Approvals", *, keep_days: int, every_s: float = EVERY_S
 ) -> AsyncGenerator[None]:
     """Tend every org now and every so often while the block runs."""
-    stop = asyncio.Event()
-    task = asyncio.create_task(_tend(database, approvals, keep_days, stop, every_s))
-    try:
-        yield
-    finally:
-        stop.set()  # and not cancelled: what has begun on a thread is over in a moment
-        await task
+    turns = itertools.count()
 
-
-async def _tend(
-    database: Database, approvals: "Approvals", keep_days: int, stop: asyncio.Event, every_s: float
-) -> None:
-    for turn in itertools.count():
-        if stop.is_set():
-            return
+    async def go() -> None:
+        old_ones = next(turns) % _EMPTY_EVERY == 0
         try:
             for org in database.orgs():
                 if not database.of(org).query(partial(_if_there, org=org)):
                     continue
                 await tend(database, approvals, org)
-                if turn % _EMPTY_EVERY == 0:
+                if old_ones:
                     await empty_old(database, org, keep_days=keep_days)
         except (DatabaseProblem, AuditError) as problem:
             log.warning("what has expired or was lost could not be written down: %s", problem)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), every_s)
+
+    async with rounds(go, every_s=every_s):
+        yield
 
 
 async def tend(database: Database, approvals: "Approvals", org: str) -> None:

@@ -15,14 +15,13 @@ from server.approval.channels import tell
 from server.approval.outbox import Happening
 from server.approval.record import (
     CLOCKS_APART_MS,
-    COLUMNS,
     Approval,
     ApprovalProblem,
     Asked,
     State,
+    insert,
     one,
     still_enough,
-    values_of,
 )
 from server.audit import Event, append
 from server.clock import iso, now_ms
@@ -230,16 +229,7 @@ class Works:
             "keeps": [],
             "summary": f"Work {quote(plan.name)}: up to {plan.uses} calls by {plan.runs}",
         }
-        seal = self._vault.seal_text
-        rows.execute(
-            f"INSERT INTO approval ({COLUMNS}, sealed_call, sealed_prompt) "
-            f"VALUES ({', '.join('?' * (len(values_of(record)) + 2))})",
-            (
-                *values_of(record),
-                seal(rows, org, "approval-call", record.id, json.dumps(details)),
-                seal(rows, org, "approval-prompt", record.id, prompt),
-            ),
-        )
+        insert(rows, self._vault, record, details=details, prompt=prompt)
         rows.execute(
             "INSERT INTO work (org, id, name, approval, runner, sealed_bounds, uses, uses_left, created_by, requester, "
             "created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -249,7 +239,7 @@ class Works:
                 plan.name,
                 record.id,
                 plan.runner,
-                seal(rows, org, "work-bounds", work, json.dumps({"where": bounds, "why": plan.why})),
+                self._vault.seal_text(rows, org, "work-bounds", work, json.dumps({"where": bounds, "why": plan.why})),
                 plan.uses,
                 plan.uses,
                 actor.member.name,
