@@ -5,6 +5,7 @@ import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from server.narrowing import Network, network
 
@@ -61,6 +62,16 @@ class Settings:
 
     public_url: str = ""
     """Under which address people reach this server's pages, without a slash at its end; empty where they do not."""
+
+    syslog: tuple[str, str, int] | None = None
+    """The receiver that the record may be streamed to: udp, tcp or tls, its host and its port."""
+    syslog_ca_file: Path | None = None
+    """The authorities that are believed about a receiver over TLS; None: the system's."""
+
+    @property
+    def streams(self) -> Path:
+        """How far each stream of the record got."""
+        return self.home / "streams"
 
     @property
     def database(self) -> Path:
@@ -126,6 +137,8 @@ def read_settings() -> Settings:
         database_url=os.environ.get("KEYLEASH_DATABASE") or None,
         database_owner=os.environ.get("KEYLEASH_DATABASE_OWNER") or None,
         public_url=_public_url(),
+        syslog=_syslog(),
+        syslog_ca_file=_path("KEYLEASH_SYSLOG_CA_FILE"),
     )
 
 
@@ -142,6 +155,25 @@ def _public_url() -> str:
             "https://keyleash.example.com"
         )
     return given.rstrip("/")
+
+
+def _syslog() -> tuple[str, str, int] | None:
+    given = os.environ.get("KEYLEASH_SYSLOG", "").strip()
+    if not given:
+        return None
+    try:
+        parts = urlsplit(given)
+        kind, host, port = parts.scheme, parts.hostname, parts.port
+    except ValueError:
+        kind, host, port = "", None, None
+    usual = {"udp": 514, "tcp": 601, "tls": 6514}
+    beside = "" if host is None else parts.path.strip("/") + parts.query + parts.fragment + (parts.username or "")
+    if kind not in usual or not host or beside or port == 0:
+        raise SettingsProblem(
+            f"KEYLEASH_SYSLOG is {given!r}: give udp://HOST:PORT, tcp://HOST:PORT or tls://HOST:PORT, where the syslog "
+            "receiver of the record is."
+        )
+    return kind, host, port or usual[kind]
 
 
 def _proxy(text: str) -> Network:

@@ -39,12 +39,12 @@ def _readings(given: str) -> list[tuple[str, Any]]:
         others.append(float(value))
     elif isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
         others.append(int(value))
-    found += [(f"{_KINDS[type(each)]} {canonical(each)}"[:80], each) for each in others]
+    found += [(_KINDS[type(each)], each) for each in others]
     return [(form, value) for form, value in found if form == "text" or canonical(value) != canonical(given)]
 
 
 _EXACT = 2**53
 _KINDS: dict[type, str] = {
-    **{str: "text", bool: "truth value", int: "number", float: "number"},
+    **{str: "text", bool: "truth value", int: "whole number", float: "number with a point"},
     **{list: "list", dict: "object", type(None): "nothing"},
 }

@@ -38,7 +38,7 @@ COLUMNS = ("seq", "at", "event", "body", "previous", "hash", "agent", "connectio
 
 
 def select(
-    db: Reader, org: str, *, newest_first: bool = False, after: int = 0, **filters: Unpack[Filters]
+    db: Reader, org: str, *, newest_first: bool = False, after: int | None = None, **filters: Unpack[Filters]
 ) -> Iterator[Entry]:
     """The org's entries that match every filter, in order, oldest first unless asked otherwise.
 
@@ -46,7 +46,7 @@ def select(
     """
     given = {name: value for name, value in filters.items() if value is not None}
     left = filters.get("limit")
-    beyond: list[tuple[str, Any]] = [("seq > ?", after)] if after else []
+    beyond: list[tuple[str, Any]] = [] if after is None else [("seq > ?", after)]
     for row in rows(db, org, where=[*beyond, *_where(given)], newest_first=newest_first):
         if left is not None and left <= 0:
             return
