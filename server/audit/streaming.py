@@ -23,7 +23,7 @@ BATCH_BYTES = 4 * 1024 * 1024
 """A batch ends where it has this many entries or bytes; then how far it got is noted."""
 LOOK_S = 1.0
 """How often the log is looked at."""
-AGAIN_S, AT_MOST_S = 1.0, 60.0
+AGAIN_S, AT_MOST_S = 0.5, 60.0
 """How long to wait before another try when the receiver or the database is away: doubled each time."""
 
 
