@@ -5,7 +5,6 @@ import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from server.narrowing import Network, network
 
@@ -161,19 +160,21 @@ def _syslog() -> tuple[str, str, int] | None:
     given = os.environ.get("KEYLEASH_SYSLOG", "").strip()
     if not given:
         return None
-    try:
-        parts = urlsplit(given)
-        kind, host, port = parts.scheme, parts.hostname, parts.port
-    except ValueError:
-        kind, host, port = "", None, None
-    usual = {"udp": 514, "tcp": 601, "tls": 6514}
-    beside = "" if host is None else parts.path.strip("/") + parts.query + parts.fragment + (parts.username or "")
-    if kind not in usual or not host or beside or port == 0:
+    found = _RECEIVER.fullmatch(given)
+    port = 0 if found is None else int(found["port"] or _SYSLOG_PORTS[found["kind"]])
+    if found is None or not 0 < port < 65536:
         raise SettingsProblem(
             f"KEYLEASH_SYSLOG is {given!r}: give udp://HOST:PORT, tcp://HOST:PORT or tls://HOST:PORT, where the syslog "
             "receiver of the record is."
         )
-    return kind, host, port or usual[kind]
+    return found["kind"], (found["host"] or found["six"]).lower(), port
+
+
+_RECEIVER = re.compile(
+    r"(?P<kind>udp|tcp|tls)://((?P<host>[A-Za-z0-9._-]+)|\[(?P<six>[0-9A-Fa-f:.]+)\])(:(?P<port>[0-9]{1,5}))?/?"
+)
+_SYSLOG_PORTS = {"udp": 514, "tcp": 601, "tls": 6514}
+"""The usual ones: RFC 5426, RFC 6587 (and IANA's registry), RFC 5425."""
 
 
 def _proxy(text: str) -> Network:

@@ -9,11 +9,11 @@ The fields of a call, each where it is known: ``agent``, ``agent_id``, ``member`
 ``transport``, ``address``; ``connection``, ``account``, ``ownership`` (own or managed), ``credential_version``,
 ``source`` (vault, or the kind of place where a reference says that the secret is); ``tool``, ``definition``,
 ``effect``; ``verdict``, ``rules``, ``reason``; ``approval``, ``grant``, ``work`` (the name of a grant that was prepared
-ahead), ``approver``, ``channel``, ``known_by`` (of the approval, or of the grant); ``arguments`` (names with keyed hashes,
-of every call whose arguments were in form; the outcome's stand at its attempt), ``plain`` (what the definition lets be
-read); ``host``, ``method``, ``status``, ``bytes``, ``milliseconds``, ``request_id``, ``usage``, ``error``, ``code``;
-``outcome``, and with it ``attempt``, the number of the attempt that it ends. Other events have what they need, under the
-same names where the meaning is the same.
+ahead), ``approver``, ``channel``, ``known_by`` (of the approval, or of the grant); ``arguments`` (names with keyed
+hashes, of every call whose arguments were in form; the outcome's stand at its attempt), ``plain`` (what the definition
+lets be read); ``host``, ``method``, ``status``, ``bytes``, ``milliseconds``, ``request_id``, ``usage``, ``error``,
+``code``; ``outcome``, and with it ``attempt``, the number of the attempt that it ends. Other events have what they
+need, under the same names where the meaning is the same.
 
 Hashes, all SHA-256 and written as 64 lower-case hex digits, so that anyone can recompute them in any language::
 

@@ -57,7 +57,9 @@ MEANINGS: dict[Event, Meaning] = {
     Event.CONNECTION_TESTED: Meaning("A connection's credential was tried with its provider", READ),
     Event.CONNECTION_REMOVED: Meaning("A connection was removed, and its secret erased", DELETE),
     Event.CONNECTION_RENEWED: Meaning("A connection's OAuth tokens were renewed, or why not", UPDATE),
-    Event.CONNECTION_NEEDS_CONSENT: Meaning("The provider ended a connection's tokens: a person has to consent", UPDATE),
+    Event.CONNECTION_NEEDS_CONSENT: Meaning(
+        "The provider ended a connection's tokens: a person has to consent", UPDATE
+    ),
     Event.CONNECTION_REVOKED: Meaning("Whether the provider ended the tokens of a removed connection", DELETE),
     Event.CONNECTOR_TEST_BEGUN: Meaning("A connector's reads are about to be tried with an account", READ),
     Event.CONNECTOR_TESTED: Meaning("What came of trying a connector's reads", READ),

@@ -85,7 +85,8 @@ def export_file(
     header, entries = _begin(db, org, filters)
     try:
         with _appearing_whole(path) as file:
-            count = _write(file, FORMATS[format], header, entries, progress)
+            lines, headings = _lines(FORMATS[format], header, entries), int(FORMATS[format].first is not None)
+            count = _write(file, lines, progress, headings=headings)
     except OSError as error:
         raise ExportFailed(f"{path} could not be written: {error.strerror or error}. Name another place.") from None
     return Exported(path=path, entries=count, head=header.head)
@@ -196,15 +197,15 @@ def _lines(format: Format, header: Header, entries: Iterable[Entry]) -> Iterator
 
 def _write(
     file: io.TextIOWrapper,
-    format: Format,  # noqa: A002
-    header: Header,
-    entries: Iterable[Entry],
+    lines: Iterator[str],
     progress: Callable[[int], object] | None,
+    *,
+    headings: int,
     every: int = 1000,
 ) -> int:
-    """Write every line; return the number of entries."""
-    count = 0 if format.first is None else -1
-    for line in _lines(format, header, entries):
+    """Write every line; return the number of entries, of which the first lines are none."""
+    count = -headings
+    for line in lines:
         file.write(line)
         count += 1
         if progress and count > 0 and count % every == 0:

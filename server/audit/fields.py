@@ -2,7 +2,8 @@
 
 A value that is a text stands as it is, unless something in it is not seen for what it is (controls, line ends, marks
 that turn the direction, halves of characters) or it begins like JSON: then, like every number, list and object, it is
-JSON in ASCII. So a reader who finds a quotation mark, a bracket or a brace at its beginning parses it, and has the value.
+JSON in ASCII. So a reader who finds a quotation mark, a bracket or a brace at its beginning parses it, and has the
+value.
 """
 
 import re

@@ -1,7 +1,7 @@
 """Find a value in the log, where only its keyed hash stands: the hashes that it would have, for whoever has the key.
 
-A hash is made of the argument's name and the value as JSON spells it, so the text ``5000`` and the number 5000 have two.
-A whole number may have been sent as 5000 or as 5000.0: these are two as well.
+A hash is made of the argument's name and the value as JSON spells it, so the text ``5000`` and the number 5000 have
+two. A whole number may have been sent as 5000 or as 5000.0: these are two as well.
 """
 
 import json

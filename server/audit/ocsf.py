@@ -1,9 +1,9 @@
 """One entry as an event of the Open Cybersecurity Schema Framework 1.9.0: API Activity, with record integrity.
 
 `raw_data` is the entry's body, byte for byte as it was hashed. The attestation of the profile `record_integrity` is the
-log's own chain: the fingerprint is the entry's hash, over the hash before it and `raw_data` as `entry.py` says, and names
-that serialization; the other attributes are a view of `raw_data`, and no fingerprint covers them. It is not signed:
-checkpoints are. What the schema has no place for stands in `unmapped` under Keyleash's names.
+log's own chain: the fingerprint is the entry's hash, over the hash before it and `raw_data` as `entry.py` says, and
+names that serialization; the other attributes are a view of `raw_data`, and no fingerprint covers them. It is not
+signed: checkpoints are. What the schema has no place for stands in `unmapped` under Keyleash's names.
 """
 
 import ipaddress
@@ -40,23 +40,34 @@ def ocsf_event(entry: Entry) -> dict[str, Any]:
         **_integrity(entry),
         "unmapped": {name: value for name, value in fields.items() if name not in _MAPPED},
     }
-    detail = fields.get("reason", fields.get("error"))
-    return event if detail is None else {**event, "status_detail": _text(detail)}
+    return {**event, **_why(fields)}
+
+
+def _why(fields: dict[str, Any]) -> dict[str, Any]:
+    """The source's own code, and what it says."""
+    said = {
+        "status_code": fields.get("code", fields.get("status")),
+        "status_detail": fields.get("reason", fields.get("error")),
+    }
+    return {name: _text(value) for name, value in said.items() if value is not None}
 
 
 _ACTIVITIES = {0: "Unknown", 1: "Create", 2: "Read", 3: "Update", 4: "Delete"}
-_STATUSES = {1: "Success", 2: "Failure"}
-_MAPPED = frozenset({"seq", "at", "org", "event", "member", "agent", "agent_id", "connection", "tool", "previous", "hash"})
+_STATUSES = {0: "Unknown", 1: "Success", 2: "Failure"}
+_MAPPED = frozenset(
+    {"seq", "at", "org", "event", "member", "agent", "agent_id", "connection", "tool", "previous", "hash"}
+)
 """What stands whole elsewhere. The rest is repeated in `unmapped`, where it has the type that Keyleash gave it."""
 
 
 def _status(fields: dict[str, Any]) -> int:
-    """Success, Failure or 99, Other, in which the outcome says itself what it is."""
+    """Unknown, Success, Failure, or 99, Other: there the status is the outcome in our own word."""
     outcome = fields.get("outcome")
     if outcome is None:
         return 99 if fields.get("event") == "call.attempt" else 1
     succeeded = outcome in ("succeeded", "replayed", "intact")
-    return 1 if succeeded else 2 if outcome in ("failed", "refused", "denied", "altered") else 99
+    failed = outcome in ("failed", "refused", "denied", "altered")
+    return 1 if succeeded else 2 if failed else 0 if outcome == "unknown" else 99
 
 
 def _metadata(entry: Entry, fields: dict[str, Any]) -> dict[str, Any]:
@@ -123,8 +134,6 @@ def _sent(fields: dict[str, Any]) -> dict[str, Any]:
     if "status" in numbers:
         measured = {"code": "status", "length": "bytes", "latency": "milliseconds"}
         found["http_response"] = {name: numbers[ours] for name, ours in measured.items() if ours in numbers}
-    if "milliseconds" in numbers:
-        found["duration"] = numbers["milliseconds"]
     return found
 
 
@@ -132,10 +141,12 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 
 def _url(origin: Any) -> dict[str, Any] | None:
+    if not isinstance(origin, str):
+        return None
     try:
         parts = urlsplit(origin)
         found = {"url_string": origin, "scheme": parts.scheme, "hostname": parts.hostname, "port": parts.port}
-    except (ValueError, AttributeError, TypeError):
+    except ValueError:
         return None
     return {name: value for name, value in found.items() if value} if parts.hostname else None
 

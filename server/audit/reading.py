@@ -17,8 +17,8 @@ class Reader(Protocol):
 class Filters(TypedDict, total=False):
     """What to select. Times are milliseconds since the epoch, `since` included and `until` not.
 
-    `agent`, `member` and `grant` match a name or an id; `argument` is a keyed hash, or an argument's name, ``=`` and its
-    hash; every other value is matched whole. None is as if not given.
+    `agent`, `member` and `grant` match a name or an id; `argument` is a keyed hash, or an argument's name, ``=`` and
+    its hash; every other value is matched whole. None is as if not given.
     """
 
     since: int | None

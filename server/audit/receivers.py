@@ -66,22 +66,11 @@ class AppendedFile:
                 raise StreamProblem(f"{self.path} is not a regular file. Name a file to write, or - for a pipe.")
             if new:
                 sync_folder(self.path.parent)
-            self._make_whole(status)
+            _make_whole(self._file, status, ours=self._ours)
         if self._first and os.fstat(self._file).st_size == 0:
             _write(self._file, self._first)
         self._ours = list(_identity(self._file) or ())
         return self._file
-
-    def _make_whole(self, status: os.stat_result) -> None:
-        """See to it that what comes next begins a line. Only of what this stream wrote itself is anything removed."""
-        assert self._file is not None
-        size = status.st_size
-        if size == 0 or _read_at(self._file, size - 1, 1) == b"\n":
-            return
-        if self._ours != [status.st_dev, status.st_ino]:
-            _write(self._file, b"\n")
-            return
-        os.ftruncate(self._file, _end_of_last_line(self._file, size))
 
 
 class Pipe:
@@ -103,6 +92,17 @@ class Pipe:
         for entry in entries:
             self._output.write(f"{self._line(entry)}\n".encode())
         self._output.flush()
+
+
+def _make_whole(file: int, status: os.stat_result, *, ours: list[int]) -> None:
+    """See to it that what comes next begins a line. Only of what this stream wrote itself is anything removed."""
+    size = status.st_size
+    if size == 0 or _read_at(file, size - 1, 1) == b"\n":
+        return
+    if ours != [status.st_dev, status.st_ino]:
+        _write(file, b"\n")
+        return
+    os.ftruncate(file, _end_of_last_line(file, size))
 
 
 def _columns(format: Format, org: str) -> bytes:  # noqa: A002 - the word that the command uses

@@ -1,8 +1,8 @@
 """Follow an org's log and hand on each entry at least once: how far it got is noted only when that is safe elsewhere.
 
-Killed at any moment, it begins again after the last note: entries may come twice then, none is left out, and each carries
-its number. What was pruned before it was handed on cannot be, and that is said. A log that is not the one that was
-followed so far, because an older database was put back, is refused.
+Killed at any moment, it begins again after the last note: entries may come twice then, none is left out, and each
+carries its number. What was pruned before it was handed on cannot be, and that is said. A log that is not the one that
+was followed so far, because an older database was put back, is refused.
 """
 
 import json
@@ -84,14 +84,14 @@ class Place:
             if (given.pop("format"), given.pop("version")) != (FORMAT, VERSION):
                 raise ValueError
             found = Position(**given)
-            if type(found.seq) is not int or not isinstance(found.hash, str):
+            if type(found.seq) is not int:
                 raise ValueError
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise StreamProblem(
-                f"{self.path} cannot be read, or is not what Keyleash wrote. Remove it, and the stream begins anew with "
-                "the first entry; or use another --name."
+                f"{self.path} cannot be read, or is not what Keyleash wrote. Remove it, and the stream begins anew "
+                "with the first entry; or use another --name."
             ) from None
         return found
 
@@ -114,7 +114,7 @@ class Place:
 
 @dataclass
 class Stream:
-    """One stream of one org's log. `say` hears in a sentence what a person should know, `wait` waits so many seconds."""
+    """One stream of one org's log. `say` hears in a sentence what people should know, `wait` waits so many seconds."""
 
     db: Reader
     place: Place
@@ -207,8 +207,8 @@ class Stream:
         if found is None and end is not None and end.seq > seq:
             return  # it was pruned
         raise StreamProblem(
-            f"This log is not the one that was followed up to entry {seq}: an older database was put back, or the log was "
-            f"altered. Run `keyleash audit verify`. To begin anew with the first entry, remove {self.place.path}."
+            f"This log is not the one that was followed up to entry {seq}: an older database was put back, or the log "
+            f"was altered. Run `keyleash audit verify`. To begin anew with the first entry, remove {self.place.path}."
         )
 
 

@@ -1,9 +1,9 @@
 """One entry as a syslog message of RFC 5424, and how messages are told apart on a wire.
 
 The structured data holds what is searched for, and the message is the entry's body, ASCII JSON byte for byte as it was
-hashed: with `hash` and `previous` beside it the message can be recomputed. Keyleash has no enterprise number of its own;
-`keyleash@32473` is of the number that is reserved for examples (RFC 5612). The host name is left out (`-`): which machine
-exports says nothing about the entry.
+hashed: with `previous` beside it the hash can be recomputed. Keyleash has no enterprise number of its own;
+`keyleash@32473` is of the number that is reserved for examples (RFC 5612). The host name is left out (`-`): which
+machine exports says nothing about the entry.
 """
 
 from typing import Any

@@ -1,8 +1,8 @@
 """Send entries to the syslog receiver that the operator names: over UDP (RFC 5426), TCP (RFC 6587) or TLS (RFC 5425).
 
 Syslog knows no acknowledgement. Over TCP and TLS, entries count as taken when the receiver's machine has acknowledged
-their bytes, as far as this system can tell (Linux); and when a connection ends, the last batch goes again, because it may
-have lain there unread. Over UDP nothing is known.
+their bytes, as far as this system can tell (Linux); and when a connection ends, the last batch goes again, because it
+may have lain there unread. Over UDP nothing is known.
 """
 
 import select

@@ -195,12 +195,12 @@ def _receiver(output: str | None, form: str, org: str, settings: "Settings") -> 
     if output == "-":
         yield Pipe(sys.stdout.buffer, FORMATS[form], org)
         return
+    target: Any = None
     if output is not None:
-        target: Any = AppendedFile(Path(output).absolute(), FORMATS[form], org)
-    else:
+        target = AppendedFile(Path(output).absolute(), FORMATS[form], org)
+    elif settings.syslog is not None:
         from server.audit.wire import Target, Wire
 
-        assert settings.syslog is not None
         target = Wire(Target(*settings.syslog), settings.syslog_ca_file)
     try:
         yield target

@@ -14,7 +14,19 @@ HOSTILE = (
     *("a\nb\r\nc", "\n<110>1 2026-01-01T00:00:00Z - keyleash - forged - x", "\r", "a\x85\u2028\u2029b", "a\0b"),
     *("a\ud800b", "\udfff", "a|b", "a=b", "x\\", "\\n", "\\\\=", "a ]b", '"]', "[x]", '{"a":1}', 'a" hash="0'),
     *("CEF:0|a|b|c|d|e|f|", "x externalId=1", " leading and trailing ", "=cmd|'/c calc'!A1", "+1", "-1", "@SUM(A1)"),
-    *("\u202eevil\u202c", "\ufeffa", "a\u200bb", "\x1b[2J", "%0a", "${jndi:x}", "<a&b>", "😀 é", "", "-", "x" * 100_000),
+    *(
+        "\u202eevil\u202c",
+        "\ufeffa",
+        "a\u200bb",
+        "\x1b[2J",
+        "%0a",
+        "${jndi:x}",
+        "<a&b>",
+        "😀 é",
+        "",
+        "-",
+        "x" * 100_000,
+    ),
 )
 
 

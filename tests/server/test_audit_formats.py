@@ -9,7 +9,7 @@ from typing import Any
 import cefp
 import pytest
 from google.protobuf.json_format import Parse
-from jsonschema import Draft202012Validator
+from jsonschema_rs import Draft202012Validator
 from ocsf_json_schema import OcsfJsonSchemaEmbedded, get_ocsf_schema
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from syslogcef.parsers import ParsedEvent, parse_rfc5424
@@ -85,7 +85,7 @@ def test_an_entry_that_was_altered_in_the_database_is_one_line_too(
 
 
 def published() -> Draft202012Validator:
-    """API Activity of OCSF 1.8.0 with the objects of 1.9.0, as both were published, and the profile that 1.9.0 added."""
+    """API Activity of OCSF 1.8.0 with the objects of 1.9.0, both as published, and the profile that 1.9.0 added."""
     schema = OcsfJsonSchemaEmbedded(get_ocsf_schema(version="1.8.0")).get_class_schema("api_activity", profiles=[])
     later = json.loads(
         vendor_file(
@@ -136,7 +136,7 @@ def test_ocsf_says_who_did_what_where_and_what_came_of_it(log: Logbook) -> None:
     log.add(Event.CALL_ATTEMPT)
     event = ocsf(log.add(at_ms=1_700_000_000_123, **whole_call("x")))
     assert (event["class_uid"], event["activity_id"], event["time"]) == (6003, 1, 1_700_000_000_123)
-    assert (event["status_id"], event["severity_id"]) == (2, 3)
+    assert (event["status_id"], event["status"], event["status_code"], event["severity_id"]) == (2, "Failure", "x", 3)
     assert event["src_endpoint"] == {"ip": "2001:db8::1"}
     assert event["dst_endpoint"] == {"hostname": "api.stripe.com"}
     assert event["http_response"] == {"code": 402, "length": 120, "latency": 31}
@@ -145,9 +145,14 @@ def test_ocsf_says_who_did_what_where_and_what_came_of_it(log: Logbook) -> None:
     assert event["api"]["service"] == {"name": "stripe"}
     assert event["metadata"]["correlation_uid"] == f"{ORG}:1"
     assert event["unmapped"]["grant"] == "x"
-    assert [ocsf(log.add(effect=effect))["activity_id"] for effect in ("read", "write", "destroy", "send")] == [2, 3, 4, 1]
+    assert [ocsf(log.add(effect=effect))["activity_id"] for effect in ("read", "write", "destroy", "send")] == [
+        2,
+        3,
+        4,
+        1,
+    ]
     assert [ocsf(log.add(outcome=outcome))["status_id"] for outcome in ("succeeded", "refused", "unknown", "held")] == [
-        *(1, 2, 99, 99)
+        *(1, 2, 0, 99)
     ]
 
 
@@ -176,15 +181,31 @@ def test_the_chain_can_be_recomputed_from_ocsf_alone(log: Logbook) -> None:
 def test_cef_is_read_by_somebody_elses_parser_with_every_value(log: Logbook, text: str) -> None:
     entry = log.add(**whole_call(text))
     read = cefp.parse(FORMATS["cef"].line(entry))
-    assert (read["version"], read["device"]["vendor"], read["device"]["event_class_id"]) == ("0", "Keyleash", "call.outcome")
+    assert (read["version"], read["device"]["vendor"], read["device"]["event_class_id"]) == (
+        "0",
+        "Keyleash",
+        "call.outcome",
+    )
     assert read["name"] == MEANINGS[Event.CALL_OUTCOME].text
     assert read["severity"] == "7"
     extension = read["extension"]
     expected = {
-        **{"externalId": entry.seq, "rt": entry.at, "suser": text, "sourceServiceName": text, "cs1": text, "reason": text},
+        **{
+            "externalId": entry.seq,
+            "rt": entry.at,
+            "suser": text,
+            "sourceServiceName": text,
+            "cs1": text,
+            "reason": text,
+        },
         **{"c6a2": "2001:db8::1", "in": 120, "cn1": 402, "cn2": 31, "keyleashGrant": text, "cs2": entry.hash},
         **{"requestClientApplication": text, "act": "approve", "outcome": "failed", "keyleashRules": ["rul_1", text]},
-        **{"keyleashRequestId": text, "keyleashApprover": text, "cs1Label": "tool", "keyleashPlain": {"note": text, text: [text]}},
+        **{
+            "keyleashRequestId": text,
+            "keyleashApprover": text,
+            "cs1Label": "tool",
+            "keyleashPlain": {"note": text, text: [text]},
+        },
     }
     for name, value in expected.items():
         assert value_of(extension[name]) == (value if isinstance(value, str | list | dict) else str(value)), name

@@ -17,12 +17,14 @@ from server.audit.streaming import (
     BATCH,
     LOOK_S,
     Away,
-    Place as Noted,
     Position,
     Stream,
     StreamProblem,
     batches,
     beginning,
+)
+from server.audit.streaming import (
+    Place as Noted,
 )
 from server.audit.wire import Target, Wire
 from tests.installed import Place

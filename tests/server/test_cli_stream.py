@@ -37,7 +37,9 @@ def add(place: Place, count: int = 1, **fields: Any) -> None:
 
 
 @pytest.mark.both_databases
-def test_a_stream_goes_on_where_it_stopped_and_each_start_is_on_record(owner: CommandLine, place: Place, tmp_path: Path) -> None:
+def test_a_stream_goes_on_where_it_stopped_and_each_start_is_on_record(
+    owner: CommandLine, place: Place, tmp_path: Path
+) -> None:
     file = tmp_path / "log.jsonl"
     first = owner("audit", "stream", "--output", str(file), "--once")
     assert (first.code, first.out) == (0, "")
@@ -66,7 +68,9 @@ def test_a_stream_is_not_mixed_up_with_another(owner: CommandLine, place: Place,
         assert "another --name" in " ".join(ran.err.replace("│", " ").split())
     assert not (tmp_path / "other").exists()
     assert len(place.events()) == before
-    assert owner("audit", "stream", "-o", str(tmp_path / "other"), "--format", "csv", "--name", "two", "--once").code == 0
+    assert (
+        owner("audit", "stream", "-o", str(tmp_path / "other"), "--format", "csv", "--name", "two", "--once").code == 0
+    )
     assert len((tmp_path / "other").read_text().splitlines()) == 1 + before + 1
 
 
@@ -92,7 +96,10 @@ def test_one_stream_runs_once_at_a_time(owner: CommandLine, place: Place, tmp_pa
 
 def test_a_pipe_gets_the_lines_of_the_format(owner: CommandLine, place: Place) -> None:
     ran = owner("audit", "stream", "-o", "-", "--format", "csv", "--once")
-    assert [line.split(",")[0] for line in ran.out.splitlines()] == ['"seq"', *(f'"{n}"' for n in range(1, len(place.events()) + 1))]
+    assert [line.split(",")[0] for line in ran.out.splitlines()] == [
+        '"seq"',
+        *(f'"{n}"' for n in range(1, len(place.events()) + 1)),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +142,8 @@ def test_only_the_operators_setting_says_where_the_receiver_is(owner: CommandLin
 
 
 @pytest.mark.parametrize(
-    "given", ["127.0.0.1:514", "http://h:1", "tcp://", "udp://h:x", "tcp://h:0", "tls://h/p", "tcp://u@h", "tcp://h:1?a"]
+    "given",
+    ["127.0.0.1:514", "http://h:1", "tcp://", "udp://h:x", "tcp://h:0", "tls://h/p", "tcp://u@h", "tcp://h:1?a"],
 )
 def test_a_receiver_that_makes_no_sense_is_refused_by_every_command(owner: CommandLine, given: str) -> None:
     ran = with_environment(owner, {"KEYLEASH_SYSLOG": given})("audit", "list")
@@ -147,7 +155,7 @@ def test_a_receiver_that_makes_no_sense_is_refused_by_every_command(owner: Comma
 # -- killed
 
 
-class running:  # noqa: N801 - reads as what it does
+class running:
     """A command in a process of its own, killed at the end of the block if it still runs."""
 
     def __init__(self, line: CommandLine, *arguments: str) -> None:
@@ -215,13 +223,19 @@ def test_a_stream_that_is_killed_again_and_again_loses_nothing_and_repeats_only_
 @pytest.fixture
 def searched(owner: CommandLine, place: Place) -> Iterator[CommandLine]:
     key = place.database.query(lambda rows: place.installation.vault.derive(rows, place.org, "audit-values"))
-    for arguments in ({"note": VALUE, "amount": 5000}, {"note": "other", "amount": 5000.0}, {"text": VALUE, "tags": ["a", "b"]}):
+    for arguments in (
+        {"note": VALUE, "amount": 5000},
+        {"note": "other", "amount": 5000.0},
+        {"text": VALUE, "tags": ["a", "b"]},
+    ):
         add(place, **argument_fields(key, arguments))
     yield owner
 
 
 def hashes(line: CommandLine, value: str, *arguments: str) -> dict[tuple[str, str], str]:
-    ran = line("audit", "hash", "-", *(part for name in arguments for part in ("-a", name)), "--json", stdin=value.encode())
+    ran = line(
+        "audit", "hash", "-", *(part for name in arguments for part in ("-a", name)), "--json", stdin=value.encode()
+    )
     assert ran.code == 0, ran.err
     return {(each["argument"], each["form"]): each["hash"] for each in ran.json}
 
@@ -301,7 +315,9 @@ def test_a_value_in_place_of_a_hash_is_refused(searched: CommandLine, place: Pla
 # -- who may, and events
 
 
-@pytest.mark.parametrize(("role", "may"), [("owner", True), ("admin", True), ("auditor", True), ("approver", False), ("member", False)])
+@pytest.mark.parametrize(
+    ("role", "may"), [("owner", True), ("admin", True), ("auditor", True), ("approver", False), ("member", False)]
+)
 @pytest.mark.parametrize("words", ["audit stream -o log --once", "audit hash - -a note"])
 def test_who_may_read_the_log_may_hand_it_on_and_nobody_else(
     keyleash: CommandLine, place: Place, words: str, role: str, may: bool
@@ -320,5 +336,3 @@ def test_every_event_is_listed_with_what_it_means(keyleash: CommandLine) -> None
     assert all(each["meaning"] for each in listed)
     shown = keyleash("audit", "events").out
     assert all(each["event"] in shown and each["meaning"] in shown for each in listed)
-
-

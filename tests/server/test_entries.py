@@ -95,7 +95,12 @@ async def test_a_failure_says_what_the_upstream_said_of_itself(place: Place, par
 
 
 async def test_a_refusal_by_a_rule(place: Place, parts: Parts, upstream: Upstream) -> None:
-    rule = place.rule(who="everyone", tools=["stripe.list_customers"], then="deny", when=[{"argument": "limit", "op": "max", "value": 5}])
+    rule = place.rule(
+        who="everyone",
+        tools=["stripe.list_customers"],
+        then="deny",
+        when=[{"argument": "limit", "op": "max", "value": 5}],
+    )
     with pytest.raises(Refused):
         await made(parts, place, *CUSTOMERS)
     entry = only(place, "call.refused")
@@ -129,7 +134,12 @@ async def test_a_tool_that_is_hidden_and_one_that_there_is_not(place: Place, par
 async def test_a_refusal_is_on_record_where_its_arguments_cannot_be_hashed(place: Place, parts: Parts) -> None:
     rotate_org(place.database, place.installation.vault, place.org, by="alice")
     assert execute(place, "DELETE FROM vault_derived WHERE purpose = 'audit-values'") == 1
-    place.rule(who="everyone", tools=["stripe.list_customers"], then="deny", when=[{"argument": "limit", "op": "max", "value": 5}])
+    place.rule(
+        who="everyone",
+        tools=["stripe.list_customers"],
+        then="deny",
+        when=[{"argument": "limit", "op": "max", "value": 5}],
+    )
     with pytest.raises(Refused):
         await made(parts, place, *CUSTOMERS)
     entry = only(place, "call.refused")
@@ -184,7 +194,20 @@ async def test_under_a_grant_it_says_who_gave_it_and_how_they_were_known(place: 
 
 
 async def test_under_work_prepared_ahead_too(place: Place, parts: Parts, owner: CommandLine) -> None:
-    words = ("--where", "amount max 5000", "--tool", REFUND[0], "--runner", "agent:reconciler", "--uses", "3", "--expires", "8h", "--yes", "--json")
+    words = (
+        "--where",
+        "amount max 5000",
+        "--tool",
+        REFUND[0],
+        "--runner",
+        "agent:reconciler",
+        "--uses",
+        "3",
+        "--expires",
+        "8h",
+        "--yes",
+        "--json",
+    )
     work = owner("grant", "create", "refunds", *words).json
     await made(parts, place, *REFUND)
     for event in ("call.attempt", "call.outcome"):
@@ -206,5 +229,3 @@ async def test_unknown_keeps_all_that_the_attempt_said(place: Place, parts: Part
     assert set(entry) >= WHO | WHAT | WHERE | {"attempt", "attempted_at", "outcome"}
     assert (entry["attempt"], entry["outcome"]) == (lost.seq, "unknown")
     assert {name: entry[name] for name in WHO | WHAT | WHERE} == {name: written[name] for name in WHO | WHAT | WHERE}
-
-
