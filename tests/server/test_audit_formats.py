@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import re
+from functools import cache
 from typing import Any
 
 import cefp
@@ -84,6 +85,7 @@ def test_an_entry_that_was_altered_in_the_database_is_one_line_too(
 # -- OCSF
 
 
+@cache
 def published() -> Draft202012Validator:
     """API Activity of OCSF 1.8.0 with the objects of 1.9.0, both as published, and the profile that 1.9.0 added."""
     schema = OcsfJsonSchemaEmbedded(get_ocsf_schema(version="1.8.0")).get_class_schema("api_activity", profiles=[])
@@ -97,6 +99,7 @@ def published() -> Draft202012Validator:
     return Draft202012Validator({**schema, "properties": properties, "$defs": {**schema["$defs"], **later["$defs"]}})
 
 
+@cache
 def published_before() -> Draft202012Validator:
     """OCSF 1.8.0 by itself."""
     return Draft202012Validator(
