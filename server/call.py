@@ -348,7 +348,7 @@ async def _write_replay(parts: Parts, bound: _Bound, clearance: Clearance) -> No
             **_who(bound.caller),
             **_what(bound),
             **_by_leave_of(clearance),
-            **_arguments(rows, parts, bound),
+            **_arguments(parts.vault.derive(rows, bound.caller.org, AUDIT_VALUES), bound),
             outcome="replayed",
         )
         used(rows, bound.caller)
@@ -450,7 +450,7 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attemp
             **_who(bound.caller),
             **_what(bound),
             **_by_leave_of(clearance),
-            **_arguments(rows, parts, bound),
+            **_arguments(parts.vault.derive(rows, bound.caller.org, AUDIT_VALUES), bound),
             resent=clearance.again or None,
             method=bound.request.method,
             host=bound.request.origin,
@@ -658,7 +658,7 @@ async def _refuse(
         hashes: dict[str, Any] = {}
         if judged is not None:
             with contextlib.suppress(VaultError):  # without its keys the refusal is on record all the same
-                hashes = _arguments(rows, parts, judged)
+                hashes = _arguments(parts.vault.derive(rows, caller.org, AUDIT_VALUES), judged)
         append(
             rows,
             caller.org,
@@ -708,9 +708,8 @@ def _what(judged: _Judged) -> dict[str, Any]:
     }
 
 
-def _arguments(rows: Rows, parts: Parts, judged: _Judged) -> dict[str, Any]:
-    """The names with keyed hashes. Raises VaultError."""
-    key = parts.vault.derive(rows, judged.caller.org, AUDIT_VALUES)
+def _arguments(key: bytes, judged: _Judged) -> dict[str, Any]:
+    """The names with hashes under the org's key for these."""
     return argument_fields(key, judged.call.arguments, plain=judged.call.tool.plain)
 
 
