@@ -116,6 +116,7 @@ def test_a_call_is_a_valid_ocsf_event_and_its_text_comes_back(log: Logbook, text
     entry = log.add(**whole_call(text))
     event = ocsf(entry)
     assert [error.message for error in published().iter_errors(event)] == []
+    assert json.dumps(event, ensure_ascii=False).encode(), "each text is valid Unicode, names as well"
     (attestation,) = event.pop("attestation_list")
     assert [error.message for error in published_before().iter_errors(event)] == []
     assert attestation["fingerprint"]["value"] == entry.hash
@@ -219,8 +220,13 @@ def test_cef_is_read_by_somebody_elses_parser_with_every_value(log: Logbook, tex
 # -- syslog
 
 
+ELEMENT = re.compile(rf'<\d+>1 (\S+ ){{5}}\[{SD_ID}( [a-z_]{{1,32}}="([^"\\\]]|\\["\\\]])*")+\] .*')
+"""RFC 5424, 6.3.3, to the letter: their parser lets more pass."""
+
+
 def syslog(line: str) -> ParsedEvent:
     """With the parameters of our element, which is the only one."""
+    assert ELEMENT.fullmatch(line)
     read = parse_rfc5424(line)
     assert read is not None
     assert (read.host, read.app, read.pid, read.facility) == (None, "keyleash", None, 13)
