@@ -59,27 +59,48 @@ def test_every_line_says_which_entry_it_is_and_holds_its_hash(log: Logbook, kind
     assert re.search(r'(seq\\?"+:|seq="|externalId=|^"|uence":|"intValue":")2\b', line)
 
 
+ALTERED: list[dict[str, Any]] = [
+    {"text": "not\njson"},
+    {"text": '{"a":1,"a":2}'},
+    {"hash": 'x"] | = \n'},
+    {"previous": "none"},
+    {"at": "yesterday"},
+    {"at": -5},
+    {"at": 2**62},
+    {"event": "no\nsuch event"},
+    {"seq": None},
+    {
+        "text": '{"event":"call.outcome","seq":"x","status":1e9,"bytes":'
+        f'{2**70},"address":"nowhere","rules":5,"host":7}}'
+    },
+]
+
+
 @pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"text": "not\njson"},
-        {"text": '{"a":1,"a":2}'},
-        {"hash": 'x"] | = \n'},
-        {"previous": "none"},
-        {"at": "yesterday"},
-        {"at": -5},
-        {"at": 2**62},
-        {"event": "no\nsuch event"},
-        {"seq": None},
-        {"text": '{"event":"call.outcome","seq":"x","status":"many","address":"nowhere","rules":5,"host":7}'},
-    ],
-)
+@pytest.mark.parametrize("change", ALTERED)
 def test_an_entry_that_was_altered_in_the_database_is_one_line_too(
     log: Logbook, kind: str, change: dict[str, Any]
 ) -> None:
     line = FORMATS[kind].line(altered(log.add(**whole_call("x")), **change))
     assert line.encode().decode().splitlines() == [line]
+
+
+@pytest.mark.parametrize("change", ALTERED)
+def test_an_entry_that_was_altered_is_read_by_others_too_and_attests_nothing_that_is_no_hash(
+    log: Logbook, change: dict[str, Any]
+) -> None:
+    log.add()
+    entry = altered(log.add(**whole_call("x")), **change)
+    event = ocsf(entry)
+    assert [error.message for error in published().iter_errors(event)] == []
+    attested = not {"hash", "previous", "seq"} & set(change) and change.get("text") not in (
+        "not\njson",
+        '{"a":1,"a":2}',
+    )
+    assert ("attestation_list" in event) == attested
+    assert cefp.parse(FORMATS["cef"].line(entry))["device"]["vendor"] == "Keyleash"
+    assert syslog(FORMATS["syslog"].line(entry)).app == "keyleash"
+    assert len(Parse(FORMATS["otlp"].line(entry), ExportLogsServiceRequest()).resource_logs) == 1
 
 
 # -- OCSF
