@@ -194,7 +194,7 @@ def revoking(oauth: OAuth, base_url: str, held: Revealing, fields: Sequence[str]
     how = oauth.revoke
     assert how is not None  # noqa: S101 - for the type checker: the caller has looked
     origin, template = endpoint(how.url, base_url)
-    path = template.replace("{client_id}", quote(held.reveal("client_id"), safe=""))
+    path = HOLE.sub(lambda hole: quote(held.reveal(hole[1]), safe=""), template)
     below = template.partition("{")[0].rpartition("/")[0] if "{" in template else path.removesuffix("/")
     token = "refresh_token" if how.sends == "refresh_token" and "refresh_token" in fields else "secret"
     client: ClientAuth = oauth.client if how.by == "client" else "basic" if how.by == "basic" else "none"

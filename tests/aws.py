@@ -1,4 +1,4 @@
-"""AWS for tests: connector files of an org's own, botocore's signature to hold ours against, and moto, which checks it."""
+"""AWS for tests: connector files of an org's own, botocore's signature to hold ours against, and moto that checks it."""
 
 import secrets as secrets_module
 from collections.abc import Generator, Mapping

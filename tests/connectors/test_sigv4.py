@@ -256,7 +256,9 @@ async def test_moto_takes_what_is_signed_and_refuses_what_is_not(text: str, says
             for fields in (good, good | {"secret_access_key": SECRET}):
                 attach = attaching(connector.credentials[0], Held(**fields), prepared)
                 replies.append(await egress.send(prepared, attach=attach, private=LOCAL))
-    assert (replies[0].status, says.replace("USER", keys.user).encode() in replies[0].body) == (200, True), replies[0].body
+    assert (replies[0].status, says.replace("USER", keys.user).encode() in replies[0].body) == (200, True), replies[
+        0
+    ].body
     assert replies[1].status in (400, 403)
     assert b"SignatureDoesNotMatch" in replies[1].body or b"InvalidSignature" in replies[1].body
 
