@@ -200,7 +200,8 @@ def _fits(kind: CredentialKind, names: set[str]) -> bool:
 def _check_field(kind: CredentialKind, field: Field, value: str) -> None:
     if field.lines:
         if not value.strip() or len(value) > MAX_SECRET:
-            raise CredentialMalformed(f"{field.label} is empty, or longer than {MAX_SECRET} characters.")
+            what = "empty" if not value.strip() else f"longer than {MAX_SECRET} characters"
+            raise CredentialMalformed(f"What was given as {field.label} is {what}.")
     elif kind.scheme == "basic":
         _printable(value, mend="Enter it again.")
     else:

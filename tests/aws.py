@@ -1,4 +1,4 @@
-"""AWS for tests: connector files of an org's own, botocore's signature to hold ours against, and moto that checks it."""
+"""AWS for tests: an org's own connector files, botocore's signature to hold ours against, and moto, which checks it."""
 
 import secrets as secrets_module
 from collections.abc import Generator, Mapping
