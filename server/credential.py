@@ -15,6 +15,7 @@ from connectors.signed import SIGNED
 from server.connections import Connection, ConnectionProblem
 from server.settings import Settings
 from vault import STORED, CannotOpen, CannotResolve, Resolver, Secret, source_of
+from vault.references import TOKEN_FIELD
 
 SHORTEST_SECRET = 8
 """A shorter secret could not be scrubbed from answers without tearing holes into ordinary words."""
@@ -47,7 +48,11 @@ def stays_elsewhere(connection: Connection, kind: CredentialKind, sealed: Secret
 
     A token is sealed beside the reference to what it was had with; that is read when a token is needed.
     """
-    return is_reference(connection, sealed) and kind.oauth is None
+    if not is_reference(connection, sealed):
+        return False
+    if (TOKEN_FIELD in sealed.fields) is (kind.oauth is None):
+        raise CannotOpen
+    return kind.oauth is None
 
 
 def resolved(resolver: Resolver, kind: CredentialKind, reference: Secret) -> Secret:

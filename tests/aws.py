@@ -4,6 +4,7 @@ import secrets as secrets_module
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import boto3
 from botocore.auth import S3SigV4Auth, SigV4Auth
@@ -16,31 +17,8 @@ KEY_ID = "AKIACANARY00EXAMPLE0"
 SECRET = "canaryWf3kT9qZr7LmXv2/pBnYd+0Hq5TnYb7LdKe1"
 TOKEN = "FwoGcanaryZXIvYXdzEJr//////////wEaDHq2vXw0Zr5TnYb7Ld=="
 
-SECRETS_MANAGER = """\
-id: aws_secrets
-title: AWS Secrets Manager
-base_url: https://secretsmanager.us-east-1.amazonaws.com
-headers: {Content-Type: application/x-amz-json-1.1}
-credentials:
-  keys: {label: access key, help: IAM., scheme: aws_sigv4, service: secretsmanager}
-verify:
-  call: POST /
-  headers: {X-Amz-Target: secretsmanager.ListSecrets}
-  fixed: {body: {MaxResults: 1}}
-errors: {message: message || Message, code: __type}
-tools:
-  list_secrets:
-    title: List secrets
-    description: The names of secrets, without what they hold.
-    call: POST /
-    effect: read
-    because: It asks by POST; nothing changes.
-    headers: {X-Amz-Target: secretsmanager.ListSecrets}
-    arguments:
-      max: {as: MaxResults, type: integer, minimum: 1, maximum: 100}
-    output:
-      select: "{secrets: SecretList[].Name}"
-"""
+SECRETS_MANAGER = (Path(__file__).parents[1] / "configs/examples/aws_secrets.yaml").read_text("utf-8")
+"""The example that people are given."""
 STS = """\
 id: aws_sts
 title: AWS STS
