@@ -117,6 +117,12 @@ class Event(StrEnum):
     CHANNEL_REMOVED = "channel.removed"
     CHANNEL_GAVE_UP = "channel.gave_up"  # a notice could not be delivered within a day
 
+    BUDGET_CREATED = "budget.created"
+    BUDGET_CHANGED = "budget.changed"
+    BUDGET_REMOVED = "budget.removed"
+    BUDGET_WARNED = "budget.warned"  # so much of it was used as people wanted to be told at
+    BUDGET_REACHED = "budget.reached"  # it is used up: further calls wait for a person until its window ends
+
     RULE_ADDED = "rule.added"
     RULE_REMOVED = "rule.removed"
     PRESET_CHANGED = "preset.changed"
