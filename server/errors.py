@@ -113,8 +113,8 @@ class ApprovalRequired(CallRefused):
         super().__init__(
             f"This call needs a person's approval, and has been put to them outside this conversation (approval "
             f"{approval}, until {expires_at}). Nothing was sent.{nobody if reaches_nobody else ''}{budget} Go on with "
-            "other work, or tell the person you work for that you wait; once they have decided, repeat exactly this call. Do "
-            "not try another way to the same end.",
+            "other work, or tell the person you work for that you wait; once they have decided, repeat exactly this "
+            "call. Do not try another way to the same end.",
             reason="approval required, and nobody can give it" if reaches_nobody else "approval required",
         )
         self.approval = approval
