@@ -96,8 +96,8 @@ def kept(rows: Rows, org: str, since: str) -> dict[Slot, Tally]:
 class _Moment:
     """The log as one snapshot sees it."""
 
-    def __init__(self, rows: Rows) -> None:
-        self._rows = rows
+    def __init__(self, rows: Rows, org: str) -> None:
+        self._rows, self.org = rows, org
 
     def read(self, sql: str, params: Any = (), /) -> list[tuple[Any, ...]]:
         found: list[tuple[Any, ...]] = self._rows.execute(sql, params).fetchall()
@@ -114,7 +114,7 @@ def differences(database: Database, org: str, *, since: str) -> tuple[str, list[
     def read(rows: Rows) -> tuple[str, list[Difference]]:
         whole = _whole_from(rows, org, since)
         # What ends a call of an earlier day finds no attempt here, and is not counted: nor is it in these rows.
-        made = counted(select(_Moment(rows), org, since=moment_of(whole)))
+        made = counted(select(_Moment(rows, org), org, since=moment_of(whole)))
         there = kept(rows, org, whole)
         found = [
             Difference(slot.day, slot.line, there.get(slot, Tally()).shown(), made.get(slot, Tally()).shown())

@@ -112,7 +112,7 @@ def reserve(rows: Rows, org: str, budgets: Sequence[Budget], *, agreed: bool) ->
         if one.up and not agreed:
             raise UsedUp
         if one.budget.measure == "calls":
-            _add(rows, one, 1)
+            _add(rows, org, one, 1)
 
 
 def spend(rows: Rows, org: str, budgets: Sequence[Budget], said: Reported) -> None:
@@ -122,21 +122,21 @@ def spend(rows: Rows, org: str, budgets: Sequence[Budget], said: Reported) -> No
         return
     for one in standings(rows, org, budgets, now_ms()):
         if one.budget.measure == "tokens" and tokens:
-            _add(rows, one, tokens)
+            _add(rows, org, one, tokens)
         if one.budget.measure == "cost" and cost and said.unit == one.budget.unit:
-            _add(rows, one, cost)
+            _add(rows, org, one, cost)
 
 
-def _add(rows: Rows, before: Standing, amount: int) -> None:
+def _add(rows: Rows, org: str, before: Standing, amount: int) -> None:
     budget = before.budget
     after = replace(before, used=before.used + amount)
     told = _REACHED if after.up else _WARNED if after.near else 0
     rows.execute(
         "UPDATE budget SET window_at = ?, used = ?, told = ? WHERE org = ? AND id = ?",
-        (after.window_at, after.used, max(told, before.told), budget.org, budget.id),
+        (after.window_at, after.used, max(told, before.told), org, budget.id),
     )
     if told > before.told:
         facts: dict[str, Any] = {**shown(budget), "used": after.used, "until": iso(after.ends_at)}
         event = Event.BUDGET_REACHED if told == _REACHED else Event.BUDGET_WARNED
-        append(rows, budget.org, event, **facts)
-        put_budget(rows, budget.org, str(event), {**facts, "in_words": str(budget)})
+        append(rows, org, event, **facts)
+        put_budget(rows, org, str(event), {**facts, "in_words": str(budget)})
