@@ -162,11 +162,11 @@ def ended(rows: Rows, org: str, at: int, slot: Slot, facts: Mapping[str, Any], *
         ),
     )
     if said.unit:
-        rows.execute(_COST, (org, day, line, said.unit, said.cost))
+        rows.execute(_COST, (org, day, line, said.unit, said.cost, org))
     left: Mapping[str, int] = facts.get("quota") or {}
     for name, number in left.items():
         whose = (org, slot.line.connection, slot.line.account)
-        rows.execute(_QUOTA, (*whose, name, number, at, *whose, name, MOST_QUOTAS))
+        rows.execute(_QUOTA, (*whose, name, number, at, *whose, name, MOST_QUOTAS, org))
     return said
 
 
@@ -178,15 +178,17 @@ def _turn(  # the numbers that an entry of its own brings
         _TURN,
         (
             *(org, slot.day, line.id, line.agent_id, line.agent, line.member_id, line.member),
-            *(line.connection, line.account, line.ownership, line.tool, calls, approved, refused, held),
+            *(line.connection, line.account, line.ownership, line.tool, calls, approved, refused, held, org),
         ),
     )
 
 
+_THERE = "EXISTS (SELECT 1 FROM org WHERE id = ?)"
+"""Nothing is left of an org that was removed while its call was under way."""
 _TURNS = ("calls", "approved", "refused", "held")
 _TURN = (
-    f"INSERT INTO usage_day (org, day, line, {', '.join((*WHO, *WHAT, *_TURNS))}) VALUES ({', '.join('?' * 15)}) "
-    "ON CONFLICT (org, day, line) DO UPDATE SET "
+    f"INSERT INTO usage_day (org, day, line, {', '.join((*WHO, *WHAT, *_TURNS))}) SELECT {', '.join('?' * 15)} "
+    f"WHERE {_THERE} ON CONFLICT (org, day, line) DO UPDATE SET "
     + ", ".join(f"{name} = usage_day.{name} + excluded.{name}" for name in _TURNS)
 )
 _ENDS = tuple(name for name in COUNTED if name not in _TURNS)
@@ -194,12 +196,13 @@ _ENDED = (
     f"UPDATE usage_day SET {', '.join(f'{name} = {name} + ?' for name in _ENDS)} WHERE org = ? AND day = ? AND line = ?"
 )
 _COST = (
-    "INSERT INTO usage_cost (org, day, line, unit, billionths) VALUES (?, ?, ?, ?, ?) "
+    f"INSERT INTO usage_cost (org, day, line, unit, billionths) SELECT ?, ?, ?, ?, ? WHERE {_THERE} "
     "ON CONFLICT (org, day, line, unit) DO UPDATE SET billionths = usage_cost.billionths + excluded.billionths"
 )
 _QUOTA = (
     "INSERT INTO usage_quota (org, connection, account, name, remaining, at) SELECT ?, ?, ?, ?, ?, ? WHERE (SELECT "
     "COUNT(*) FROM usage_quota WHERE org = ? AND connection = ? AND account = ? AND name <> ?) < ? "
+    f"AND {_THERE} "
     "ON CONFLICT (org, connection, account, name) DO UPDATE SET remaining = excluded.remaining, at = excluded.at"
 )
 

@@ -16,7 +16,7 @@ from server.approval import ApprovalProblem, Decision
 from server.call import Outcome, Parts, call
 from server.clock import now_ms
 from server.errors import ApprovalRequired, CallRefused, NoSuchTool, Unrecorded
-from server.identity import remove_agent, remove_member
+from server.identity import remove_agent, remove_member, remove_org
 from server.recounting import differences
 from server.usage import COUNTED, MOST_QUOTAS, MOST_TOKENS, Usage, day_of, quotas, reported, usage_by
 from tests.agents import Nobody, decide
@@ -257,6 +257,27 @@ async def test_names_stay_when_what_they_name_is_gone(place: Place, calling: Cal
     assert [one.key for one in whole(place, "member")] == [(bob.id, "bob")]
     assert whole(place, "agent", member=place.owner.id) == []
     agrees(place)
+
+
+async def test_nothing_is_left_of_an_org_that_is_removed_while_its_call_is_under_way(
+    metered: Place, upstream: Upstream
+) -> None:
+    org = metered.installation.directory.org("acme")
+
+    def removed(request: Received) -> Answer:
+        metered.database.write_now(lambda rows: remove_org(rows, org, by="test"))
+        return Answer({"usage": {"cost": 1, "unit": "USD"}}, headers={"X-Left": "3"})
+
+    upstream.answer = removed
+    caller = metered.caller()
+    async with running(metered.installation) as parts:
+        assert (await call(parts, caller, "metered_ask", {"text": "hi"}, Nobody())).ok
+        with pytest.raises(CallRefused):
+            await call(parts, caller, "metered_ask", {"text": "hi"}, Nobody())
+    assert len(metered.events("call.refused")) == 1
+    for table in ("usage_day", "usage_cost", "usage_quota"):
+        assert metered.database.read(f"SELECT * FROM {table}") == []
+    metered.installation.close()
 
 
 async def test_where_an_outcome_cannot_be_recorded_nothing_of_it_is_counted(
