@@ -6,13 +6,13 @@ everything that is known of the event, the entry's own place included: ``v`` (1)
 ``at`` (``2026-01-31T08:05:09.123Z``), ``event``, then the fields that `server.audit.chain.append` was given.
 
 The fields of a call, each where it is known: ``agent``, ``agent_id``, ``member``, ``member_id``, ``client``,
-``client_version``, ``transport``, ``address``; ``connection``, ``account``, ``ownership`` (own or managed), ``credential_version``,
-``source`` (vault, or the kind of place where a reference says that the secret is); ``tool``, ``definition``,
-``effect``; ``verdict``, ``rules``, ``reason``; ``approval``, ``grant``, ``work`` (the name of a grant that was prepared
-ahead), ``approver``, ``channel``, ``known_by``; ``arguments`` (names with keyed hashes), ``plain`` (what the definition
-lets be read); ``host``, ``method``, ``status``, ``bytes``, ``milliseconds``, ``request_id``; ``usage`` and
-``quota`` (what the provider reports); ``outcome``, and with it ``attempt``, the number of the attempt that it ends. Other events have what they need, under the same names where the
-meaning is the same.
+``client_version``, ``transport``, ``address``; ``connection``, ``account``, ``ownership`` (own or managed),
+``credential_version``, ``source`` (vault, or the kind of place where a reference says that the secret is); ``tool``,
+``definition``, ``effect``; ``verdict``, ``rules``, ``reason``; ``approval``, ``grant``, ``work`` (the name of a grant
+that was prepared ahead), ``approver``, ``channel``, ``known_by``; ``arguments`` (names with keyed hashes), ``plain``
+(what the definition lets be read); ``host``, ``method``, ``status``, ``bytes``, ``milliseconds``, ``request_id``;
+``usage`` and ``quota`` (what the provider reports); ``outcome``, and with it ``attempt``, the number of the attempt that
+it ends. Other events have what they need, under the same names where the meaning is the same.
 
 Hashes, all SHA-256 and written as 64 lower-case hex digits, so that anyone can recompute them in any language::
 
