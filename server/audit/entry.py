@@ -11,8 +11,8 @@ The fields of a call, each where it is known: ``agent``, ``agent_id``, ``member`
 ``definition``, ``effect``; ``verdict``, ``rules``, ``reason``; ``approval``, ``grant``, ``work`` (the name of a grant
 that was prepared ahead), ``approver``, ``channel``, ``known_by``; ``arguments`` (names with keyed hashes), ``plain``
 (what the definition lets be read); ``host``, ``method``, ``status``, ``bytes``, ``milliseconds``, ``request_id``;
-``usage`` and ``quota`` (what the provider reports); ``outcome``, and with it ``attempt``, the number of the attempt that
-it ends. Other events have what they need, under the same names where the meaning is the same.
+``usage`` and ``quota`` (what the provider reports); ``outcome``, and with it ``attempt``, the number of the attempt
+that it ends. Other events have what they need, under the same names where the meaning is the same.
 
 Hashes, all SHA-256 and written as 64 lower-case hex digits, so that anyone can recompute them in any language::
 

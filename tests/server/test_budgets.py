@@ -14,7 +14,7 @@ from server.approval import Decision
 from server.approval.outbox import Happening
 from server.budgets import LARGEST, MOST, Budget, BudgetProblem, change, create, money, remove, window
 from server.call import Outcome, Parts, call
-from server.errors import ApprovalRequired, NoLongerValid, structured
+from server.errors import ApprovalRequired, CallRefused, NoLongerValid, structured
 from server.identity import remove_agent
 from server.spending import Standing, all_standings
 from tests.agents import Nobody, Person, decide
@@ -170,6 +170,29 @@ async def test_what_the_client_agreed_to_before_is_not_enough_once_it_is_used_up
     assert len(upstream.requests) == 1
 
 
+async def test_nor_where_it_is_used_up_between_the_look_and_the_attempt(
+    place: Place, parts: Parts, calling: Calling, upstream: Upstream
+) -> None:
+    budget(place, 1)
+    with pytest.raises(ApprovalRequired) as held:
+        await calling(REFUND, charge="ch_1")
+    decide(place, held.value.approval, Decision.APPROVE)
+    came: list[Exception] = []
+
+    async def one() -> None:
+        try:
+            await calling(REFUND, charge="ch_1")
+        except CallRefused as refusal:
+            came.append(refusal)
+
+    async with anyio.create_task_group() as group:
+        with place.in_the_way(lambda rows: rows.execute("UPDATE budget SET used = 1 WHERE org = ?", (place.org,))):
+            group.start_soon(one)
+            await anyio.wait_all_tasks_blocked()
+    assert [type(refusal) for refusal in came] == [NoLongerValid]
+    assert upstream.requests == []
+
+
 async def test_no_grant_reaches_beyond_a_budget(place: Place, calling: Calling, upstream: Upstream) -> None:
     place.connect(upstream.url, connector="slack", name="chat")
     place.rule(who="everyone", tools=["chat.*"], then="approve")
@@ -240,6 +263,24 @@ async def test_tokens_count_when_the_answer_says_them(place: Place, upstream: Up
     assert "40 tokens a month by connection openai is used up" in str(held.value)
     assert used(place) == [70, 0]
     assert len(upstream.requests) == 2
+
+
+async def test_a_cost_counts_in_the_unit_that_the_budget_is_in(metered: Place, upstream: Upstream) -> None:
+    budget(metered, 10**9, "cost", unit="USD")
+    answers = iter([(1, "EUR"), (0.4, "USD"), (0.7, "usd")])
+
+    def said(_request: Any) -> Answer:
+        cost, unit = next(answers)
+        return Answer({"usage": {"cost": cost, "unit": unit}})
+
+    upstream.answer = said
+    async with running(metered.installation) as parts:
+        for _ in range(3):
+            assert (await call(parts, metered.caller(), "metered_ask", {"text": "hi"}, Nobody())).ok
+        with pytest.raises(ApprovalRequired, match="USD"):
+            await call(parts, metered.caller(), "metered_ask", {"text": "hi"}, Nobody())
+    assert used(metered) == [1_100_000_000]
+    assert len(upstream.requests) == 3
 
 
 ASKED = {"model": "m", "input": "hello"}

@@ -5,13 +5,12 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-from server.app import open_installation, running
+from server.app import running
 from server.approval import ApprovalProblem, Decision
 from server.call import Outcome, Parts, call
 from server.clock import now_ms
@@ -20,33 +19,13 @@ from server.identity import remove_agent, remove_member, remove_org
 from server.recounting import differences
 from server.usage import COUNTED, MOST_QUOTAS, MOST_TOKENS, Usage, day_of, quotas, reported, usage_by
 from tests.agents import Nobody, decide
-from tests.installed import SECRET, Place, add_org, files_holding, make
+from tests.installed import SECRET, Place, add_org, files_holding
 from tests.upstream import Answer, Received, Upstream
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
 Calling = Callable[..., Awaitable[Outcome]]
 ASKED = {"model": "m", "input": "hello"}
-METERED = """
-id: metered
-title: Metered
-base_url: https://metered.example.com
-credentials: {key: {label: Key, help: There., scheme: bearer}}
-verify: {call: GET /me}
-quota: {requests: {left: x-left}, bucket: {left: x-bucket-left, of: x-bucket}}
-tools:
-  ask:
-    title: Ask
-    description: An answer.
-    call: POST /ask
-    effect: metered
-    because: It costs money and changes nothing.
-    ask: Ask {text}
-    arguments: {text: {type: string, required: true, description: What.}}
-    output:
-      usage: "usage.{tokens_in: tokens.input, tokens_out: tokens.output, tokens_cached: tokens.cached, cost: cost,
-        cost_unit: unit, other: other}"
-"""
 
 
 def today() -> str:
@@ -74,20 +53,6 @@ def calling(place: Place, parts: Parts) -> Calling:
         return await call(parts, place.caller(agent), name, arguments, Nobody())
 
     return run
-
-
-@pytest.fixture
-def metered(tmp_path: Path, upstream: Upstream) -> Place:
-    """An installation with a connector whose provider reports everything that can be reported."""
-    made = make(tmp_path / "metered")
-    made.installation.close()
-    folder = made.installation.settings.connectors
-    folder.mkdir(mode=0o700)
-    (folder / "metered.yaml").write_text(METERED)
-    opened = Place(open_installation(made.installation.settings), made.org, made.owner)
-    opened.connect(upstream.url, connector="metered")
-    opened.agent()
-    return opened
 
 
 async def test_a_call_is_counted_with_what_it_took(place: Place, calling: Calling, upstream: Upstream) -> None:
@@ -193,7 +158,6 @@ async def test_stated_cost_and_quota_are_the_providers(metered: Place, upstream:
         "bucket core": 7,
     }
     agrees(metered)
-    metered.installation.close()
 
 
 async def test_what_makes_no_sense_is_not_counted(metered: Place, upstream: Upstream) -> None:
@@ -217,7 +181,6 @@ async def test_what_makes_no_sense_is_not_counted(metered: Place, upstream: Upst
     assert (one.calls, one.reported, one.tokens_in, one.tokens_out, one.tokens_cached, one.cost) == (7, 0, 0, 0, 0, {})
     assert quotas(metered.database, metered.org) == []
     agrees(metered)
-    metered.installation.close()
 
 
 async def test_an_upstream_that_makes_up_quotas_makes_no_rows_without_end(metered: Place, upstream: Upstream) -> None:
@@ -228,7 +191,6 @@ async def test_an_upstream_that_makes_up_quotas_makes_no_rows_without_end(metere
         for _ in range(MOST_QUOTAS + 8):
             assert (await call(parts, metered.caller(), "metered_ask", {"text": "hi"}, Nobody())).ok
     assert len(quotas(metered.database, metered.org)) == MOST_QUOTAS
-    metered.installation.close()
 
 
 async def test_a_secret_that_an_answer_repeats_is_in_no_row(metered: Place, upstream: Upstream) -> None:
@@ -277,7 +239,6 @@ async def test_nothing_is_left_of_an_org_that_is_removed_while_its_call_is_under
     assert len(metered.events("call.refused")) == 1
     for table in ("usage_day", "usage_cost", "usage_quota"):
         assert metered.database.read(f"SELECT * FROM {table}") == []
-    metered.installation.close()
 
 
 async def test_where_an_outcome_cannot_be_recorded_nothing_of_it_is_counted(
