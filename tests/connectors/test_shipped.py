@@ -7,12 +7,14 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import jmespath
 import jsonschema_rs
 import pytest
+import yaml
 
 from connectors.auth import SCHEMES
 from connectors.catalogue import MAX_WIRE_NAME, Catalogue, Offered, shipped_folder
@@ -23,11 +25,18 @@ from connectors.fileformat import json_schema
 from connectors.graphql import read_document
 from connectors.request import prepare, prepare_verify
 from connectors.source import Spot, read_file
+from server.cli.doctor import announced
+from server.identity import Caller
+from server.listing import described
+from server.prompt import EFFECTS, render
+from tests.connectors.compared import NOT_DESCRIBED, fingerprint, recorded
 from tests.real.shape import Missing
 from tests.samples import sample_arguments
 
 CATALOGUE = Catalogue.load(shipped_folder())
 OFFER = CATALOGUE.offer({name: name for name in CATALOGUE.connectors})
+COMPARED = recorded()
+AGENT = Caller("org_1", "acme", "default", 1, "agt_1", "reconciler", "mem_1", "Ann", ("member",), ())
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 
 every_connector = pytest.mark.parametrize(
@@ -164,6 +173,68 @@ def test_a_shipped_tool_says_what_it_does_and_what_a_person_agrees_to(offered: O
         assert "\n" not in filled
         assert "{" not in HOLE.sub("", tool.ask)
         assert filled != tool.summary({})
+
+
+@every_tool
+def test_a_shipped_tool_states_its_effect_in_its_file(offered: Offered):
+    """Nothing that is shipped relies on what a method and a path suggest."""
+    written = yaml.safe_load(Path(offered.connector.file).read_text("utf-8"))["tools"][offered.tool.name]
+    assert written["effect"] == offered.tool.effect.value
+    assert offered.tool.unreviewed is None
+
+
+@every_tool
+def test_a_shipped_tool_tells_clients_all_four_things_about_itself(offered: Offered):
+    shown = described(offered)
+    assert shown is not None
+    hints = shown["annotations"]
+    assert sorted(hints) == ["destructiveHint", "idempotentHint", "openWorldHint", "readOnlyHint"]
+    assert all(isinstance(hint, bool) for hint in hints.values())
+    reads = offered.tool.effect in (Effect.READ, Effect.SENSITIVE)
+    assert hints["readOnlyHint"] is reads
+    assert not (hints["destructiveHint"] and reads)
+    assert hints["destructiveHint"] or offered.tool.effect.strictness < Effect.SPEND.strictness
+
+
+@every_tool
+def test_a_person_is_shown_the_whole_of_a_shipped_tools_request(offered: Offered):
+    call = OFFER.bind(offered.name, sample_arguments(offered.tool))
+    request = prepare(call, base_url=offered.connector.base_url)
+    prompt = render(AGENT, call, request, account="acme", ownership="own", done_before=None)
+    assert prompt.whole
+    lines = prompt.text.splitlines()
+    assert f"Request: {request.method} {request.url.partition('?')[0]}" in [line.partition("?")[0] for line in lines]
+    assert f"Tool: {offered.name}, which {EFFECTS[offered.tool.effect]} ({offered.tool.effect})" in lines
+    written = [line for line in lines if line.startswith("  ")]
+    assert all(any(line.startswith(f"  {name} = ") for line in written) for name in call.arguments)
+    if offered.tool.effect is not Effect.READ:
+        assert lines[0] != offered.tool.title, "a person is asked about this call, not about the tool"
+
+
+@every_tool
+def test_a_shipped_tool_is_as_it_was_when_it_was_compared_with_what_its_vendor_publishes(offered: Offered):
+    of = offered.connector.id
+    assert (of in NOT_DESCRIBED) != (of in COMPARED)
+    if of in COMPARED:
+        compared = COMPARED[of].get(offered.tool.name)
+        assert compared == fingerprint(offered.connector, offered.tool), (
+            "Compare it again: python -m tests.real --only documents --keep"
+        )
+
+
+def test_nothing_is_said_to_be_compared_that_is_gone():
+    here = {(offered.connector.id, offered.tool.name) for offered in OFFER.tools}
+    assert {(of, name) for of, tools in COMPARED.items() for name in tools} <= here
+
+
+@every_connector
+def test_what_a_vendor_has_announced_has_a_date_and_a_page(connector: Connector):
+    for deprecation in connector.deprecations:
+        (said,) = announced(connector.title, deprecation, datetime(2099, 1, 1, tzinfo=UTC))
+        assert said.status == "warn"
+        assert f"{connector.title}, since {deprecation.date}: " in said.message
+        assert deprecation.see.startswith("https://")
+        assert list(announced(connector.title, deprecation, datetime(2000, 1, 1, tzinfo=UTC))) == []
 
 
 @every_tool
