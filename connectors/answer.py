@@ -14,6 +14,7 @@ from time import time
 from typing import TYPE_CHECKING, Any, cast
 
 from connectors import payload
+from connectors.brief import BRIEFS
 from connectors.definition import Call, Connector, Operation, Selector, Tool
 from connectors.errors import CredentialRejected, RateLimited, UpstreamError
 from connectors.paging import cursor_in_link, cursor_in_url
@@ -74,6 +75,8 @@ def interpret(call: Call, reply: "Reply") -> Result:
     if tool.output_base64url:
         value = _decoded(value, tool.output_base64url, Scrubber(reply.secrets))
     value = _without(value, tool.output_redact)
+    if tool.output_brief:
+        value = BRIEFS[tool.output_brief](value)
     if tool.output_select:
         value = tool.output_select.search(value)
     shaped = _object(value, answer.status)
@@ -81,6 +84,8 @@ def interpret(call: Call, reply: "Reply") -> Result:
         shaped = shaped | {"next_cursor": _next_cursor(tool, answer)}
     if tool.operation:
         shaped = shaped | _incomplete(connector, tool.operation, answer)
+    if Scrubber(reply.secrets).finds(_dumped(shaped)):  # what came in pieces was joined
+        shaped = {"note": "The answer repeated a credential in pieces, so it is withheld."}
     return _result(shaped, answer, usage)
 
 

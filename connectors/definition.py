@@ -131,6 +131,7 @@ class Tool:
     output_text: bool = False  # the answer is a text, even where it reads as JSON
     output_redact: tuple[str, ...] = ()  # keys whose values are removed, at any depth
     output_base64url: tuple[str, ...] = ()  # keys whose values are texts in base64url, at any depth
+    output_brief: str = ""  # the way, of `connectors.brief`, in which what is wrapped becomes plain
     output_next: str = ""  # the query parameter that leads to the next page, in the URL of that page
     output_next_url: Selector | None = None  # finds that URL; without it, it is in the Link header
     output_usage: Selector | None = None  # finds the object in which the provider reports tokens or cost

@@ -18,6 +18,7 @@ import jmespath.functions
 from connectors import fileformat as keys
 from connectors import selecting
 from connectors.arguments import RESERVED_HEADERS, Taken, check_header, compiled, read_arguments
+from connectors.brief import BRIEFS
 from connectors.definition import (
     HOLE,
     Argument,
@@ -517,6 +518,7 @@ def _tool(name: str, spot: Spot, about: _About) -> Tool:
         output_text=_output_text(output),
         output_redact=_texts(output, "redact"),
         output_base64url=_texts(output, "base64url"),
+        output_brief=output["brief"].one_of("What makes it brief", BRIEFS) if "brief" in output else "",
         output_next=_next(output),
         output_next_url=_selector(output.get("next_url")),
         output_usage=_selector(output.get("usage")),
@@ -550,7 +552,7 @@ def _check_path(path: str, spot: Spot, mend: str) -> list[str]:
 def _output_text(output: Mapping[str, Spot]) -> bool:
     if "text" not in output or not output["text"].flag("Text"):
         return False
-    for other in ("select", "redact", "usage", "base64url", "next", "next_url"):
+    for other in ("select", "redact", "usage", "base64url", "brief", "next", "next_url"):
         if other in output:
             output["text"].fail(f"A text has nothing that `{other}:` could find.", "Remove one of the two.")
     return True

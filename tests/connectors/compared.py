@@ -31,7 +31,7 @@ def fingerprint(connector: Connector, tool: Tool) -> str:
         [[list(each) for each in tool.fixed_query], [[list(steps), value] for steps, value in tool.fixed_body]],
         [[list(steps), how] for steps, how in tool.encode],
         tool.operation.document if tool.operation else None,
-        tool.output_select.text if tool.output_select else None,
+        [tool.output_select.text if tool.output_select else None, tool.output_brief],
     ]
     return hashlib.sha256(canonical(looked_at).encode()).hexdigest()[:16]
 

@@ -30,6 +30,8 @@ from server.identity import Caller
 from server.listing import described
 from server.prompt import EFFECTS, render
 from tests.connectors.compared import NOT_DESCRIBED, fingerprint, recorded
+from tests.connectors.realistic import ITEMS
+from tests.connectors.sizes import MOST, lists
 from tests.real.shape import Missing
 from tests.samples import sample_arguments
 
@@ -281,6 +283,24 @@ def test_what_is_selected_of_a_graphql_answer_was_asked_for(tool: Tool, select: 
     assert missing.names == []
 
 
+LISTS = [pytest.param(offered, heard, id=offered.name) for offered, heard in lists()]
+
+
+@pytest.mark.parametrize(("offered", "heard"), LISTS)
+def test_thirty_things_of_any_list_are_told_whole_and_in_few_bytes(offered: Offered, heard: str):
+    told = json.loads(heard)
+    assert ITEMS in [len(value) for value in told.values() if isinstance(value, list)]
+    assert "note_on_length" not in told
+    assert len(heard.encode()) <= MOST
+
+
+def test_no_list_is_left_out_of_what_is_measured():
+    """A tool that takes the place of a page is one of a list, whatever it is called."""
+    pages = {"limit", "page", "per_page", "page_size", "max_results", "first", "size", "cursor", "offset"}
+    paged = {each.name for each in OFFER.tools if pages & each.tool.input_schema["properties"].keys()}
+    assert paged <= {offered.name for offered, _ in lists()}
+
+
 @every_tool
 def test_a_shipped_tool_is_as_committed(offered: Offered):
     tool = offered.tool
@@ -302,6 +322,8 @@ def test_a_shipped_tool_is_as_committed(offered: Offered):
             "body": prepared.body.decode() if prepared.body is not None else None,
         },
     }
+    if tool.output_brief:
+        now["brief"] = tool.output_brief
     file = SNAPSHOTS / offered.connector.id / f"{tool.name}.json"
     if os.environ.get("KEYLEASH_UPDATE_SNAPSHOTS"):
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ requests only; Linear's and Shopify's GraphQL schemas. The others' OpenAPI docum
 where they are there. This shows names and values, not what a call does.
 """
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import jmespath
 from connectors.catalogue import Catalogue, shipped_folder
 from connectors.definition import Connector, Tool, canonical
 from tests.connectors.compared import keep
+from tests.connectors.sizes import LISTING, hear
 from tests.real import graphql_documents, linear_library, shopify_library
 from tests.real.fetching import Cache
 from tests.real.google_document import Google
@@ -153,6 +155,9 @@ def _compare(report: Report, connector: Connector, vendor: Vendor, header: str) 
     with report.line(f"{connector.title}: {len(tools)} {what}") as notes:
         notes += [f"{name}: {accepted.why}" for name, accepted in known.items()]
         _raise([problem for name in sent for problem in _unlike(name, sent[name] | selected[name], known.get(name))])
+    if isinstance(vendor, OpenApi):
+        with report.line(f"{connector.title}: what is heard of thirty things") as notes:
+            notes.extend(_heard(connector, vendor))
     if vendor.version is not None:
         with report.line(f"{connector.title}: the API version is the one described"):
             asked = dict(connector.headers).get(header)
@@ -200,6 +205,16 @@ ACCEPTED: dict[str, dict[str, Accepted]] = {
     },
 }
 """By connector and tool."""
+
+
+def _heard(connector: Connector, vendor: OpenApi) -> Iterator[str]:
+    """For each tool that lists, of an answer with everything that is described, how much reaches the model."""
+    offer = Catalogue.load(shipped_folder()).offer({connector.id: connector.id})
+    for offered in (each for each in offer.tools if each.tool.name.startswith(LISTING)):
+        operation = vendor.operation(offered.tool.method, offered.tool.path)
+        if operation is not None:
+            body = operation.answer.sample()
+            yield f"{offered.tool.name} {len(json.dumps(body)) / 1000:.0f} kB: {len(hear(offered, body)) / 1000:.0f} kB"
 
 
 def _raise(problems: list[str]) -> None:

@@ -10,7 +10,11 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from tests.connectors.realistic import INNER, ITEMS, usual
+
 Json = dict[str, Any]
+DEEPEST = 6
+"""Levels of a made answer: descriptions refer to themselves."""
 BODIES = ("application/json", "application/x-www-form-urlencoded", "application/scim+json", "*/*")
 METHODS = frozenset({"get", "put", "post", "delete", "patch", "head"})
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -176,6 +180,17 @@ class Schema:
             part.get("type") in ("string", "integer", "number") for part in parts if not {"enum", "const"} & part.keys()
         )
         return frozenset() if free else frozenset(_written(value) for values in listed for value in values)
+
+    def sample(self, name: str = "", depth: int = 0, level: int = 0) -> Any:
+        """A usual value: every property that is described, thirty things in the outermost list and two in others."""
+        parts = list(self._parts(self.schema))
+        fields = {key: inner for part in parts for key, inner in part.get("properties", {}).items()}
+        if any("items" in part for part in parts):
+            inner = next(Schema(self.found, part["items"]) for part in parts if "items" in part)
+            return [inner.sample(name, depth + 1, level + 1)] * (INNER if depth else ITEMS)
+        if fields and level < DEEPEST:
+            return {key: Schema(self.found, inner).sample(key, depth, level + 1) for key, inner in fields.items()}
+        return usual(name, depth)
 
     def required(self) -> frozenset[str]:
         """Properties that every value has."""
