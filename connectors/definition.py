@@ -239,6 +239,8 @@ class ErrorShape:
     ok_field: Selector | None = None  # false in the body means an error, whatever the status
     user_errors: str = ""  # the key of a mutation's payload that lists why it was refused
     limited: frozenset[str] = frozenset()  # codes that ask for fewer calls, whatever the status
+    spent: frozenset[str] = frozenset()  # codes that say that the account has used up what it may
+    wait: float | None = None  # seconds to leave it alone, where an answer that asks for fewer calls says no number
     rejected: frozenset[str] = frozenset()  # codes that refuse the credential, whatever the status
     unclear: frozenset[str] = frozenset()  # codes after which a call that changes something may have done so
 

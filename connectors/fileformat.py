@@ -190,6 +190,15 @@ ERRORS: Mapping[str, Key] = {
     "request_id_header": _text("Its header, where it is in one."),
     "ok": _text("JMESPath: false means an error, whatever the status."),
     "limited": _texts("Codes that ask for fewer calls, whatever the status."),
+    "spent": _texts("Codes that say that the account's quota or budget is used up: trying again later is no use."),
+    "wait": Key(
+        {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": 3600,
+            "description": "Seconds to wait where an answer that asks for fewer calls says no number.",
+        }
+    ),
     "rejected": _texts("Codes that refuse the credential, whatever the status."),
     "unclear": _texts("Codes after which a call that changes something may have done so."),
 }

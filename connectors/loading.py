@@ -267,9 +267,19 @@ def _errors(spot: Spot | None, kind: Kind) -> ErrorShape:
         ok_field=_selector(block.get("ok")),
         user_errors=block["user_errors"].text("The key") if "user_errors" in block else "",
         limited=_codes(block, "limited"),
+        spent=_codes(block, "spent"),
+        wait=_seconds(block.get("wait")),
         rejected=_codes(block, "rejected"),
         unclear=_codes(block, "unclear"),
     )
+
+
+def _seconds(spot: Spot | None) -> float | None:
+    if spot is None:
+        return None
+    if not isinstance(spot.value, int) or isinstance(spot.value, bool) or not 1 <= spot.value <= 3600:
+        spot.fail(f"Seconds cannot be {spot.value!r}.", "Give a whole number from 1 to 3600.")
+    return float(spot.value)
 
 
 def _codes(block: Mapping[str, Spot], key: str) -> frozenset[str]:
