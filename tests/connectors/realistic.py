@@ -111,12 +111,14 @@ RICH[0]["annotations"] = dict.fromkeys(("bold", "italic", "strikethrough", "unde
 PERSON = {"object": "user", "id": "0" * 36}
 PAGE = {"object": "page", "id": "0" * 36, "url": "https://www.notion.so/" + "x" * 60, "parent": {"page_id": "0" * 36}}
 BLOCK = {"object": "block", "id": "0" * 36, "type": "paragraph", "created_by": PERSON, "last_edited_by": PERSON}
+MORE = {"has_more": True, "next_cursor": "a mark"}
 OTHERWISE: dict[str, Any] = {
     "linear_list_teams": {
         "teams": {"nodes": [{"id": "0" * 36, "key": "ENG", "name": "Shop", "description": None}] * ITEMS}
     },
     "notion_list_block_children": {
-        "results": [BLOCK | {"paragraph": {"rich_text": RICH}, "has_children": False}] * ITEMS
+        "results": [BLOCK | {"paragraph": {"rich_text": RICH}, "has_children": False}] * ITEMS,
+        **MORE,
     },
     "notion_query_data_source": {
         "results": [
@@ -127,9 +129,10 @@ OTHERWISE: dict[str, Any] = {
                 }
             }
         ]
-        * ITEMS
+        * ITEMS,
+        **MORE,
     },
-    "notion_search": {"results": [PAGE | {"properties": {"Name": {"id": "title", "title": RICH}}}] * ITEMS},
+    "notion_search": {"results": [PAGE | {"properties": {"Name": {"id": "title", "title": RICH}}}] * ITEMS, **MORE},
     "sendgrid_list_scopes": {"scopes": ["mail.batch.create"] * ITEMS},
 }
 """Answers of tools whose expression does not say what they look like."""

@@ -127,6 +127,54 @@ def test_a_models_answer_is_its_text_and_its_usage():
         assert usage.search(answer) == answer["usage"]
 
 
+METERED: dict[str, tuple[Any, dict[str, int]]] = {
+    "openai_create_response": (
+        {
+            "usage": {
+                "input_tokens": 3,
+                "output_tokens": 2,
+                "total_tokens": 5,
+                "input_tokens_details": {"cached_tokens": 1},
+            }
+        },
+        {"input_tokens": 3, "output_tokens": 2, "total_tokens": 5},
+    ),
+    "openai_create_embedding": (
+        {"data": [], "usage": {"prompt_tokens": 8, "total_tokens": 8}},
+        {"prompt_tokens": 8, "total_tokens": 8},
+    ),
+    "anthropic_create_message": (
+        {"content": [], "usage": {"input_tokens": 3, "output_tokens": 2, "service_tier": "standard"}},
+        {"input_tokens": 3, "output_tokens": 2},
+    ),
+    "google_gemini_generate_content": (
+        {"candidates": [], "usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 2, "totalTokenCount": 5}},
+        {"promptTokenCount": 3, "candidatesTokenCount": 2, "totalTokenCount": 5},
+    ),
+    "google_gemini_embed_content": (
+        {"embedding": {"values": [0.5]}, "usageMetadata": {"promptTokenCount": 3}},
+        {"promptTokenCount": 3},
+    ),
+}
+
+
+def test_every_call_that_is_metered_reports_what_it_used():
+    assert set(METERED) == {offered.name for offered in OFFER.tools if offered.tool.effect is Effect.METERED}
+    assert {OFFER.get(name).connector.id for name in METERED} == {"openai", "anthropic", "google_gemini"}
+
+
+@pytest.mark.parametrize("name", METERED)
+def test_the_tokens_that_a_model_provider_reports_are_taken_down(name: str):
+    answer, used = METERED[name]
+    offered = OFFER.get(name)
+    body = json.dumps(answer).encode()
+    call = Call(offered.connection, offered.connector, offered.tool, name, {})
+    result = interpret(call, Reply(200, {}, body, 1.0, len(body)))
+    assert result.usage == used
+    assert result.structured is not None
+    assert result.structured["usage"], "the model hears of it too"
+
+
 def test_notion_results_have_their_titles_whatever_they_are():
     page = {
         "object": "page",
@@ -580,7 +628,7 @@ def test_what_a_vendor_says_of_a_call_reaches_the_model(name: str, status: int, 
 
 
 NOW = 1_800_000_000.0
-IN_A_MINUTE = str(int(NOW) + 60)
+IN_A_MINUTE, IN_AN_HOUR = str(int(NOW) + 60), str(int(NOW) + 3600)
 LIMITS: list[tuple[str, int, dict[str, str], Any, float | None]] = [
     ("stripe_list_charges", 429, {"retry-after": "2"}, {"error": {"code": "rate_limit", "message": "Too many"}}, 2),
     ("stripe_list_charges", 429, {}, {"error": {"code": "rate_limit", "message": "Too many"}}, None),
