@@ -183,7 +183,7 @@ def _unlike(name: str, wrong: set[str], accepted: Accepted | None) -> Iterator[s
     yield from (f"{name}: this is no longer so: {problem}" for problem in sorted(known - wrong))
 
 
-_SEARCH = Accepted("the document requires every field of a search; HubSpot's guide leaves them out", ("sorts",))
+_SEARCH = Accepted("the document requires every field of a search; HubSpot's guide sends an empty object", ("sorts",))
 ACCEPTED: dict[str, dict[str, Accepted]] = {
     "hubspot": {
         **{f"search_{kind}": _SEARCH for kind in ("contacts", "companies", "deals")},
