@@ -40,10 +40,10 @@ from server.approval import (
     last_done,
     still_enough,
 )
-from server.audit import AuditError, Event, append, argument_fields
-from server.clock import iso, running_s
+from server.audit import AUDIT_VALUES, AuditError, Event, append, argument_fields
+from server.clock import iso, now_ms, running_s
 from server.connections import Connection, Workspaces, credential_kind, take_credential
-from server.credential import is_reference, resolved
+from server.credential import resolved, stays_elsewhere
 from server.database import Database, DatabaseProblem, Rows
 from server.errors import (
     ApprovalRequired,
@@ -69,6 +69,7 @@ from server.prompt import Prompt, render
 from server.reach import shown, subject
 from server.recorded import Decided, decided, keep, text_of
 from server.rest import Rests
+from server.telemetry import Seen, Telemetry
 from vault import CannotOpen, CannotResolve, Resolver, Secret, Vault, VaultError
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class Parts:
     keys: Keys
     references: Resolver
     renewals: Renewals
+    telemetry: Telemetry = field(default_factory=Telemetry, compare=False)
     long_answers: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(4), compare=False)
     """How many long answers are taken apart at once."""
     under_way: Counter[str] = field(default_factory=Counter[str], compare=False)
@@ -117,14 +119,20 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class _Bound:
-    """A call with everything that was found for it."""
+class _Judged:
+    """A call whose arguments are in form, with what the rules say of it."""
 
     caller: Caller
     call: Call
     connection: Connection
-    request: Prepared
     verdict: Verdict
+
+
+@dataclass(frozen=True)
+class _Bound(_Judged):
+    """A call with everything that was found for it."""
+
+    request: Prepared
 
 
 @dataclass(frozen=True)
@@ -153,6 +161,19 @@ async def call(
     `pointer` names the approval that an earlier answer to this call opened. From the attempt's record to the
     outcome's, nothing the client does can interrupt; egress bounds how long that takes.
     """
+    with parts.telemetry.call(caller) as seen:
+        return await _counted(parts, caller, name, arguments, person, pointer, seen)
+
+
+async def _counted(  # noqa: PLR0917 - the arguments of `call`
+    parts: Parts,
+    caller: Caller,
+    name: str,
+    arguments: Mapping[str, Any],
+    person: Person,
+    pointer: str | None,
+    seen: Seen,
+) -> Outcome:
     parts.under_way[caller.agent] += 1
     try:
         if parts.vault.sealed is not None:
@@ -160,7 +181,7 @@ async def call(
         if parts.under_way[caller.agent] > MOST_AT_ONCE:
             raise Busy(MOST_AT_ONCE)
         await parts.keys.at_hand(caller.org)
-        return await _call(parts, caller, name, arguments, person, pointer)
+        return await _call(parts, caller, name, arguments, person, pointer, seen)
     except VaultError as problem:
         log.error("the keys of %s cannot be had, nothing was sent: %s", caller.org_name, problem)
         away = KeysAway()
@@ -183,9 +204,15 @@ MOST_AT_ONCE = 100
 
 
 async def _call(  # noqa: PLR0917 - the arguments of `call`
-    parts: Parts, caller: Caller, name: str, arguments: Mapping[str, Any], person: Person, pointer: str | None
+    parts: Parts,
+    caller: Caller,
+    name: str,
+    arguments: Mapping[str, Any],
+    person: Person,
+    pointer: str | None,
+    seen: Seen,
 ) -> Outcome:
-    bound = await _bind(parts, caller, name, arguments, new_id("idm"))
+    bound = await _bind(parts, caller, name, arguments, new_id("idm"), seen)
     clearance = Clearance()
     if bound.connection.needs_consent_at is not None:  # nobody is asked about a call that cannot be carried out
         await _renew(parts, bound)
@@ -196,7 +223,7 @@ async def _call(  # noqa: PLR0917 - the arguments of `call`
     for _ in range(_TRIES):
         await _renew(parts, bound)
         try:
-            return await _shielded(parts, bound, clearance)
+            return await _shielded(parts, bound, clearance, seen)
         except Moved:
             bound, clearance = await _anew(parts, bound, clearance, person)
             if clearance.outcome is not None:
@@ -217,10 +244,10 @@ async def _renew(parts: Parts, bound: _Bound) -> None:
         raise
 
 
-async def _shielded(parts: Parts, bound: _Bound, clearance: Clearance) -> Outcome:
+async def _shielded(parts: Parts, bound: _Bound, clearance: Clearance, seen: Seen) -> Outcome:
     outcome = _SILENT
     with anyio.CancelScope(shield=True):
-        outcome = await _carry_out(parts, bound, clearance)
+        outcome = await _carry_out(parts, bound, clearance, seen)
     return outcome  # noqa: RET504 - a cancelled scope leaves by the end of its block
 
 
@@ -232,17 +259,22 @@ async def _anew(parts: Parts, bound: _Bound, clearance: Clearance, person: Perso
     return await _require(parts, again, person, None)
 
 
-async def _bind(parts: Parts, caller: Caller, name: str, arguments: Mapping[str, Any], key: str) -> _Bound:
+async def _bind(  # noqa: PLR0917
+    parts: Parts, caller: Caller, name: str, arguments: Mapping[str, Any], key: str, seen: Seen
+) -> _Bound:
     """Name and arguments become a call with its verdict. Raises NoSuchTool, BadArguments or Refused, on record."""
     workspace = parts.workspaces.of(caller)
     if shown(caller, workspace, name) is None:
         raise await _out_of_reach(parts, caller, name, arguments)
+    judged: _Judged | None = None
     refused: Decided | None = None
     try:
         bound_call = workspace.offer.bind(name, arguments)
         connection = workspace.connections[bound_call.connection]
         request = Request(bound_call.connection, bound_call.tool.name, bound_call.tool.effect, bound_call.arguments)
         verdict = decide(subject(caller), request, workspace.rules, workspace.preset)
+        judged = _Judged(caller, bound_call, connection, verdict)
+        seen.bound(bound_call, ownership=connection.ownership, ruling=verdict.ruling.value)
         if verdict.ruling is Ruling.DENY:
             refused = decided(bound_call, verdict)
             await parts.approvals.overrule(caller.org, caller.agent, bound_call)
@@ -253,8 +285,8 @@ async def _bind(parts: Parts, caller: Caller, name: str, arguments: Mapping[str,
     except Refused as error:
         refusal = error
     else:
-        return _Bound(caller, bound_call, connection, prepared, verdict)
-    await _refuse(parts, caller, name, refusal, kept=refused)
+        return _Bound(caller, bound_call, connection, verdict, prepared)
+    await _refuse(parts, caller, name, refusal, judged, kept=refused)
     raise refusal
 
 
@@ -361,6 +393,7 @@ async def _write_replay(parts: Parts, bound: _Bound, clearance: Clearance, what:
             **_who(bound.caller),
             **_what(bound),
             **_by_leave_of(clearance),
+            **_arguments(parts.vault.derive(rows, bound.caller.org, AUDIT_VALUES), bound),
             outcome=what,
         )
         used(rows, bound.caller)
@@ -394,7 +427,7 @@ async def _rebound(parts: Parts, bound: _Bound, key: str) -> _Bound:
     caller = _still_there(parts, bound.caller)
     if caller is None:
         raise Refused("the agent was removed, or its access ended, while its call was held")
-    return await _bind(parts, caller, bound.call.name, bound.call.arguments, key)
+    return await _bind(parts, caller, bound.call.name, bound.call.arguments, key, Seen())
 
 
 def _still_there(parts: Parts, caller: Caller) -> Caller | None:
@@ -404,14 +437,19 @@ def _still_there(parts: Parts, caller: Caller) -> Caller | None:
         raise Refused(str(frozen)) from None
 
 
-async def _carry_out(parts: Parts, bound: _Bound, clearance: Clearance) -> Outcome:
+async def _carry_out(parts: Parts, bound: _Bound, clearance: Clearance, seen: Seen) -> Outcome:
     """Attempt, send, outcome. Whatever happens in between, the outcome says what is known."""
-    attempt = await _attempt(parts, bound, clearance)
+    with parts.telemetry.recording(Event.CALL_ATTEMPT):
+        attempt = await _attempt(parts, bound, clearance)
     if isinstance(attempt, Outcome):
         return attempt
+    if clearance.approval is not None:
+        parts.telemetry.waited(seen, now_ms() - clearance.approval.created_at)
     started = time.monotonic()
     # Bounded in time: by the resolver, and by egress.
-    state, outcome, facts = await _send(parts, bound, attempt, again=clearance.again)
+    with parts.telemetry.sending(seen, bound.request.origin, bound.request.method) as told:
+        state, outcome, facts = await _send(parts, bound, attempt, again=clearance.again)
+        told.update(facts)
     facts["milliseconds"] = round((time.monotonic() - started) * 1000)
 
     def change(rows: Rows) -> None:
@@ -423,6 +461,8 @@ async def _carry_out(parts: Parts, bound: _Bound, clearance: Clearance) -> Outco
             **_who(bound.caller),
             **_what(bound),
             **_by_leave_of(clearance),
+            method=bound.request.method,
+            host=bound.request.origin,
             outcome=state.value,
             **facts,
         )
@@ -434,10 +474,12 @@ async def _carry_out(parts: Parts, bound: _Bound, clearance: Clearance) -> Outco
             parts.approvals.unknown.ended(rows, bound.caller.org, attempt.unsettled, known=state is not State.UNKNOWN)
 
     try:
-        await parts.database.of(bound.caller.org).write(change)
+        with parts.telemetry.recording(Event.CALL_OUTCOME):
+            await parts.database.of(bound.caller.org).write(change)
     except (DatabaseProblem, AuditError, VaultError):
         log.error("the outcome of attempt %s could not be recorded; its result is withheld", attempt.number)
         raise Unrecorded(sent=True) from None
+    seen.outcome = state.value
     return outcome
 
 
@@ -453,7 +495,6 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attemp
         require_unmoved(rows, bound.caller)
         parts.approvals.claim(rows, asked, clearance)
         taken = take_credential(rows, parts.vault, bound.connection)
-        key = parts.vault.derive(rows, bound.caller.org, "audit-values")
         entry = append(
             rows,
             bound.caller.org,
@@ -461,7 +502,7 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attemp
             **_who(bound.caller),
             **_what(bound),
             **_by_leave_of(clearance),
-            **argument_fields(key, bound.call.arguments, plain=bound.call.tool.plain),
+            **_arguments(parts.vault.derive(rows, bound.caller.org, AUDIT_VALUES), bound),
             resent=clearance.again or None,
             method=bound.request.method,
             host=bound.request.origin,
@@ -509,7 +550,7 @@ async def _send(
         try:
             reply = await parts.egress.send(
                 bound.request,
-                attach=_in_time(parts, attempt, attaching(kind, secret)),
+                attach=_in_time(parts, attempt, attaching(kind, secret, bound.request)),
                 private=connection.networks,
             )
         finally:
@@ -558,7 +599,7 @@ def _in_time(parts: Parts, attempt: _Attempt, attach: "Attach") -> "Attach":
 async def _opened(parts: Parts, connection: Connection, kind: CredentialKind, taken: Callable[[], Secret]) -> Secret:
     """The credential, read from where it stays if that is elsewhere. Raises CannotOpen or CannotResolve, in time."""
     sealed = taken()
-    if not is_reference(connection, sealed):
+    if not stays_elsewhere(connection, kind, sealed):
         return sealed
     with sealed, anyio.move_on_after(parts.references.seconds):  # for its turn; from then on the resolver keeps time
         return await anyio.to_thread.run_sync(
@@ -655,7 +696,7 @@ async def _refuse(
     caller: Caller,
     name: str,
     refusal: CallRefused,
-    bound: _Bound | None = None,
+    judged: _Judged | None = None,
     *,
     kept: Decided | None = None,
 ) -> None:
@@ -663,15 +704,23 @@ async def _refuse(
     refusal.on_record = True
     held = isinstance(refusal, ApprovalRequired)
     approval = getattr(refusal, "approval", None)
-    known: dict[str, Any] = _what(bound) if bound is not None else {"tool": name[:200]}
+    known: dict[str, Any] = {"tool": name[:200]} if judged is None else _what(judged)
+    if judged is None and kept is not None:  # hidden from the agent: its arguments were looked at by nobody
+        known |= {"connection": kept.connection, "effect": kept.effect}
+        known |= {"verdict": kept.ruling, "rules": list(kept.rules)}
 
     def change(rows: Rows) -> None:
+        hashes: dict[str, Any] = {}
+        if judged is not None:
+            with contextlib.suppress(VaultError):  # without its keys the refusal is on record all the same
+                hashes = _arguments(parts.vault.derive(rows, caller.org, AUDIT_VALUES), judged)
         append(
             rows,
             caller.org,
             Event.CALL_HELD if held else Event.CALL_REFUSED,
             **_who(caller),
             **known,
+            **hashes,
             approval=approval,
             reason=refusal.reason,
             outcome="held" if held else "denied" if isinstance(refusal, Denied) else "refused",
@@ -699,28 +748,34 @@ def _who(caller: Caller) -> dict[str, Any]:
     }
 
 
-def _what(bound: _Bound) -> dict[str, Any]:
+def _what(judged: _Judged) -> dict[str, Any]:
     return {
-        "connection": bound.connection.name,
-        "account": bound.connection.account,
-        "ownership": bound.connection.ownership,
-        "credential_version": bound.connection.credential_version,
-        "source": bound.connection.source,
-        "tool": bound.call.name,
-        "definition": bound.call.tool.definition_hash,
-        "effect": bound.call.tool.effect.value,
-        "verdict": bound.verdict.ruling.value,
-        "rules": list(bound.verdict.rules),
+        "connection": judged.connection.name,
+        "account": judged.connection.account,
+        "ownership": judged.connection.ownership,
+        "credential_version": judged.connection.credential_version,
+        "source": judged.connection.source,
+        "tool": judged.call.name,
+        "definition": judged.call.tool.definition_hash,
+        "effect": judged.call.tool.effect.value,
+        "verdict": judged.verdict.ruling.value,
+        "rules": list(judged.verdict.rules),
     }
 
 
+def _arguments(key: bytes, judged: _Judged) -> dict[str, Any]:
+    """The names with hashes under the org's key for these."""
+    return argument_fields(key, judged.call.arguments, plain=judged.call.tool.plain)
+
+
 def _by_leave_of(clearance: Clearance) -> dict[str, Any]:
-    approval = clearance.approval
-    if approval is None:
-        return {"grant": clearance.grant, "work": clearance.work}
-    last = approval.decisions[-1] if approval.decisions else {}
+    """Who agreed, to this call or to the grant that covers it."""
+    decided_on = clearance.approval or clearance.given
+    last = decided_on.decisions[-1] if decided_on is not None and decided_on.decisions else {}
     return {
-        "approval": approval.id,
+        "approval": None if clearance.approval is None else clearance.approval.id,
+        "grant": clearance.grant,
+        "work": clearance.work,
         "approver": last.get("by"),
         "channel": last.get("channel"),
         "known_by": last.get("known_by"),
