@@ -361,7 +361,11 @@ async def read_more(parts: Parts, caller: Caller, place: str) -> Outcome:
     if parts.vault.sealed is not None:
         raise VaultSealed(parts.vault.sealed)
     handle, start, kept = parts.rests.find(caller, place)
-    bound = await _bind(parts, caller, kept.name, kept.arguments, new_id("idm"))
+    try:
+        await parts.keys.at_hand(caller.org)
+    except VaultError:
+        raise KeysAway from None
+    bound = await _bind(parts, caller, kept.name, kept.arguments, new_id("idm"), Seen())
     if (bound.connection.id, bound.call.tool.definition_hash) != (kept.connection, kept.definition):
         refusal = BadArguments("answer: its connection or tool has changed since; what is left of it is not shown.")
         await _refuse(parts, caller, kept.name, refusal, bound)
