@@ -10,23 +10,21 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from time import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from connectors import payload
-from connectors.definition import Call, Connector, CredentialKind, Operation, Selector, Tool
+from connectors import payload, waiting
+from connectors.brief import BRIEFS
+from connectors.definition import Call, Connector, CredentialKind, ErrorShape, Operation, Selector, Tool
 from connectors.errors import CredentialRejected, RateLimited, UpstreamError
 from connectors.paging import cursor_in_link, cursor_in_url
+from connectors.portions import portion
 from connectors.scrub import Scrubber
 
 if TYPE_CHECKING:
     from connectors.egress import Reply  # at run time it would load the HTTP library
 
-MAX_TEXT = 60_000  # bytes of JSON that a model gets
 MAX_MESSAGE = 500  # characters of an upstream's own error message
-_MAX_RAW = 8_000  # characters of an answer that is not JSON
-_MAX_PLAIN = 40_000  # characters of an answer that is meant to be text
 _MAX_NAME = 128  # characters of a code, a request id, an account's name
 
 
@@ -41,6 +39,7 @@ class Result:
     request_id: str | None = None
     usage: dict[str, Any] | None = None  # what the provider itself reports: numbers of tokens, cost and its unit
     quota: dict[str, int] | None = None  # how much is left of what, by the provider's word
+    whole: dict[str, Any] | None = field(default=None, repr=False)  # where `structured` is only its first part
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +64,22 @@ def interpret(call: Call, reply: "Reply") -> Result:
     connector, tool = call.connector, call.tool
     answer = _scrubbed(connector, reply)
     _raise_refusal(connector, f"the connection {call.connection}", answer, tool.operation)
+    scrubber = Scrubber(reply.secrets)
     if not answer.size:
-        return _result({"status": answer.status}, answer, None)
+        return _result({"status": answer.status}, answer, None, scrubber)
     if tool.output_text:
-        return _result(_text_of(answer, _as_text(reply.body, Scrubber(reply.secrets))), answer, None)
+        return _result(_text_of(answer, _as_text(reply.body, scrubber)), answer, None, scrubber)
     if not answer.json:
-        return _result(_not_json(answer, shaped=bool(tool.output_select or tool.output_redact)), answer, None)
+        shown = _not_json(answer, shaped=bool(tool.output_select or tool.output_redact))
+        return _result(shown, answer, None, scrubber)
     found = answer.value["data"] if tool.operation else answer.value
     usage = _numbers(tool.output_usage.search(found)) if tool.output_usage else None
     value = found
     if tool.output_base64url:
-        value = _decoded(value, tool.output_base64url, Scrubber(reply.secrets))
+        value = _decoded(value, tool.output_base64url, scrubber)
     value = _without(value, tool.output_redact)
+    if tool.output_brief:
+        value = BRIEFS[tool.output_brief](value)
     if tool.output_select:
         value = tool.output_select.search(value)
     shaped = _object(value, answer.status)
@@ -84,7 +87,7 @@ def interpret(call: Call, reply: "Reply") -> Result:
         shaped = shaped | {"next_cursor": _next_cursor(tool, answer)}
     if tool.operation:
         shaped = shaped | _incomplete(connector, tool.operation, answer)
-    return _result(shaped, answer, usage)
+    return _result(shaped, answer, usage, scrubber)
 
 
 def interpret_verify(connector: Connector, reply: "Reply", kind: CredentialKind | None = None) -> str | None:
@@ -156,7 +159,7 @@ def _flat(value: Any) -> Iterator[str]:
             yield from _flat(item)
 
 
-_HEADERS = ("content-type", "link", "retry-after", "x-ratelimit-remaining", "x-ratelimit-reset")
+_HEADERS = ("content-type", "link", "x-ratelimit-remaining", *waiting.HEADERS)
 
 
 def _parsed(body: bytes) -> tuple[bool, Any]:
@@ -196,21 +199,28 @@ def _raise_refusal(connector: Connector, whose: str, answer: _Answer, operation:
         return
     refused = refused or payload.Refusal()
     code = _line(refused.code, _MAX_NAME) or _found(errors.code, answer, _MAX_NAME)
-    wait = _retry_after(answer)
-    limited = code in errors.limited or (answer.status == 403 and (wait is not None or _used_up(answer)))
-    if answer.status == 429 or limited:
-        wait = payload.seconds_to_wait(body) if wait is None else wait
-        when = f"Try again in {wait:.0f} s." if wait is not None else "Try again later."
+    said = _line(refused.said, MAX_MESSAGE) or _found(errors.message, answer, MAX_MESSAGE)
+    if code in errors.spent:
+        why = said or "the account's quota or budget is used up"
+        raise UpstreamError(
+            answer.status,
+            f"{title} refused the call and says: {why} Calling again will not help before the account has more.",
+            code=code,
+            request_id=answer.request_id,
+        )
+    asked = answer.status == 403 and (_used_up(answer) or waiting.retry_after(answer.headers) is not None)
+    if answer.status == 429 or code in errors.limited or asked:
+        wait = _wait(errors, answer, body)
+        when = f"Try again in {math.ceil(wait)} s." if wait is not None else "Try again later."
         raise RateLimited(
             answer.status,
-            f"{title} asks for fewer calls. {when}",
+            f"{title} asks for fewer calls{f' and says: {said}' if said else '.'} {when}",
             retry_after=wait,
             code=code,
             request_id=answer.request_id,
         )
     if answer.status in (401, 403) or code in errors.rejected:
         raise CredentialRejected(_rejected(title, whose, answer.status))
-    said = _line(refused.said, MAX_MESSAGE) or _found(errors.message, answer, MAX_MESSAGE)
     meaning = refused.meaning or _meaning(answer.status)
     raise UpstreamError(
         answer.status,
@@ -245,19 +255,15 @@ def _meaning(status: int) -> str:
     return "refused the call and gave no reason"
 
 
+def _wait(errors: ErrorShape, answer: _Answer, body: Any) -> float | None:
+    """Seconds: what the answer says, else what the vendor's documents say for an answer that says nothing."""
+    found = waiting.seconds_to_wait(answer.headers, body)
+    found = payload.seconds_to_wait(body) if found is None else found
+    return errors.wait if found is None else found
+
+
 def _used_up(answer: _Answer) -> bool:
     return answer.headers.get("x-ratelimit-remaining", "").strip() == "0"
-
-
-def _retry_after(answer: _Answer) -> float | None:
-    """Seconds to wait, by Retry-After, or by the hour at which a used-up quota is filled again (GitHub)."""
-    text = answer.headers.get("retry-after", "").strip()
-    if text.isascii() and text.isdigit():
-        return float(text[:9])
-    reset = answer.headers.get("x-ratelimit-reset", "").strip()
-    if _used_up(answer) and reset.isascii() and reset.isdigit():
-        return max(0.0, float(reset[:12]) - time())
-    return None
 
 
 def _found(selector: Selector | None, answer: _Answer, most: int) -> str | None:
@@ -277,9 +283,13 @@ def _line(value: Any, most: int) -> str | None:
 # --- results ----------------------------------------------------------------------------------------------------------
 
 
-def _result(structured: dict[str, Any], answer: _Answer, usage: dict[str, Any] | None) -> Result:
-    structured, text = _bounded(structured)
-    return Result(True, structured, text, answer.status, answer.request_id, usage, answer.quota)
+def _result(structured: dict[str, Any], answer: _Answer, usage: dict[str, Any] | None, scrubber: Scrubber) -> Result:
+    told = portion(structured)
+    if scrubber.finds(told.text if told.next is None else json.dumps(structured, ensure_ascii=False)):
+        structured = {"note": "The answer repeated a credential in pieces, so it is withheld."}  # joined when selecting
+        told = portion(structured)
+    whole = structured if told.next is not None else None
+    return Result(True, told.structured, told.text, answer.status, answer.request_id, usage, answer.quota, whole)
 
 
 def _next_cursor(tool: Tool, answer: _Answer) -> str | None:
@@ -302,17 +312,14 @@ def _not_json(answer: _Answer, *, shaped: bool) -> dict[str, Any]:
     label = {"status": answer.status, "content_type": kind, "bytes": answer.size}
     if shaped or answer.value is None:
         return label | {"note": "The answer is not JSON and is not shown."}
-    note = "The answer is not JSON; this is its text" + (", cut by Keyleash." if len(answer.value) > _MAX_RAW else ".")
-    return label | {"note": note, "text": answer.value[:_MAX_RAW]}
+    return label | {"note": "The answer is not JSON; this is its text.", "text": answer.value}
 
 
 def _text_of(answer: _Answer, text: str | None) -> dict[str, Any]:
-    """What a tool whose answer is a text gives: all of it that fits, and whether that is all."""
+    """What a tool whose answer is a text gives."""
     if text is None:
         return {"status": answer.status, "bytes": answer.size, "note": "The answer is not text and is not shown."}
-    shown = text[:_MAX_PLAIN]
-    note = {} if shown == text else {"note": f"Cut by Keyleash: the first {_MAX_PLAIN} characters of {len(text)}."}
-    return {"text": shown, **note}
+    return {"text": text}
 
 
 def _numbers(value: Any) -> dict[str, Any] | None:
@@ -366,48 +373,3 @@ def _read_base64url(text: str, scrubber: Scrubber) -> str:
     except ValueError:
         return text
     return scrubber.text(raw.decode("utf-8", "replace"))
-
-
-def _bounded(value: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """The object and its text, at most `MAX_TEXT` bytes of it: a list that is too long is cut, and says so."""
-    try:
-        text = _dumped(value)
-        size = len(text.encode())
-    except UnicodeEncodeError:  # half a surrogate pair, which JSON can name but no text can hold
-        value = json.loads(_dumped(value).encode("utf-8", "replace"))
-        text = _dumped(value)
-        size = len(text.encode())
-    except ValueError:  # a number beyond what a float holds
-        value = {"note": "The answer holds a number that cannot be passed on, so it is withheld."}
-        return value, _dumped(value)
-    if size <= MAX_TEXT:
-        return value, text
-    return _cut(value, text)
-
-
-_HOW = "Ask for less: a smaller limit, a shorter time range, or a more precise filter."
-
-
-def _cut(value: dict[str, Any], text: str) -> tuple[dict[str, Any], str]:
-    lists = {name: cast("list[Any]", item) for name, item in value.items() if isinstance(item, list)}
-    longest = max(lists, key=lambda name: len(_dumped(lists[name])), default=None)
-    if longest is not None:
-        items = lists[longest]
-        room = MAX_TEXT - 400 - len(_dumped(value | {longest: []}).encode())
-        kept = 0
-        for item in items:
-            room -= len(_dumped(item).encode()) + 1
-            if room < 0:
-                break
-            kept += 1
-        if kept:
-            note = f"Cut by Keyleash: {kept} of {len(items)} in {longest!a:.80} are shown. {_HOW}"
-            shorter = value | {longest: items[:kept], "note_on_length": note}
-            return shorter, _dumped(shorter)
-    beginning = text[: MAX_TEXT // 8]  # escaped once more inside a string, and up to four bytes a character
-    shorter = {"note_on_length": f"Cut by Keyleash: the answer is too long to show. {_HOW}", "beginning": beginning}
-    return shorter, _dumped(shorter)
-
-
-def _dumped(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

@@ -20,8 +20,9 @@ MAX_ARGUMENTS = 1024 * 1024  # bytes of canonical JSON
 MAX_DEPTH = 32
 MAX_WIRE_NAME = 64
 SEARCH, DESCRIBE, CALL = "search_tools", "describe_tool", "call_tool"
-OWN_NAMES = frozenset({SEARCH, DESCRIBE, CALL})
-"""Names on the wire that no connection's tool may have: they find, describe and call the others."""
+MORE = "read_more"
+OWN_NAMES = frozenset({SEARCH, DESCRIBE, CALL, MORE})
+"""Names on the wire that no connection's tool may have: they find, describe and call the others, and read on."""
 
 _CONNECTION = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _UNSENDABLE = re.compile(r"[\x00\ud800-\udfff]")

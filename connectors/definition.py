@@ -131,6 +131,7 @@ class Tool:
     output_text: bool = False  # the answer is a text, even where it reads as JSON
     output_redact: tuple[str, ...] = ()  # keys whose values are removed, at any depth
     output_base64url: tuple[str, ...] = ()  # keys whose values are texts in base64url, at any depth
+    output_brief: str = ""  # the way, of `connectors.brief`, in which what is wrapped becomes plain
     output_next: str = ""  # the query parameter that leads to the next page, in the URL of that page
     output_next_url: Selector | None = None  # finds that URL; without it, it is in the Link header
     output_usage: Selector | None = None  # finds the object in which the provider reports tokens or cost
@@ -253,6 +254,8 @@ class ErrorShape:
     ok_field: Selector | None = None  # false in the body means an error, whatever the status
     user_errors: str = ""  # the key of a mutation's payload that lists why it was refused
     limited: frozenset[str] = frozenset()  # codes that ask for fewer calls, whatever the status
+    spent: frozenset[str] = frozenset()  # codes that say that the account has used up what it may
+    wait: float | None = None  # seconds to leave it alone, where an answer that asks for fewer calls says no number
     rejected: frozenset[str] = frozenset()  # codes that refuse the credential, whatever the status
     unclear: frozenset[str] = frozenset()  # codes after which a call that changes something may have done so
 

@@ -7,7 +7,6 @@ held the secret: nothing that the HTTP library raises escapes.
 
 import asyncio
 import contextlib
-import email.utils
 import io
 import socket
 import ssl
@@ -16,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import metadata
-from time import perf_counter, time
+from time import perf_counter
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -29,8 +28,9 @@ from connectors.bounded import DEFAULT_LIMITS, Inflate, Limits, deeper_than
 from connectors.departure import checked_headers, checked_url, not_public, with_query
 from connectors.errors import ConnectorError, ResponseTooLarge, Unreachable, UpstreamError
 from connectors.request import Prepared
+from connectors.waiting import retry_after
 
-__all__ = ["Attach", "Egress", "Fill", "Limits", "Reply", "Resolve", "resolve_apart", "retry_after"]
+__all__ = ["Attach", "Egress", "Fill", "Limits", "Reply", "Resolve", "resolve_apart"]
 
 # Adds authentication to the headers and the query; returns every secret string that it put there or that was made of
 # one, so that these can be scrubbed from what comes back.
@@ -389,17 +389,6 @@ def _wait_before_retry(outcome: "_Answered | _Failed", *, first: bool) -> float 
         return None
     wait = retry_after(outcome[1])
     return wait if wait is not None and wait <= _PATIENCE_S else None
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds from now, at least 0, that a Retry-After header asks for (RFC 9110, 10.2.3: seconds or a date)."""
-    text = headers.get("retry-after", "").strip()
-    if text.isascii() and text.replace(".", "", 1).isdigit():
-        return float(text[:12])
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time())
-    except (ValueError, OverflowError):
-        return None
 
 
 _Error = TypeVar("_Error", bound=BaseException)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from connectors.brief import BRIEFS
 from connectors.definition import (
     BodyStyle,
     ClientAuth,
@@ -211,6 +212,15 @@ ERRORS: Mapping[str, Key] = {
     "request_id_header": _text("Its header, where it is in one."),
     "ok": _text("JMESPath: false means an error, whatever the status."),
     "limited": _texts("Codes that ask for fewer calls, whatever the status."),
+    "spent": _texts("Codes that say that the account's quota or budget is used up: trying again later is no use."),
+    "wait": Key(
+        {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": 3600,
+            "description": "Seconds to wait where an answer that asks for fewer calls says no number.",
+        }
+    ),
     "rejected": _texts("Codes that refuse the credential, whatever the status."),
     "unclear": _texts("Codes after which a call that changes something may have done so."),
 }
@@ -269,6 +279,12 @@ OUTPUT: Mapping[str, Key] = {
     "select": _text("JMESPath that shapes the answer."),
     "redact": _texts("Keys whose values are removed, at any depth."),
     "base64url": _texts("Keys whose values are texts in base64url, at any depth; they are decoded before `select`."),
+    "brief": Key(
+        {
+            "enum": list(BRIEFS),
+            "description": "What is wrapped in forms of its own becomes plain, before `select`.",
+        }
+    ),
     "next": _text("The query parameter that leads to the next page; its value there comes back as next_cursor."),
     "next_url": _text("The URL of the next page in the answer, as JMESPath; without it, the Link header's."),
     "text": _flag("The answer is a text, to be passed on as it is even where it reads as JSON: a file, say."),

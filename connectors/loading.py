@@ -18,6 +18,7 @@ import jmespath.functions
 from connectors import fileformat as keys
 from connectors import selecting
 from connectors.arguments import RESERVED_HEADERS, Taken, check_header, compiled, read_arguments
+from connectors.brief import BRIEFS
 from connectors.definition import (
     HOLE,
     Argument,
@@ -272,9 +273,19 @@ def _errors(spot: Spot | None, kind: Kind) -> ErrorShape:
         ok_field=_selector(block.get("ok")),
         user_errors=block["user_errors"].text("The key") if "user_errors" in block else "",
         limited=_codes(block, "limited"),
+        spent=_codes(block, "spent"),
+        wait=_seconds(block.get("wait")),
         rejected=_codes(block, "rejected"),
         unclear=_codes(block, "unclear"),
     )
+
+
+def _seconds(spot: Spot | None) -> float | None:
+    if spot is None:
+        return None
+    if not isinstance(spot.value, int) or isinstance(spot.value, bool) or not 1 <= spot.value <= 3600:
+        spot.fail(f"Seconds cannot be {spot.value!r}.", "Give a whole number from 1 to 3600.")
+    return float(spot.value)
 
 
 def _codes(block: Mapping[str, Spot], key: str) -> frozenset[str]:
@@ -612,6 +623,7 @@ def _tool(name: str, spot: Spot, about: _About) -> Tool:
         output_text=_output_text(output),
         output_redact=_texts(output, "redact"),
         output_base64url=_texts(output, "base64url"),
+        output_brief=output["brief"].one_of("What makes it brief", BRIEFS) if "brief" in output else "",
         output_next=_next(output),
         output_next_url=_selector(output.get("next_url")),
         output_usage=_selector(output.get("usage")),
@@ -645,7 +657,7 @@ def _check_path(path: str, spot: Spot, mend: str) -> list[str]:
 def _output_text(output: Mapping[str, Spot]) -> bool:
     if "text" not in output or not output["text"].flag("Text"):
         return False
-    for other in ("select", "redact", "usage", "base64url", "next", "next_url"):
+    for other in ("select", "redact", "usage", "base64url", "brief", "next", "next_url"):
         if other in output:
             output["text"].fail(f"A text has nothing that `{other}:` could find.", "Remove one of the two.")
     return True

@@ -71,6 +71,7 @@ from server.policy import Request, Ruling, Verdict, decide
 from server.prompt import Prompt, render
 from server.reach import shown, subject
 from server.recorded import Decided, decided, keep, text_of
+from server.rest import Rests
 from server.spending import raised, reserve, spend, used_up
 from server.telemetry import Seen, Telemetry
 from server.usage import Slot, attempted, ended, turned_down
@@ -106,6 +107,8 @@ class Parts:
     """How many calls of each connection read its secret from where it stays: a slow place holds up nobody else's."""
     pace: Turns = field(default_factory=lambda: Turns(10.0), compare=False)
     """Whose turn it is, where a connection takes so many calls and no more."""
+    rests: Rests = field(default_factory=Rests, compare=False)
+    """What was left of long answers."""
     clock: Callable[[], float] = field(default=running_s, compare=False)
     """Seconds, by which a call is too old to be sent."""
 
@@ -401,11 +404,33 @@ async def _required(parts: Parts, bound: _Bound, person: Person, pointer: str | 
     return await _again(parts, bound, clearance), clearance
 
 
-async def _replayed(parts: Parts, bound: _Bound, clearance: Clearance) -> None:
+async def read_more(parts: Parts, caller: Caller, place: str) -> Outcome:
+    """The next part of a long answer, to the agent whose call it was, while it may still make that call.
+
+    Nothing is sent. It is on record before it is told. Raises CallRefused.
+    """
+    if parts.vault.sealed is not None:
+        raise VaultSealed(parts.vault.sealed)
+    handle, start, kept = parts.rests.find(caller, place)
+    try:
+        await parts.keys.at_hand(caller.org)
+    except VaultError:
+        raise KeysAway from None
+    bound = await _bind(parts, caller, kept.name, kept.arguments, new_id("idm"), Seen())
+    if (bound.connection.id, bound.call.tool.definition_hash) != (kept.connection, kept.definition):
+        refusal = BadArguments("answer: its connection or tool has changed since; what is left of it is not shown.")
+        await _refuse(parts, caller, kept.name, refusal, bound)
+        raise refusal
+    told = kept.told(handle, start)
+    await _replayed(parts, bound, Clearance(), "continued")
+    return Outcome(True, told.structured, told.text)
+
+
+async def _replayed(parts: Parts, bound: _Bound, clearance: Clearance, what: str = "replayed") -> None:
     """A stored outcome is told again only once that is on record, and only to who could make the call now."""
     for _ in range(_TRIES):
         try:
-            await _write_replay(parts, bound, clearance)
+            await _write_replay(parts, bound, clearance, what)
         except Moved:
             bound = await _rebound(parts, bound, new_id("idm"))
         else:
@@ -413,7 +438,7 @@ async def _replayed(parts: Parts, bound: _Bound, clearance: Clearance) -> None:
     raise Refused(_RESTLESS)
 
 
-async def _write_replay(parts: Parts, bound: _Bound, clearance: Clearance) -> None:
+async def _write_replay(parts: Parts, bound: _Bound, clearance: Clearance, what: str) -> None:
     def change(rows: Rows) -> None:
         require_unmoved(rows, bound.caller)
         append(
@@ -424,7 +449,7 @@ async def _write_replay(parts: Parts, bound: _Bound, clearance: Clearance) -> No
             **_what(bound),
             **_by_leave_of(clearance),
             **_arguments(parts.vault.derive(rows, bound.caller.org, AUDIT_VALUES), bound),
-            outcome="replayed",
+            outcome=what,
         )
         used(rows, bound.caller)
 
@@ -608,7 +633,7 @@ async def _send(
         log.error("a call failed inside Keyleash: %s", type(error).__name__)
         return State.UNKNOWN, _SILENT, {**facts, "error": "internal"}
     facts |= {"request_id": result.request_id, "usage": result.usage, "quota": result.quota}
-    return State.SUCCEEDED if result.ok else State.FAILED, _heard(result), facts
+    return State.SUCCEEDED if result.ok else State.FAILED, _heard(parts, bound, result), facts
 
 
 class _TooLate(Unreachable):
@@ -707,8 +732,11 @@ _NOT_THIS_TIME = "This call was lost on its way before, and this time it could n
 _LOOK_FIRST = "It is not known whether the call took effect; look before you repeat it."
 
 
-def _heard(result: Result) -> Outcome:
-    return Outcome(result.ok, result.structured, result.text)
+def _heard(parts: Parts, bound: _Bound, result: Result) -> Outcome:
+    if result.whole is None:
+        return Outcome(result.ok, result.structured, result.text)
+    told = parts.rests.keep(bound.caller, bound.call, bound.connection.id, result.whole)
+    return Outcome(result.ok, told.structured, told.text)
 
 
 def _failure(text: str) -> Outcome:

@@ -224,7 +224,8 @@ class _Leased:
 
 async def send(egress: "Egress", hook: Hook, taken: Callable[[], Secret], note: Message) -> Failed | None:
     """Send one message, once; None where it was taken. What fails is said without a word of the receiver's own."""
-    from connectors.egress import Limits, retry_after
+    from connectors.egress import Limits
+    from connectors.waiting import retry_after
 
     try:
         with taken() as target:

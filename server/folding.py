@@ -1,4 +1,4 @@
-"""Three tools in place of a list that is too long: they find, describe and call the others.
+"""Tools of our own: three in place of a list that is too long, which find, describe and call the others; one reads on.
 
 What is called through them is the very call that the tool's own name would have made: rules, approvals and the record
 see that name and those arguments. Knows nothing of the protocol but how a tool is spelt on the wire.
@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any, cast
 
-from connectors.catalogue import CALL, DESCRIBE, OWN_NAMES, SEARCH, Offered
+from connectors.catalogue import CALL, DESCRIBE, MORE, OWN_NAMES, SEARCH, Offered
 from connectors.definition import Effect
 from connectors.finding import Found
 from server.approval import Person
-from server.call import Outcome, Parts, call
+from server.call import Outcome, Parts, call, read_more
 from server.connections import Workspace
 from server.errors import BadArguments, NoSuchTool, NotShown, VaultSealed
 from server.identity import Caller
@@ -29,7 +29,7 @@ MOST_TWINS = 5
 
 
 def folded(offered: Iterable[Offered]) -> list[dict[str, Any]]:
-    """The three tools that stand for these, as they are spelt on the wire; under 6 kB however many there are."""
+    """What stands for these, as it is spelt on the wire; under 6 kB however many there are."""
     where = _where(offered)
     return [
         {
@@ -66,6 +66,7 @@ def folded(offered: Iterable[Offered]) -> list[dict[str, Any]]:
             "outputSchema": _DESCRIPTION,
             "annotations": _hints(looks=True),
         },
+        READ_ON,
         {
             "name": SEARCH,
             "title": "Find tools",
@@ -149,7 +150,24 @@ def _where(offered: Iterable[Offered]) -> str:
     return f"Connections: {', '.join(said)}." if said else "There is none at present."
 
 
-# -- what the three do
+READ_ON: dict[str, Any] = {
+    "name": MORE,
+    "title": "Read on",
+    "description": (
+        "The next part of an answer that was too long, where its note_on_length names one. Nothing is called again."
+    ),
+    "inputSchema": {
+        "type": "object",
+        "properties": {"answer": {"type": "string", "description": "As note_on_length names it: ans_…-123."}},
+        "required": ["answer"],
+        "additionalProperties": False,
+    },
+    "annotations": _hints(looks=True),
+}
+"""It stands in every list."""
+
+
+# -- what they do
 
 
 def search(parts: Parts, caller: Caller, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,6 +220,12 @@ async def call_through(
         return await call(parts, caller, name, cast("dict[str, Any]", inner), person, pointer=pointer)
     except NoSuchTool:
         raise NotShown(name) from None
+
+
+async def read_on(parts: Parts, caller: Caller, arguments: Mapping[str, Any]) -> Outcome:
+    """The next part of a long answer. Raises CallRefused."""
+    _only(arguments, "answer")
+    return await read_more(parts, caller, _text(arguments, "answer", 64))
 
 
 def _facts(caller: Caller, workspace: Workspace, offered: Offered) -> dict[str, Any]:

@@ -34,12 +34,12 @@ from mcp_types.methods import serialize_server_result
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from opentelemetry import trace
 
-from connectors.catalogue import CALL, DESCRIBE, OWN_NAMES, SEARCH, Offered
+from connectors.catalogue import CALL, DESCRIBE, MORE, OWN_NAMES, SEARCH, Offered
 from server.approval import STATE_TTL_S, Decision
 from server.call import Outcome, Parts, call, refused
 from server.database import DatabaseProblem
 from server.errors import AskFirst, BadArguments, CallRefused, NoSuchTool, NotOurState, Question, Refused, structured
-from server.folding import call_through, describe, folded, search
+from server.folding import READ_ON, call_through, describe, folded, read_on, search
 from server.identity import Caller, Frozen
 from server.listing import StaleCursor, described, page, tools_for
 from server.stdio import INSTRUCTIONS
@@ -217,7 +217,10 @@ def _listed(offered: list[Offered], caller: Caller, cursor: str | None, limit: i
     """One page of the list, or what stands in place of it. Raises StaleCursor."""
     if len(offered) <= limit:
         part, following = page(offered, caller, cursor)
-        return t.ListToolsResult(tools=_described(part), next_cursor=following)
+        tools = _described(part)
+        if part and (cursor is None or part[0].name < MORE) and (following is None or part[-1].name > MORE):
+            tools = sorted([*tools, t.Tool.model_validate(READ_ON)], key=lambda tool: tool.name)
+        return t.ListToolsResult(tools=tools, next_cursor=following)
     if cursor is not None:
         raise StaleCursor
     return t.ListToolsResult(tools=[t.Tool.model_validate(own) for own in folded(offered)])
@@ -247,6 +250,8 @@ async def _called(
             if (inner := _named(name, arguments)) is not None:
                 await refused(parts, caller, inner, refusal)
             raise
+    if name == MORE:
+        return await read_on(parts, caller, arguments)
     if name in _LOOKS:
         found = _LOOKS[name](parts, caller, arguments)
         return Outcome(ok=True, structured=found, text=json.dumps(found, ensure_ascii=False))

@@ -72,7 +72,7 @@ class Event(StrEnum):
     CALL_REFUSED = "call.refused"
     CALL_HELD = "call.held"
     CALL_UNKNOWN = "call.unknown"  # an attempt whose process was gone before its outcome; a later outcome is the truth
-    CALL_REPLAYED = "call.replayed"  # the stored outcome of an approved call was told again; nothing was sent
+    CALL_REPLAYED = "call.replayed"  # a stored outcome was told again, or (`continued`) further; nothing was sent
 
     APPROVAL_OPENED = "approval.opened"
     APPROVAL_DECIDED = "approval.decided"

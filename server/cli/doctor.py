@@ -20,7 +20,7 @@ from server.cli.output import console_on, counted, plain, show_json
 
 if TYPE_CHECKING:
     from connectors.catalogue import Offer
-    from connectors.definition import CredentialKind
+    from connectors.definition import CredentialKind, Deprecation
     from server.app import Installation
     from server.cli.clients import Installed
     from server.connections import Connection
@@ -223,16 +223,16 @@ def connectors(patient: Patient) -> Iterator[Finding]:
     used = {connection.connector for _, connection in _connections(patient)}
     for connector in (found for name, found in sorted(catalogue.connectors.items()) if name in used):
         for deprecation in connector.deprecations:
-            yield from _announced(connector.title, deprecation.date, deprecation.what, deprecation.see)
+            yield from announced(connector.title, deprecation, datetime.now(UTC))
 
 
-def _announced(title: str, date: str, what: str, see: str) -> Iterator[Finding]:
+def announced(title: str, deprecation: "Deprecation", now: datetime) -> Iterator[Finding]:
     """A deprecation that is near or past."""
+    date = deprecation.date
     day = datetime.fromisoformat(date if len(date) > 7 else f"{date}-01").replace(tzinfo=UTC)
-    now = datetime.now(UTC)
     if day <= now + SOON:
         when = f"since {date}" if day <= now else f"from {date} on"
-        yield Finding("deprecations", "warn", f"{title}, {when}: {what} {see}".rstrip())
+        yield Finding("deprecations", "warn", f"{title}, {when}: {deprecation.what} {deprecation.see}".rstrip())
 
 
 def credentials(patient: Patient) -> Iterator[Finding]:

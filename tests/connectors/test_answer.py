@@ -12,12 +12,13 @@ from urllib.parse import quote
 
 import pytest
 
-from connectors.answer import MAX_MESSAGE, MAX_TEXT, Result, interpret, interpret_verify
+from connectors.answer import MAX_MESSAGE, Result, interpret, interpret_verify
 from connectors.catalogue import Catalogue, shipped_folder
 from connectors.definition import Call
 from connectors.egress import Reply
 from connectors.errors import ConnectorError, CredentialRejected, RateLimited, UpstreamError
 from connectors.loading import load
+from connectors.portions import MAX_TEXT
 from connectors.scrub import REMOVED, Scrubber
 
 ROOT = Path(__file__).parents[2]
@@ -199,10 +200,10 @@ def test_a_text_comes_as_it_is_even_where_it_reads_as_json(shop: dict[str, Call]
 
 
 def test_a_text_is_scrubbed_bounded_and_an_error_is_still_an_error(shop: dict[str, Call]) -> None:
-    long = interpret(shop["file"], reply(CANARY.encode() + b"x" * 50_000)).structured
+    long = interpret(shop["file"], reply(CANARY.encode() + b"x" * 80_000)).structured
     assert long is not None
     assert long["text"].startswith(REMOVED)
-    assert "Cut by Keyleash" in long["note"]
+    assert "Cut by Keyleash: characters 1 to" in long["note_on_length"]
     assert interpret(shop["file"], reply(b"\x00\xff")).structured == {
         "status": 200,
         "bytes": 2,
@@ -468,11 +469,15 @@ def test_an_echoed_secret_reaches_no_error(shop: dict[str, Call], name: str, sta
 
 
 def test_a_secret_at_the_edge_of_a_cut_is_removed_before_the_cut(shop: dict[str, Call]) -> None:
-    body = ("x" * (8_000 - 8) + CANARY).encode()
-    shown = interpret(shop["plain"], reply(body)).structured
-    assert shown is not None
-    assert shown["text"] == "x" * (8_000 - 8) + REMOVED[:8]
-    assert "cut by Keyleash" in shown["note"]
+    whole = interpret(shop["plain"], reply(b"x" * 90_000)).structured
+    assert whole is not None
+    edge = len(whole["text"])
+    body = ("x" * (edge - 8) + CANARY + "x" * 30_000).encode()
+    shown = interpret(shop["plain"], reply(body))
+    assert shown.structured is not None
+    assert shown.structured["text"] == "x" * (edge - 8) + REMOVED[:8]
+    assert CANARY not in json.dumps(shown.whole)
+    assert "Cut by Keyleash" in shown.structured["note_on_length"]
     message = "x" * (MAX_MESSAGE - 8) + CANARY
     with pytest.raises(UpstreamError) as refused:
         interpret(shop["plain"], reply({"error": {"message": message}}, 400))

@@ -23,7 +23,7 @@ import pytest
 
 from connectors.bounded import Limits, deeper_than
 from connectors.definition import Call
-from connectors.egress import Egress, Reply, resolve_apart, retry_after
+from connectors.egress import Egress, Reply, resolve_apart
 from connectors.errors import (
     ConnectorError,
     CredentialMalformed,
@@ -34,6 +34,7 @@ from connectors.errors import (
 )
 from connectors.loading import parse
 from connectors.request import Prepared, prepare
+from connectors.waiting import retry_after
 
 pytestmark = pytest.mark.anyio
 

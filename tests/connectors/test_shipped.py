@@ -7,12 +7,14 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import jmespath
 import jsonschema_rs
 import pytest
+import yaml
 
 from connectors.auth import SCHEMES
 from connectors.catalogue import MAX_WIRE_NAME, Catalogue, Offered, shipped_folder
@@ -23,11 +25,20 @@ from connectors.fileformat import json_schema
 from connectors.graphql import read_document
 from connectors.request import prepare, prepare_verify
 from connectors.source import Spot, read_file
+from server.cli.doctor import announced
+from server.identity import Caller
+from server.listing import described
+from server.prompt import EFFECTS, render
+from tests.connectors.compared import NOT_DESCRIBED, fingerprint, recorded
+from tests.connectors.realistic import ITEMS
+from tests.connectors.sizes import MOST, lists
 from tests.real.shape import Missing
 from tests.samples import sample_arguments
 
 CATALOGUE = Catalogue.load(shipped_folder())
 OFFER = CATALOGUE.offer({name: name for name in CATALOGUE.connectors})
+COMPARED = recorded()
+AGENT = Caller("org_1", "acme", "default", 1, "agt_1", "reconciler", "mem_1", "Ann", ("member",), ())
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 
 every_connector = pytest.mark.parametrize(
@@ -167,6 +178,68 @@ def test_a_shipped_tool_says_what_it_does_and_what_a_person_agrees_to(offered: O
 
 
 @every_tool
+def test_a_shipped_tool_states_its_effect_in_its_file(offered: Offered):
+    """Nothing that is shipped relies on what a method and a path suggest."""
+    written = yaml.safe_load(Path(offered.connector.file).read_text("utf-8"))["tools"][offered.tool.name]
+    assert written["effect"] == offered.tool.effect.value
+    assert offered.tool.unreviewed is None
+
+
+@every_tool
+def test_a_shipped_tool_tells_clients_all_four_things_about_itself(offered: Offered):
+    shown = described(offered)
+    assert shown is not None
+    hints = shown["annotations"]
+    assert sorted(hints) == ["destructiveHint", "idempotentHint", "openWorldHint", "readOnlyHint"]
+    assert all(isinstance(hint, bool) for hint in hints.values())
+    reads = offered.tool.effect in (Effect.READ, Effect.SENSITIVE)
+    assert hints["readOnlyHint"] is reads
+    assert not (hints["destructiveHint"] and reads)
+    assert hints["destructiveHint"] or offered.tool.effect.strictness < Effect.SPEND.strictness
+
+
+@every_tool
+def test_a_person_is_shown_the_whole_of_a_shipped_tools_request(offered: Offered):
+    call = OFFER.bind(offered.name, sample_arguments(offered.tool))
+    request = prepare(call, base_url=offered.connector.base_url)
+    prompt = render(AGENT, call, request, account="acme", ownership="own", done_before=None)
+    assert prompt.whole
+    lines = prompt.text.splitlines()
+    assert f"Request: {request.method} {request.url.partition('?')[0]}" in [line.partition("?")[0] for line in lines]
+    assert f"Tool: {offered.name}, which {EFFECTS[offered.tool.effect]} ({offered.tool.effect})" in lines
+    written = [line for line in lines if line.startswith("  ")]
+    assert all(any(line.startswith(f"  {name} = ") for line in written) for name in call.arguments)
+    if offered.tool.effect is not Effect.READ:
+        assert lines[0] != offered.tool.title, "a person is asked about this call, not about the tool"
+
+
+@every_tool
+def test_a_shipped_tool_is_as_it_was_when_it_was_compared_with_what_its_vendor_publishes(offered: Offered):
+    of = offered.connector.id
+    assert (of in NOT_DESCRIBED) != (of in COMPARED)
+    if of in COMPARED:
+        compared = COMPARED[of].get(offered.tool.name)
+        assert compared == fingerprint(offered.connector, offered.tool), (
+            "Compare it again: python -m tests.real --only documents --keep"
+        )
+
+
+def test_nothing_is_said_to_be_compared_that_is_gone():
+    here = {(offered.connector.id, offered.tool.name) for offered in OFFER.tools}
+    assert {(of, name) for of, tools in COMPARED.items() for name in tools} <= here
+
+
+@every_connector
+def test_what_a_vendor_has_announced_has_a_date_and_a_page(connector: Connector):
+    for deprecation in connector.deprecations:
+        (said,) = announced(connector.title, deprecation, datetime(2099, 1, 1, tzinfo=UTC))
+        assert said.status == "warn"
+        assert f"{connector.title}, since {deprecation.date}: " in said.message
+        assert deprecation.see.startswith("https://")
+        assert list(announced(connector.title, deprecation, datetime(2000, 1, 1, tzinfo=UTC))) == []
+
+
+@every_tool
 def test_only_sensitive_writing_and_sending_tools_offer_an_hour(offered: Offered):
     if offered.tool.grant:
         assert offered.tool.effect in (Effect.SENSITIVE, Effect.WRITE, Effect.SEND)
@@ -210,6 +283,24 @@ def test_what_is_selected_of_a_graphql_answer_was_asked_for(tool: Tool, select: 
     assert missing.names == []
 
 
+LISTS = [pytest.param(offered, heard, id=offered.name) for offered, heard in lists()]
+
+
+@pytest.mark.parametrize(("offered", "heard"), LISTS)
+def test_thirty_things_of_any_list_are_told_whole_and_in_few_bytes(offered: Offered, heard: str):
+    told = json.loads(heard)
+    assert ITEMS in [len(value) for value in told.values() if isinstance(value, list)]
+    assert "note_on_length" not in told
+    assert len(heard.encode()) <= MOST
+
+
+def test_no_list_is_left_out_of_what_is_measured():
+    """A tool that takes the place of a page is one of a list, whatever it is called."""
+    pages = {"limit", "page", "per_page", "page_size", "max_results", "first", "size", "cursor", "offset"}
+    paged = {each.name for each in OFFER.tools if pages & each.tool.input_schema["properties"].keys()}
+    assert paged <= {offered.name for offered, _ in lists()}
+
+
 @every_tool
 def test_a_shipped_tool_is_as_committed(offered: Offered):
     tool = offered.tool
@@ -231,6 +322,8 @@ def test_a_shipped_tool_is_as_committed(offered: Offered):
             "body": prepared.body.decode() if prepared.body is not None else None,
         },
     }
+    if tool.output_brief:
+        now["brief"] = tool.output_brief
     file = SNAPSHOTS / offered.connector.id / f"{tool.name}.json"
     if os.environ.get("KEYLEASH_UPDATE_SNAPSHOTS"):
         file.parent.mkdir(parents=True, exist_ok=True)

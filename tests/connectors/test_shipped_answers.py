@@ -2,17 +2,20 @@
 
 import base64
 import json
+import math
 from typing import Any
 
 import pytest
 
-from connectors.answer import MAX_TEXT, interpret
+from connectors.answer import interpret
 from connectors.auth import attaching, check
 from connectors.catalogue import Catalogue, shipped_folder
 from connectors.definition import Call, Effect
 from connectors.egress import Reply
 from connectors.errors import ConnectorError, CredentialRejected, RateLimited, UpstreamError
+from connectors.portions import MAX_TEXT
 from connectors.request import prepare
+from connectors.waiting import seconds_to_wait
 
 CATALOGUE = Catalogue.load(shipped_folder())
 OFFER = CATALOGUE.offer({name: name for name in CATALOGUE.connectors})
@@ -123,6 +126,54 @@ def test_a_models_answer_is_its_text_and_its_usage():
         assert usage is not None
         found = usage.search(answer)
         assert (found["tokens_in"], found["tokens_out"], found["tokens_cached"]) == (3, 2, None)
+
+
+METERED: dict[str, tuple[Any, dict[str, int]]] = {
+    "openai_create_response": (
+        {
+            "usage": {
+                "input_tokens": 3,
+                "output_tokens": 2,
+                "total_tokens": 5,
+                "input_tokens_details": {"cached_tokens": 1},
+            }
+        },
+        {"input_tokens": 3, "output_tokens": 2, "total_tokens": 5},
+    ),
+    "openai_create_embedding": (
+        {"data": [], "usage": {"prompt_tokens": 8, "total_tokens": 8}},
+        {"prompt_tokens": 8, "total_tokens": 8},
+    ),
+    "anthropic_create_message": (
+        {"content": [], "usage": {"input_tokens": 3, "output_tokens": 2, "service_tier": "standard"}},
+        {"input_tokens": 3, "output_tokens": 2},
+    ),
+    "google_gemini_generate_content": (
+        {"candidates": [], "usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 2, "totalTokenCount": 5}},
+        {"promptTokenCount": 3, "candidatesTokenCount": 2, "totalTokenCount": 5},
+    ),
+    "google_gemini_embed_content": (
+        {"embedding": {"values": [0.5]}, "usageMetadata": {"promptTokenCount": 3}},
+        {"promptTokenCount": 3},
+    ),
+}
+
+
+def test_every_call_that_is_metered_reports_what_it_used():
+    assert set(METERED) == {offered.name for offered in OFFER.tools if offered.tool.effect is Effect.METERED}
+    assert {OFFER.get(name).connector.id for name in METERED} == {"openai", "anthropic", "google_gemini"}
+
+
+@pytest.mark.parametrize("name", METERED)
+def test_the_tokens_that_a_model_provider_reports_are_taken_down(name: str):
+    answer, used = METERED[name]
+    offered = OFFER.get(name)
+    body = json.dumps(answer).encode()
+    call = Call(offered.connection, offered.connector, offered.tool, name, {})
+    result = interpret(call, Reply(200, {}, body, 1.0, len(body)))
+    assert result.usage == used
+    assert result.structured is not None
+    assert result.structured["usage"], "the model hears of it too"
 
 
 def test_notion_results_have_their_titles_whatever_they_are():
@@ -428,6 +479,276 @@ def test_refusals_are_understood_as_vendors_document_them(
     with pytest.raises(refusal, match=says) as refused:
         answered(name, answer, status)
     assert type(refused.value) is refusal
+
+
+STRIPE_404 = {
+    "error": {"type": "invalid_request_error", "code": "resource_missing", "message": "No such charge: 'ch_1'"}
+}
+OTHER_REFUSALS: list[tuple[str, int, Any, str]] = [
+    ("stripe_get_charge", 404, STRIPE_404, "No such charge: 'ch_1' .*404, resource_missing"),
+    (
+        "stripe_create_refund",
+        400,
+        {"error": {"code": "charge_already_refunded", "message": "Been refunded."}},
+        "refunded",
+    ),
+    ("stripe_create_refund", 409, {"error": {"code": "lock_timeout", "message": "Locked."}}, "Locked. .HTTP 409"),
+    (
+        "github_create_issue",
+        422,
+        {"message": "Validation Failed", "errors": [{"resource": "Issue", "code": "missing_field", "field": "title"}]},
+        "Validation Failed for title missing_field .HTTP 422",
+    ),
+    (
+        "github_create_pull_request",
+        422,
+        {"message": "Validation Failed", "errors": [{"message": "A pull request already exists for acme:fix."}]},
+        "Validation Failed: A pull request already exists",
+    ),
+    ("github_get_issue", 404, {"message": "Not Found", "status": "404"}, "Not Found"),
+    ("github_merge_pull_request", 409, {"message": "Head branch was modified."}, "Head branch was modified"),
+    (
+        "slack_post_message",
+        200,
+        {"ok": False, "error": "invalid_arguments", "response_metadata": {"messages": ["[ERROR] no text"]}},
+        "no text",
+    ),
+    ("slack_post_message", 200, {"ok": False, "error": "not_in_channel"}, "says: not_in_channel"),
+    (
+        "slack_read_channel",
+        200,
+        {"ok": False, "error": "missing_scope", "needed": "channels:history"},
+        "channels:history",
+    ),
+    (
+        "openai_create_response",
+        400,
+        {"error": {"message": "Bad model", "type": "x", "code": "model_not_found"}},
+        "Bad model",
+    ),
+    (
+        "openai_get_model",
+        404,
+        {"error": {"message": "No model", "code": "model_not_found"}},
+        "No model .HTTP 404, model_not",
+    ),
+    (
+        "anthropic_create_message",
+        400,
+        {
+            "type": "error",
+            "error": {"type": "invalid_request_error", "message": "max_tokens: too large"},
+            "request_id": "r",
+        },
+        "max_tokens: too large .HTTP 400, invalid_request_error, request r",
+    ),
+    (
+        "notion_get_page",
+        404,
+        {
+            "object": "error",
+            "status": 404,
+            "code": "object_not_found",
+            "message": "Could not find page",
+            "request_id": "r",
+        },
+        "Could not find page .HTTP 404, object_not_found, request r",
+    ),
+    ("notion_update_page", 409, {"code": "conflict_error", "message": "Conflict occurred."}, "Conflict occurred"),
+    (
+        "notion_create_page",
+        400,
+        {"code": "validation_error", "message": "body failed validation"},
+        "body failed validation",
+    ),
+    (
+        "linear_get_issue",
+        200,
+        {"errors": [{"message": "Entity not found", "extensions": {"code": "INPUT_ERROR"}}], "data": None},
+        "Entity not found",
+    ),
+    (
+        "shopify_cancel_order",
+        200,
+        {"data": {"orderCancel": {"job": None, "userErrors": [{"field": ["orderId"], "message": "Order is closed"}]}}},
+        "orderId: Order is closed",
+    ),
+    (
+        "zendesk_get_ticket",
+        404,
+        {"error": "RecordNotFound", "description": "Not found"},
+        "Not found .HTTP 404, RecordNot",
+    ),
+    (
+        "twilio_get_message",
+        404,
+        {"code": 20404, "message": "The resource was not found", "status": 404},
+        "not found .*20404",
+    ),
+    ("jira_get_issue", 404, {"errorMessages": ["Issue does not exist"], "errors": {}}, "Issue does not exist"),
+    ("discord_get_message", 404, {"code": 10008, "message": "Unknown Message"}, "Unknown Message .*10008"),
+    ("pagerduty_get_incident", 404, {"error": {"code": 2100, "message": "Not Found"}}, "Not Found .*2100"),
+    ("sentry_get_issue", 404, {"detail": "The requested resource does not exist"}, "does not exist"),
+    (
+        "hubspot_create_contact",
+        409,
+        {"category": "CONFLICT", "message": "Contact already exists"},
+        "already exists .*CONFLICT",
+    ),
+    ("sendgrid_get_template", 404, {"errors": [{"message": "template not found"}]}, "template not found"),
+    ("airtable_get_record", 404, {"error": "NOT_FOUND"}, "NOT_FOUND"),
+    (
+        "cloudflare_get_zone",
+        404,
+        {"success": False, "errors": [{"code": 7003, "message": "No zone"}]},
+        "No zone .*7003",
+    ),
+    ("google_drive_get_file", 404, {"error": {"code": 404, "message": "File not found: x."}}, "File not found"),
+    ("gmail_get_message", 400, {"error": {"code": 400, "message": "Invalid id value"}}, "Invalid id value"),
+    (
+        "google_calendar_get_event",
+        410,
+        {"error": {"code": 410, "message": "Resource has been deleted"}},
+        "been deleted",
+    ),
+    (
+        "google_gemini_get_model",
+        404,
+        {"error": {"status": "NOT_FOUND", "message": "no such model"}},
+        "no such model .*NOT_FOUND",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "status", "answer", "says"), OTHER_REFUSALS)
+def test_what_a_vendor_says_of_a_call_reaches_the_model(name: str, status: int, answer: Any, says: str):
+    with pytest.raises(UpstreamError, match=says) as refused:
+        answered(name, answer, status)
+    assert type(refused.value) is UpstreamError
+    assert refused.value.status == status
+
+
+NOW = 1_800_000_000.0
+IN_A_MINUTE, IN_AN_HOUR = str(int(NOW) + 60), str(int(NOW) + 3600)
+LIMITS: list[tuple[str, int, dict[str, str], Any, float | None]] = [
+    ("stripe_list_charges", 429, {"retry-after": "2"}, {"error": {"code": "rate_limit", "message": "Too many"}}, 2),
+    ("stripe_list_charges", 429, {}, {"error": {"code": "rate_limit", "message": "Too many"}}, None),
+    (
+        "github_get_me",
+        403,
+        {"x-ratelimit-remaining": "0", "x-ratelimit-reset": IN_A_MINUTE},
+        {"message": "exceeded"},
+        60,
+    ),
+    (
+        "github_get_me",
+        429,
+        {"x-ratelimit-remaining": "0", "x-ratelimit-reset": IN_A_MINUTE},
+        {"message": "exceeded"},
+        60,
+    ),
+    # A secondary limit: the hour's calls are not used up, so their end says nothing; with retry-after, and without.
+    ("github_get_me", 403, {"retry-after": "90", "x-ratelimit-remaining": "4000"}, {"message": "secondary"}, 90),
+    (
+        "github_get_me",
+        429,
+        {"x-ratelimit-remaining": "4000", "x-ratelimit-reset": IN_A_MINUTE},
+        {"message": "second"},
+        60,
+    ),
+    ("slack_list_users", 429, {"retry-after": "30"}, {"ok": False, "error": "ratelimited"}, 30),
+    ("discord_get_me", 429, {"x-ratelimit-reset-after": "1.5"}, {"message": "You are", "retry_after": 1.5}, 1.5),
+    (
+        "discord_get_me",
+        429,
+        {},
+        {"message": "You are being rate limited.", "retry_after": 64.57, "global": True},
+        64.57,
+    ),
+    ("hubspot_get_account", 429, {}, {"message": "ten_secondly limit", "errorType": "RATE_LIMIT"}, 10),
+    (
+        "pagerduty_list_users",
+        429,
+        {"ratelimit-remaining": "0", "ratelimit-reset": "25"},
+        {"error": {"message": "x"}},
+        25,
+    ),
+    ("zendesk_get_me", 429, {"retry-after": "93"}, {"description": "Number of allowed API requests exceeded"}, 93),
+    ("sentry_list_organizations", 429, {"x-sentry-rate-limit-reset": IN_A_MINUTE}, {"detail": "You are"}, 60),
+    ("sendgrid_list_scopes", 429, {"x-ratelimit-remaining": "0", "x-ratelimit-reset": IN_A_MINUTE}, {"errors": []}, 60),
+    ("jira_get_me", 429, {"retry-after": "5", "x-ratelimit-reset": "2027-01-15T08:01:00Z"}, {}, 5),
+    ("jira_get_me", 429, {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "2027-01-15T08:01:00Z"}, {}, 60),
+    ("linear_get_me", 400, {"x-ratelimit-requests-reset": f"{IN_A_MINUTE}000"}, "RATELIMITED", 60),
+    ("shopify_get_shop", 200, {}, "THROTTLED", None),
+    (
+        "openai_list_models",
+        429,
+        {"retry-after": "20"},
+        {"error": {"code": "rate_limit_exceeded", "message": "Slow"}},
+        20,
+    ),
+    ("anthropic_list_models", 429, {"retry-after": "7"}, {"error": {"type": "rate_limit_error", "message": "Slow"}}, 7),
+    ("notion_get_me", 429, {"retry-after": "3"}, {"code": "rate_limited", "message": "You have been rate limited"}, 3),
+    ("airtable_get_me", 429, {}, {"errors": [{"error": "RATE_LIMIT_REACHED"}]}, 30),
+    ("twilio_get_balance", 429, {}, {"code": 20429, "message": "Too Many Requests"}, None),
+    ("cloudflare_list_zones", 429, {"ratelimit": '"default";r=0;t=30'}, {"success": False, "errors": []}, 30),
+    (
+        "google_gemini_list_models",
+        429,
+        {},
+        {"error": {"status": "RESOURCE_EXHAUSTED", "message": "x", "details": [{"retryDelay": "34.5s"}]}},
+        34.5,
+    ),
+    ("gmail_list_labels", 403, {}, google_refuses("userRateLimitExceeded"), None),
+    ("google_drive_list_files", 403, {}, google_refuses("rateLimitExceeded"), None),
+    ("google_calendar_list_calendars", 429, {"retry-after": "Fri, 15 Jan 2027 08:01:00 GMT"}, google_refuses("x"), 60),
+]
+
+
+@pytest.mark.parametrize(("name", "status", "headers", "answer", "wait"), LIMITS)
+def test_an_answer_that_asks_for_fewer_calls_says_for_how_long(
+    monkeypatch: pytest.MonkeyPatch, name: str, status: int, headers: dict[str, str], answer: Any, wait: float | None
+):
+    monkeypatch.setattr("connectors.waiting.time", lambda: NOW)
+    if isinstance(answer, str):  # a code of GraphQL
+        answer = {"errors": [{"message": "Slow down", "extensions": {"code": answer}}]}
+    with pytest.raises(RateLimited, match="asks for fewer calls") as limited:
+        answered(name, answer, status, **headers)
+    assert limited.value.retry_after == wait
+    assert (f"Try again in {math.ceil(wait)} s." if wait else "Try again later.") in str(limited.value)
+
+
+def test_limits_and_refusals_of_every_connector_are_looked_at():
+    def of(rows: list[Any]) -> set[str]:
+        return {OFFER.get(row[0]).connector.id for row in rows}
+
+    assert of(LIMITS) == set(CATALOGUE.connectors)
+    assert of(OTHER_REFUSALS) == set(CATALOGUE.connectors)
+
+
+def test_what_is_used_up_is_not_tried_again():
+    spent = {"error": {"message": "You exceeded your current quota.", "type": "insufficient_quota", "code": None}}
+    with pytest.raises(UpstreamError, match=r"exceeded your current quota\. Calling again will not help") as refused:
+        answered("openai_create_response", spent, 429)
+    assert not isinstance(refused.value, RateLimited)
+    assert "Try again" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ({"retry-after": "soon"}, {}),
+        ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "tomorrow"}, {}),
+        ({"ratelimit-reset": "9" * 20}, {}),
+        ({"retry-after": "99999999"}, {}),
+        ({}, {"retry_after": True}),
+        ({}, {"retry_after": -1}),
+        ({}, {"error": {"details": [None, {"retryDelay": 3}, {"retryDelay": "3 hours"}]}}),
+        ({}, {"error": {"details": "3s"}}),
+    ],
+)
+def test_a_time_to_wait_that_cannot_be_believed_is_none(headers: dict[str, str], body: Any):
+    assert seconds_to_wait(headers, body) is None
 
 
 def signed(connector: str, kind: str, **fields: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -31,13 +32,14 @@ CHECKS: dict[str, Callable[[Report, Cache], Awaitable[None]]] = {
 }
 
 
-def run(names: Iterable[str], cache: Cache) -> Report:
-    """Run these checks, one after the other."""
+def run(names: Iterable[str], cache: Cache, *, keep: bool = False) -> Report:
+    """Run these checks, one after the other; `keep` records which tools are as their vendors' documents say."""
+    checks = CHECKS | ({"documents": partial(documents.check, kept=True)} if keep else {})
     report = Report()
     for name in names:
         report.part = name
         with report.line("runs to its end"):
-            anyio.run(CHECKS[name], report, cache)
+            anyio.run(checks[name], report, cache)
     return report
 
 
@@ -45,10 +47,11 @@ def main() -> int:
     """Run what was asked for; 1 if anything failed. What cannot be shown here is no failure, and is counted."""
     parser = argparse.ArgumentParser(prog="python -m tests.real", description="Keyleash beside parts of others.")
     parser.add_argument("--only", choices=list(CHECKS), action="append", help="only this one; repeatable")
+    parser.add_argument("--keep", action="store_true", help="record which tools are as their vendors describe them")
     given = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="keyleash-real-") as folder:
-        report = run(given.only or CHECKS, Cache(Path(os.environ.get("KEYLEASH_REAL_CACHE", folder))))
+        report = run(given.only or CHECKS, Cache(Path(os.environ.get("KEYLEASH_REAL_CACHE", folder))), keep=given.keep)
     counts = ", ".join(f"{report.of(came)} {came}" for came in Came)
     print(f"\n{counts}; {time.monotonic() - began:.0f} s")
     return 1 if report.of(Came.FAILED) else 0

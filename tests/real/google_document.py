@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -18,7 +19,7 @@ class Google:
     """One document, by method and path below the connector's base URL, with nameless holes."""
 
     document: Json
-    operations: dict[tuple[str, str], Json]
+    operations: dict[tuple[str, str], list[Json]]
     version: str | None = None  # it stands in the base URL
     answers: bool = True
 
@@ -26,19 +27,31 @@ class Google:
     def read(cls, cache: Cache, api: str, base_url: str) -> "Google":
         """Download and read the document of this interface, gmail.v1."""
         folder = cache.pip(f"google-api-python-client=={VERSION}") / "googleapiclient" / "discovery_cache" / "documents"
-        document = json.loads((folder / f"{api}.json").read_bytes())
+        return cls.of(folder / f"{api}.json", base_url)
+
+    @classmethod
+    def of(cls, file: Path, base_url: str) -> "Google":
+        """Read the document in this file."""
+        document = json.loads(file.read_bytes())
         base = urlsplit(base_url).path + "/"
-        operations = {
-            (method["httpMethod"], _nameless(f"/{document['servicePath']}{method['path']}".removeprefix(base))): method
-            for method in _methods(document)
-        }
+        operations: dict[tuple[str, str], list[Json]] = {}
+        for method in _methods(document):
+            path = _nameless(f"/{document['servicePath']}{method['path']}".removeprefix(base))
+            operations.setdefault((method["httpMethod"], path), []).append(method)
         return cls(document, operations)
 
     def operation(self, method: str, path: str) -> "Described | None":
-        """The operation; None where there is none. `users/me` is a user like any other."""
+        """The operation; None where there is none. `users/me` is a user like any other.
+
+        Gemini's have the whole name of a thing for their path, so that many share one: `{model}` is one of `models`.
+        """
         found = self.operations.get((method, _nameless(path[1:].replace("users/me/", "users/{}/"))))
         found = found or self.operations.get((method, _nameless(path[1:])))
-        return None if found is None else Described(self.document, found)
+        if not found:
+            return None
+        named = re.search(r"\{(\w+)\}", path)
+        own = [each for each in found if named and each["id"].split(".")[1] == f"{named[1]}s"]
+        return Described(self.document, (own or found)[0])
 
 
 def _methods(resource: Json) -> Iterator[Json]:

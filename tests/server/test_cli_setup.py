@@ -6,10 +6,12 @@ import sqlite3
 import stat
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from connectors.definition import Deprecation
 from server.cli import doctor as doctor_room
 from server.cli.doctor import CHECKS, PLACES_AT_ONCE, Patient
 from server.cli.setup import member_name, upgrade_database
@@ -374,10 +376,33 @@ def test_doctor_finds_a_broken_connector_file(owner: CommandLine) -> None:
     assert "mine.yaml" in found["connectors"][0][1]
 
 
-@pytest.mark.parametrize(("date", "expected"), [("2020-01-01", 1), ("2020-01", 1), ("2999-01-01", 0)])
-def test_doctor_speaks_of_deprecations_that_are_near_or_past(date: str, expected: int) -> None:
-    announced = doctor_room._announced("Stripe", date, "Sources end.", "https://example.com")
-    assert [one.status for one in announced] == ["warn"] * expected
+@pytest.mark.parametrize(
+    ("date", "says"),
+    [
+        ("2020-01-01", ["since 2020-01-01"]),
+        ("2020-01", ["since 2020-01"]),
+        ("2027-02-01", ["from 2027-02-01 on"]),
+        ("2027-02-25", []),
+        ("2028-03", []),
+    ],
+)
+def test_doctor_speaks_of_deprecations_that_are_near_or_past(date: str, says: list[str]) -> None:
+    end = Deprecation(date, "Sources end.", "https://example.com")
+    said = doctor_room.announced("Stripe", end, datetime(2026, 11, 26, tzinfo=UTC))
+    assert [(one.check, one.status, one.message) for one in said] == [
+        ("deprecations", "warn", f"Stripe, {when}: Sources end. https://example.com") for when in says
+    ]
+
+
+def test_doctor_warns_of_what_ends_at_a_connector_that_is_used_and_of_no_other(
+    place: Place, owner: CommandLine
+) -> None:
+    assert "deprecations" not in findings(owner)[1]
+    place.connect("https://acme.zendesk.com", connector="zendesk")
+    warned = findings(owner)[1]["deprecations"]
+    assert {status for status, _ in warned} == {"warn"}
+    assert any("Zendesk" in text and "2026-10-27" in text and "https://" in text for _, text in warned)
+    assert not any("Gemini" in text for _, text in warned)
 
 
 def test_doctor_finds_a_client_that_starts_a_missing_command(owner: CommandLine) -> None:

@@ -40,7 +40,8 @@ pytestmark = pytest.mark.anyio
 REFUND = {"charge": "ch_1", "amount": 1200}
 CALL_REFUND = {"name": "stripe_create_refund", "arguments": REFUND}
 NOTE = {"shelf": "s1", "text": "hello"}
-THREE = ["call_tool", "describe_tool", "search_tools"]
+THREE = ["call_tool", "describe_tool", "read_more", "search_tools"]
+"""Three, and the one that stands in every list."""
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ async def test_three_tools_stand_in_place_of_hundreds(place: Place, transport: s
     assert listed.next_cursor is None
     hints = {tool.name: tool.annotations for tool in listed.tools}
     assert all(hint is not None for hint in hints.values())
-    for name in ("search_tools", "describe_tool"):
+    for name in ("search_tools", "describe_tool", "read_more"):
         assert hints[name] == t.ToolAnnotations(
             read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
         )
@@ -156,7 +157,7 @@ async def test_a_caller_with_few_tools_is_listed_them_beside_one_with_many(place
     async with connected(place, "memory", era, agent="cashier") as client:
         listed = [tool.name for tool in (await client.list_tools()).tools]
     assert "stripe_create_refund" in listed
-    assert not OWN_NAMES & set(listed)
+    assert OWN_NAMES & set(listed) == {"read_more"}
 
 
 @pytest.mark.parametrize(("limit", "is_folded"), [(0, True), (14, True), (15, False), (10_000, False)])
@@ -165,7 +166,7 @@ async def test_the_operator_sets_the_limit(place: Place, era: str, limit: int, i
     async with connected(limited(place, limit), "memory", era, agent="cashier") as client:
         listed = [tool.name for tool in (await client.list_tools()).tools]
     assert (listed == THREE) is is_folded
-    assert is_folded or len(listed) == 15
+    assert is_folded or len(listed) == 15 + len(["read_more"])
 
 
 async def test_a_kept_list_of_either_kind_goes_on_working(place: Place, transport: str, era: str) -> None:
@@ -183,7 +184,7 @@ async def test_a_connection_that_folds_the_list_is_a_change_of_the_list(place: P
         connected(place, "memory", "auto") as client,
         client.listen(tools_list_changed=True) as changes,
     ):
-        assert len((await client.list_tools(cache_mode="bypass")).tools) == PAGE
+        assert len((await client.list_tools(cache_mode="bypass")).tools) == PAGE + len(["read_more"])
         place.connect(upstream.url, name="stripe_eu")
         event = await anext(aiter(changes))
         assert isinstance(event, ToolsListChanged)
@@ -204,7 +205,7 @@ async def test_clients_of_the_handshake_are_told_of_it_on_their_pipe(place: Plac
         env={**os.environ, **postgres.environment(place.home), **environment},
     )
     async with Client(server, mode="legacy", message_handler=hear) as client:
-        assert len((await client.list_tools()).tools) == PAGE
+        assert len((await client.list_tools()).tools) == PAGE + len(["read_more"])
         place.connect(upstream.url, name="stripe_eu")
         with anyio.fail_after(30):
             await told.wait()
