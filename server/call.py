@@ -43,7 +43,7 @@ from server.approval import (
 from server.audit import AUDIT_VALUES, AuditError, Event, append, argument_fields
 from server.clock import iso, now_ms, running_s
 from server.connections import Connection, Workspaces, credential_kind, take_credential
-from server.credential import is_reference, resolved
+from server.credential import resolved, stays_elsewhere
 from server.database import Database, DatabaseProblem, Rows
 from server.errors import (
     ApprovalRequired,
@@ -529,7 +529,7 @@ async def _send(
         try:
             reply = await parts.egress.send(
                 bound.request,
-                attach=_in_time(parts, attempt, attaching(kind, secret)),
+                attach=_in_time(parts, attempt, attaching(kind, secret, bound.request)),
                 private=connection.networks,
             )
         finally:
@@ -578,7 +578,7 @@ def _in_time(parts: Parts, attempt: _Attempt, attach: "Attach") -> "Attach":
 async def _opened(parts: Parts, connection: Connection, kind: CredentialKind, taken: Callable[[], Secret]) -> Secret:
     """The credential, read from where it stays if that is elsewhere. Raises CannotOpen or CannotResolve, in time."""
     sealed = taken()
-    if not is_reference(connection, sealed):
+    if not stays_elsewhere(connection, kind, sealed):
         return sealed
     with sealed, anyio.move_on_after(parts.references.seconds):  # for its turn; from then on the resolver keeps time
         return await anyio.to_thread.run_sync(

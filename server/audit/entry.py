@@ -105,7 +105,7 @@ class Event(StrEnum):
     CONNECTION_TESTED = "connection.tested"
     CONNECTION_REMOVED = "connection.removed"
     CONNECTION_RENEWED = "connection.renewed"  # its tokens, by OAuth; or why not. The credential's version stays
-    CONNECTION_NEEDS_CONSENT = "connection.needs_consent"  # its provider ended the tokens: a person has to consent anew
+    CONNECTION_NEEDS_CONSENT = "connection.needs_consent"  # tokens or key are taken no more: a person has to act
     CONNECTION_REVOKED = "connection.revoked"  # after it was removed: whether its provider has ended its tokens
 
     CONNECTOR_TEST_BEGUN = "connector.test_begun"  # durable before its credential is opened; names the reads
