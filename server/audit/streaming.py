@@ -134,11 +134,9 @@ class Stream:
 
     def follow(self, *, once: bool = False, **filters: Unpack[Filters]) -> None:
         """Hand on what there is and what comes; with `once`, return at the log's present end."""
-        until: Head | None = None
         while True:
             try:
                 end = head(self.db, self.position.org) or Head(0, "")
-                until = until or end
                 if end.seq < self.position.seq:
                     self._require_same_log()
                 self._hand_on(end, filters)
@@ -152,7 +150,7 @@ class Stream:
             except CannotRead as problem:
                 self._later(str(problem))
                 continue
-            if once and self.position.seq >= until.seq:
+            if once:
                 return
             if end.seq <= self.position.seq:
                 self.wait(LOOK_S)

@@ -93,6 +93,8 @@ def test_an_entry_that_was_altered_is_read_by_others_too_and_attests_nothing_tha
     entry = altered(log.add(**whole_call("x")), **change)
     event = ocsf(entry)
     assert [error.message for error in published().iter_errors(event)] == []
+    before = {name: value for name, value in event.items() if name != "attestation_list"}
+    assert [error.message for error in published_before().iter_errors(before)] == []
     attested = not {"hash", "previous", "seq"} & set(change) and change.get("text") not in (
         "not\njson",
         '{"a":1,"a":2}',

@@ -326,10 +326,12 @@ def test_after_a_connection_that_ended_the_batch_before_goes_again(streams: Stre
         if next(states) == "gone":
             raise Away("it is gone", unsure=True)
 
+    noted: list[Position | None] = []
     kept.before = sometimes
-    streams.on_wait = lambda _: None
+    streams.on_wait = lambda _: noted.append(streams.noted.read())
     streams.run(kept)
     assert kept.seqs == [*range(1, BATCH + 1), *range(1, streams.last + 1)]
+    assert [position and position.seq for position in noted] == [0], "killed while it waits, it goes again too"
 
 
 def test_while_the_database_is_away_it_waits_and_goes_on(streams: Streams) -> None:
