@@ -413,7 +413,7 @@ class AuditEntry(SQLModel, table=True):
 
 
 class AuditKey(SQLModel, table=True):
-    """The public key that an org's log is signed with, and the log's name; it stays when the org is removed.
+    """The public key (in hex) that an org's log is signed with, and the log's name; it stays when the org is removed.
 
     `last` is the checkpoint that was made as the org was removed, with its last key.
     """
@@ -421,7 +421,7 @@ class AuditKey(SQLModel, table=True):
     __tablename__: ClassVar[Any] = "audit_key"
     org: str = Field(primary_key=True)
     origin: str
-    public: bytes
+    public: str
     made_at: int = Field(sa_column=_ms())
     last: str | None
 

@@ -292,6 +292,8 @@ def _text(facts: dict[str, Any], link: str | None) -> str:
     """One line that a chat tool can show: every name in it is reduced to what no tool takes for markup or a mention."""
     org = _word(facts["org"])
     one = facts.get("approval")
+    if "checkpoint" in facts:
+        return f"Keyleash ({org}): the record was signed at entry {facts['checkpoint'].splitlines()[1]}."
     if one is None:
         return f"Keyleash ({org}): a test. Calls that wait for a person will be announced here."
     call = f"`{_word(one['tool'])}` ({_word(one['effect'])}) by the agent `{_word(one['agent'])}`"

@@ -43,7 +43,7 @@ CARRIERS = frozenset(
         "Desk",
         "Pending",
         "_Bound",
-        "_Log",
+        "Log",
         "Hook",
         "_Leased",
         "LostCall",

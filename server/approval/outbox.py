@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from server.audit.note import Checkpoint
 from server.clock import iso, now_ms
 from server.database import Rows
 from server.identity import new_id
@@ -15,12 +16,17 @@ from server.policy import Ruling
 
 
 class Happening(StrEnum):
-    """What can happen to a held call that people are told of."""
+    """What can happen to a held call that people are told of; and, for whoever asks for it, that a log was signed."""
 
     OPENED = "opened"
     DECIDED = "decided"
     EXPIRED = "expired"
     UNKNOWN = "unknown"
+    CHECKPOINT = "checkpoint"
+
+
+OF_CALLS = (Happening.OPENED, Happening.DECIDED, Happening.EXPIRED, Happening.UNKNOWN)
+"""What a webhook is told of that names nothing."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +86,33 @@ def put(rows: Rows, org: str, approval: str, happening: Happening) -> None:
     }
     turn = 0 if ruling == Ruling.APPROVE or happening is Happening.UNKNOWN else 1
     for hook in hooks:
+        _put(rows, org, hook.id, facts, now=now, turn=turn)
+
+
+def put_checkpoint(rows: Rows, note: Checkpoint) -> None:
+    """Write a notice with a checkpoint for each webhook that wants them, in the place of an older one that waits."""
+    org = note.org
+    wanting = rows.execute("SELECT id, events FROM channel WHERE org = ? AND disabled_at IS NULL", (org,)).fetchall()
+    hooks = [str(channel) for channel, events in wanting if Happening.CHECKPOINT in json.loads(events)]
+    if not hooks:
+        return
+    ((name,),) = rows.execute("SELECT name FROM org WHERE id = ?", (org,)).fetchall()
+    now = now_ms()
+    facts = {"event": CHECKPOINT, "time": iso(now), "org": name, "approval": None, "checkpoint": str(note)}
+    for channel in hooks:
         rows.execute(
-            "INSERT INTO notice (org, id, channel, facts, created_at, due_at, turn, tries, lease, leased_until) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, 0, NULL, 0)",
-            (org, new_id("ntf"), hook.id, json.dumps(facts), now, now, turn),
+            "DELETE FROM notice WHERE org = ? AND channel = ? AND lease IS NULL AND facts LIKE ?",
+            (org, channel, f'{{"event": "{CHECKPOINT}"%'),
         )
+        _put(rows, org, channel, facts, now=now, turn=1)
+
+
+CHECKPOINT = f"audit.{Happening.CHECKPOINT}"
+
+
+def _put(rows: Rows, org: str, channel: str, facts: dict[str, Any], *, now: int, turn: int) -> None:
+    rows.execute(
+        "INSERT INTO notice (org, id, channel, facts, created_at, due_at, turn, tries, lease, leased_until) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, 0, NULL, 0)",
+        (org, new_id("ntf"), channel, json.dumps(facts), now, now, turn),
+    )

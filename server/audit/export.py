@@ -2,9 +2,9 @@
 
 **JSONL** is lossless. Its first line is a header, canonical JSON: ``{"entries":N,"format":"keyleash audit export",
 "head":"<hash of entry N>","org":"…","v":1}``. A selection (any filter) has ``"selection":{…}`` in place of
-``entries`` and ``head``. Where there are, it also has ``key`` (the log's verifier key) and ``pruned`` (the signed stub of
-the entries that are gone; see `server.audit.note`). Then one line per entry, in exactly this layout, which any JSON reader understands and in
-which the body stands byte for byte as it was hashed::
+``entries`` and ``head``. Where there are, it also has ``key`` (the log's verifier key) and ``pruned`` (the signed stub
+of the entries that are gone; see `server.audit.note`). Then one line per entry, in exactly this layout, which any JSON
+reader understands and in which the body stands byte for byte as it was hashed::
 
     {"hash":"<64 hex>","previous":"<64 hex>","entry":<body>}
 

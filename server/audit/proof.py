@@ -6,6 +6,7 @@ that was taken from the database or the export is the word of whoever can write 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from server.audit.entry import CannotRead
 from server.audit.note import Checkpoint, NoteProblem, VerifierKey, read_note
@@ -50,9 +51,7 @@ class Untrusted(Exception):
         self.pruned = pruned
 
 
-def trusted(
-    proofs: Proofs, org: str, own: VerifierKey | None, stub: Checkpoint | None, *, place: str
-) -> Trusted:
+def trusted(proofs: Proofs, org: str, own: VerifierKey | None, stub: Checkpoint | None, *, place: str) -> Trusted:
     """Hold checkpoints and stub to the pinned key, or to the log's `own`, found in `place`.
 
     Raises Untrusted, and NoteProblem where there is no key for this log.
@@ -110,9 +109,16 @@ def _pruned(checkpoints: Sequence[Checkpoint], stub: Checkpoint | None) -> tuple
 
 
 def key_in(db: Reader, org: str) -> VerifierKey | None:
-    """The public key of an org's log as its database says it. Raises CannotRead."""
+    """The public key of an org's log as its database says it. Raises CannotRead, NoteProblem."""
     found = _read(db, "SELECT origin, public FROM audit_key WHERE org = ?", org)
-    return VerifierKey(str(found[0][0]), bytes(found[0][1])) if found else None
+    if not found:
+        return None
+    try:
+        return VerifierKey(str(found[0][0]), bytes.fromhex(str(found[0][1])))
+    except ValueError:
+        raise NoteProblem(
+            "The log's public key in the database was altered. Give the one you have with --key."
+        ) from None
 
 
 def stub_in(db: Reader, org: str) -> Checkpoint | None:
@@ -121,7 +127,7 @@ def stub_in(db: Reader, org: str) -> Checkpoint | None:
     return read_note(str(found[0][0]).encode("utf-8", "replace")) if found else None
 
 
-def _read(db: Reader, sql: str, org: str) -> list[tuple[object, ...]]:
+def _read(db: Reader, sql: str, org: str) -> list[tuple[Any, ...]]:
     try:
         return db.read(sql, (org,))
     except Exception as error:

@@ -10,8 +10,9 @@ Exit code: 0 intact, 1 altered, 2 misuse, 3 cannot be verified. What is checked:
 - where entries were pruned, the signed stub in the first line: the chain and the tree go on from it.
 
 The key is the one given, or else the one that the export names itself: then whoever made the export may have made the
-key as well. Signatures are checked by the equation of RFC 8032 (Ed25519), written out below: nothing is to be installed.
+key as well. Signatures are checked by the equation of RFC 8032 (Ed25519), written out below: nothing need be installed.
 """
+# pyright: basic
 
 import base64
 import binascii
@@ -159,8 +160,12 @@ def header_of(line):
         plain = json.dumps(header, sort_keys=True, separators=(",", ":"), allow_nan=False)
         if header["format"] != "keyleash audit export" or header["v"] != 1 or f"{plain}\n".encode() != line:
             raise ValueError("another format")
-        if not (isinstance(header["org"], str) and type(header["entries"]) is int):
+        names = header.keys() - {"key", "pruned"}
+        if names != {"format", "v", "org", "entries", "head"} or not isinstance(header["org"], str):
             raise ValueError("no whole log")
+        ends = type(header["entries"]) is int and (isinstance(header["head"], str) or header["head"] is None)
+        if not ends or header["entries"] < 0 or (header["head"] is None) is not (header["entries"] == 0):
+            raise ValueError("no end")
         return header
     except (ValueError, KeyError, RecursionError):
         raise Bad(3, "this is no whole export in JSONL, or its first line was changed") from None

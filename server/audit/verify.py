@@ -33,7 +33,6 @@ from server.audit.proof import NO_PROOFS, Proofs, Trusted, Untrusted, key_in, st
 from server.audit.reading import Reader, first_number, rows
 from server.audit.tree import Frontier
 
-
 T = TypeVar("T")
 
 

@@ -39,7 +39,10 @@ def add_channel(
     url_stdin: FromStdin = False,
     event: Annotated[
         list[str] | None,
-        typer.Option("--event", help="What is told: opened, decided, expired, unknown. Repeat, or use commas; all."),
+        typer.Option(
+            "--event",
+            help="What is told: opened, decided, expired, unknown; checkpoint, only if named. Repeat, or use commas.",
+        ),
     ] = None,
     ruling: Annotated[
         list[str] | None,
@@ -264,9 +267,9 @@ def _sent(desk: Desk, hook: "Hook") -> str | None:
 
 
 def _events(given: list[str] | None) -> "list[Happening]":
-    from server.approval.outbox import Happening
+    from server.approval.outbox import OF_CALLS, Happening
 
-    return _chosen(given, {one.value: one for one in Happening}, list(Happening), "--event")
+    return _chosen(given, {one.value: one for one in Happening}, list(OF_CALLS), "--event")
 
 
 def _rulings(given: list[str] | None) -> "list[Ruling]":

@@ -25,6 +25,7 @@ from server.cli import (
     importing,
     people,
     policy,
+    proving,
     replaying,
     rulebooks,
     setup,
@@ -104,6 +105,9 @@ for function in (setup.init, setup.upgrade, doctor.doctor, connect.connect, peop
 
 for name, function in backup.COMMANDS.items():
     vault.app.command(name)(function)
+
+for name, function in proving.COMMANDS.items():
+    audit.app.command(name)(function)
 
 for name, function in {"new": importing.new, "import-openapi": importing.import_openapi, "test": trying.test}.items():
     connect.connector_app.command(name)(function)

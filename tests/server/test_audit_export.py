@@ -29,7 +29,10 @@ from server.sqlite import SqliteDatabase
 TABLE = """CREATE TABLE audit_entry (
     org TEXT, seq INTEGER, at INTEGER, event TEXT, body TEXT, previous TEXT, hash TEXT,
     agent TEXT, connection TEXT, tool TEXT, outcome TEXT, PRIMARY KEY (org, seq))"""
-SIGNED = ("CREATE TABLE audit_key (org TEXT, origin TEXT, public BLOB)", "CREATE TABLE audit_stub (org TEXT, seq INTEGER, note TEXT)")
+SIGNED = (
+    "CREATE TABLE audit_key (org TEXT, origin TEXT, public TEXT)",
+    "CREATE TABLE audit_stub (org TEXT, seq INTEGER, note TEXT)",
+)
 ORG = "org_1"
 HOSTILE = [
     "a\nb\r\nc",

@@ -16,7 +16,7 @@ def upgrade() -> None:
         "audit_key",
         sa.Column("org", sa.String(), nullable=False),
         sa.Column("origin", sa.String(), nullable=False),
-        sa.Column("public", sa.LargeBinary(), nullable=False),
+        sa.Column("public", sa.String(), nullable=False),
         sa.Column("made_at", sa.BigInteger(), nullable=False),
         sa.Column("last", sa.String(), nullable=True),
         sa.PrimaryKeyConstraint("org"),
@@ -47,8 +47,7 @@ def _on_postgres() -> None:
     """What deletes has the owner's rights, whom the wall does not hold to one org: the function sees every stub."""
     op.execute("DROP TRIGGER audit_entry_stays ON audit_entry")
     op.execute(
-        "CREATE TRIGGER audit_entry_stays BEFORE UPDATE OR TRUNCATE ON audit_entry "
-        "EXECUTE FUNCTION audit_entry_stays()"
+        "CREATE TRIGGER audit_entry_stays BEFORE UPDATE OR TRUNCATE ON audit_entry EXECUTE FUNCTION audit_entry_stays()"
     )
     op.execute(
         "CREATE TRIGGER audit_stub_stays BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_stub "
