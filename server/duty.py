@@ -11,7 +11,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 from server.approval.outbox import put_checkpoint
-from server.audit import AuditError, Event, append
+from server.audit import AuditError, Event, Head, append
 from server.audit.checkpoints import Broken
 from server.audit.note import Checkpoint
 from server.audit.noted import Behind, Gap, NotedHeads, gap_fields, heads, rolled_back
@@ -33,7 +33,12 @@ class RolledBack(DatabaseProblem):
 
 @contextmanager
 def on_duty(
-    database: Database, settings: Settings, vault: Vault | None = None, *, every_s: float | None = None
+    database: Database,
+    settings: Settings,
+    vault: Vault | None = None,
+    *,
+    every_s: float | None = None,
+    look_s: float = LOOK_S,
 ) -> Generator[None]:
     """Serve inside this block. Raises DatabaseProblem or AuditError where nothing should be served.
 
@@ -47,7 +52,7 @@ def on_duty(
         rounds = _Rounds(database, settings, vault, settings.checkpoint_seconds if every_s is None else every_s)
         rounds.begin()
         ended = threading.Event()
-        watch = threading.Thread(target=rounds.go_on, args=(ended,), daemon=True)
+        watch = threading.Thread(target=rounds.go_on, args=(ended, look_s), daemon=True)
         watch.start()
         try:
             yield
@@ -67,7 +72,7 @@ class _Rounds:
         self._every_s = every_s
         self._sign = None if vault is None or vault.sealed is not None else signing(database, vault)
         self._since = 0.0
-        self._told: set[Gap] = set()
+        self._told: set[tuple[str, Head]] = set()
 
     def begin(self) -> None:
         """The first time. Raises what forbids serving."""
@@ -77,8 +82,8 @@ class _Rounds:
             _say(problem)
         self._since = time.monotonic()
 
-    def go_on(self, ended: threading.Event) -> None:
-        while not ended.wait(min(LOOK_S, self._every_s)):
+    def go_on(self, ended: threading.Event, look_s: float) -> None:
+        while not ended.wait(min(look_s, self._every_s)):
             if self._due():
                 self.note()
 
@@ -111,9 +116,9 @@ class _Rounds:
 
     def _put_on_record(self, gap: Gap) -> None:
         """Say in the log itself, once, that it is not the one that was noted."""
-        if gap in self._told:
+        if (gap.org, gap.known) in self._told:
             return
-        self._told.add(gap)
+        self._told.add((gap.org, gap.known))
         facts = gap_fields("the checkpoints outside the database", gap)
         try:
             self._database.of(gap.org).write_now(

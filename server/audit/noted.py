@@ -153,7 +153,7 @@ class NotedHeads:
                 now.pop(gap.org, None)
             made, problems = self._signed(db, now, noted, sign)
             signed = self.signed.heads()
-            left = {org: end for org, end in now.items() if signed.get(org) != end}
+            left = {org: end for org, end in now.items() if org not in signed or signed[org].seq < end.seq}
             left |= {gap.org: unsigned[gap.org] for gap in behind if gap.org in unsigned}
             if left != unsigned:
                 self._write(left)

@@ -137,11 +137,12 @@ def remove_org(name: Name, yes: Yes = False, json: AsJson = False) -> None:
             sign(rows)
 
         installation.database.write_now(change)
+        gone = erased(installation, org.id, org.id)
+        installation.database.write_now(sign)  # once more, for that it was erased is on record as well
         try:
             NotedHeads(installation.settings.noted_heads).keep_last(installation.database, org.id)
         except AuditError as problem:
             warn(f"Its last checkpoint is in the database, and not outside: {problem}")
-        gone = erased(installation, org.id, org.id)
         last = not installation.directory.orgs()
         if json:
             show_json({"name": org.name, "id": org.id, "had": has, "erased": gone})

@@ -6,6 +6,7 @@ Every cell is tried on the database and on an export of it, by `audit verify` an
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from json import loads
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +53,14 @@ class Scene:
     def last(self) -> int:
         return self.rows()[-1][0]
 
-    def write_anew(self, since: int = 1, **changes: Any) -> None:
+    def write_anew(self, since: int = 1) -> None:
         """Change the first entry from there on, and give all that follow fresh hashes: a whole chain again."""
-        from json import loads
-
         previous = log_hash(self.place.org)
-        for seq, text, own in self.rows():
+        for seq, stored, hashed in self.rows():
             if seq < since:
-                previous = own
+                previous = hashed
                 continue
-            body = loads(text) | (changes or {"by": "mallory"} if seq == since else {})
+            body = loads(stored) | ({"by": "mallory"} if seq == since else {})
             text = canonical(body)
             own = entry_hash(bytes.fromhex(previous), text.encode()).hex()
             self.sql(
@@ -160,7 +159,9 @@ ATTACKS: dict[str, Callable[[Scene], Checkpoint]] = {
     "the beginning is deleted behind a stub of their own": prune_with_their_own_key,
     "what is newer than your checkpoint is written anew": rewrite_what_is_newer,
     "with the root key: all of it is written anew": rewrite,
-    "with the root key: the same, and signed by the log's key in the place of your checkpoint": rewrite_with_the_logs_key,
+    "with the root key: the same, and signed by the log's key in the place of your checkpoint": (
+        rewrite_with_the_logs_key
+    ),
     "with the root key: the beginning is deleted behind a stub, as `audit prune` does": prune_with_the_logs_key,
 }
 
