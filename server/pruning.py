@@ -27,6 +27,7 @@ FLOOR_DAYS = 30
 AT_ONCE = 20_000
 """Entries that go in one transaction, each with a stub of its own: calls wait for no more than that."""
 DAY_MS = 24 * 60 * 60 * 1000
+MEANWHILE = "The log was pruned by somebody else meanwhile. Nothing more was removed."
 
 
 class PruneProblem(AuditError):
@@ -72,6 +73,8 @@ def prune(
     stubs: list[Checkpoint] = []
     for last in _steps(planned):
         first = log.head.seq + 1
+        if first > last:
+            raise PruneProblem(MEANWHILE)
         grow(scoped, org, log, to=last)
         size = scoped.read("SELECT SUM(LENGTH(body)) FROM audit_entry WHERE org = ? AND seq <= ?", (org, last))[0][0]
         stub = stub_of(log, planned.signer, first=first, size=int(size), by=by)
@@ -92,7 +95,7 @@ def _let_go(rows: Rows, *, org: str, first: int, log: Grown, stub: Checkpoint, b
         "SELECT COUNT(*), MIN(seq) FROM audit_entry WHERE org = ? AND seq <= ?", (org, last)
     ).fetchone()
     if (there[0], there[1]) != (last - first + 1, first):
-        raise PruneProblem("The log was pruned by somebody else meanwhile. Nothing more was removed.")
+        raise PruneProblem(MEANWHILE)
     rows.execute("INSERT INTO audit_stub (org, seq, note) VALUES (?, ?, ?)", (org, last, str(stub)))
     rows.execute("DELETE FROM audit_entry WHERE org = ? AND seq <= ?", (org, last))
     append(
