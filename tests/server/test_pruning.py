@@ -214,7 +214,7 @@ def test_what_was_signed_outside_covers_what_goes(old: Place) -> None:
         path.unlink()
     (old.home / "checkpoints" / old.org).rmdir()
     (old.home / "checkpoints" / old.org).write_text("in the way")
-    with pytest.raises(Exception, match="cannot be (read|written)"):
+    with pytest.raises(Exception, match=r"cannot be (read|written)"):
         planned(old)
 
 
