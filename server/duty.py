@@ -112,7 +112,7 @@ class _Rounds:
     def _tell(self, made: Sequence[Checkpoint]) -> None:
         """Have the org's webhooks told, if they want to be; the file has it already."""
         for note in made:
-            self._database.of(note.org).write_now(lambda rows, note=note: put_checkpoint(rows, note))
+            self._database.of(note.org).write_now(lambda rows, note=note: put_checkpoint(rows, note.org, note))
 
     def _put_on_record(self, gap: Gap) -> None:
         """Say in the log itself, once, that it is not the one that was noted."""

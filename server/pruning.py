@@ -35,7 +35,7 @@ class PruneProblem(AuditError):
 
 
 @dataclass(frozen=True)
-class Plan:
+class Prunable:
     """Which entries are to go."""
 
     org: str
@@ -44,7 +44,15 @@ class Plan:
     signer: Signer
 
 
-def plan(database: Database, vault: Vault, settings: Settings, approvals: Approvals, org: str, *, before: int) -> Plan:
+def plan(
+    database: Database,
+    vault: Vault,
+    settings: Settings,
+    approvals: Approvals,
+    org: str,
+    *,
+    before: int,
+) -> Prunable:
     """Which entries from before then may go, the whole log verified and signed outside first. Raises PruneProblem,
     AuditError or VaultError.
     """
@@ -61,11 +69,11 @@ def plan(database: Database, vault: Vault, settings: Settings, approvals: Approv
             "There is nothing to prune: what is older than that is gone, or a call in it has no end on record yet, or "
             "waits for a person (`keyleash approvals list`)."
         )
-    return Plan(org, first, last, signer)
+    return Prunable(org, first, last, signer)
 
 
 def prune(
-    database: Database, planned: Plan, *, by: str, progress: Callable[[int], object] | None = None
+    database: Database, planned: Prunable, *, by: str, progress: Callable[[int], object] | None = None
 ) -> list[Checkpoint]:
     """Remove them, some at a time, each time whole; returns the stubs. Raises AuditError."""
     org, scoped = planned.org, database.of(planned.org)
@@ -85,7 +93,7 @@ def prune(
     return stubs
 
 
-def _steps(planned: Plan) -> list[int]:
+def _steps(planned: Prunable) -> list[int]:
     return [*range(planned.first + AT_ONCE - 1, planned.last, AT_ONCE), planned.last]
 
 

@@ -89,9 +89,8 @@ def put(rows: Rows, org: str, approval: str, happening: Happening) -> None:
         _put(rows, org, hook.id, facts, now=now, turn=turn)
 
 
-def put_checkpoint(rows: Rows, note: Checkpoint) -> None:
+def put_checkpoint(rows: Rows, org: str, note: Checkpoint) -> None:
     """Write a notice with a checkpoint for each webhook that wants them, in the place of an older one that waits."""
-    org = note.org
     wanting = rows.execute("SELECT id, events FROM channel WHERE org = ? AND disabled_at IS NULL", (org,)).fetchall()
     hooks = [str(channel) for channel, events in wanting if Happening.CHECKPOINT in json.loads(events)]
     if not hooks:

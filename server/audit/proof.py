@@ -6,7 +6,6 @@ that was taken from the database or the export is the word of whoever can write 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from server.audit.entry import CannotRead
 from server.audit.note import Checkpoint, NoteProblem, VerifierKey, read_note
@@ -110,7 +109,10 @@ def _pruned(checkpoints: Sequence[Checkpoint], stub: Checkpoint | None) -> tuple
 
 def key_in(db: Reader, org: str) -> VerifierKey | None:
     """The public key of an org's log as its database says it. Raises CannotRead, NoteProblem."""
-    found = _read(db, "SELECT origin, public FROM audit_key WHERE org = ?", org)
+    try:
+        found = db.read("SELECT origin, public FROM audit_key WHERE org = ?", (org,))
+    except Exception as error:
+        raise _cannot_read(error) from None
     if not found:
         return None
     try:
@@ -123,12 +125,12 @@ def key_in(db: Reader, org: str) -> VerifierKey | None:
 
 def stub_in(db: Reader, org: str) -> Checkpoint | None:
     """What stands in the database in the place of pruned entries, not judged yet. Raises CannotRead, NoteProblem."""
-    found = _read(db, "SELECT note FROM audit_stub WHERE org = ? ORDER BY seq DESC LIMIT 1", org)
+    try:
+        found = db.read("SELECT note FROM audit_stub WHERE org = ? ORDER BY seq DESC LIMIT 1", (org,))
+    except Exception as error:
+        raise _cannot_read(error) from None
     return read_note(str(found[0][0]).encode("utf-8", "replace")) if found else None
 
 
-def _read(db: Reader, sql: str, org: str) -> list[tuple[Any, ...]]:
-    try:
-        return db.read(sql, (org,))
-    except Exception as error:
-        raise CannotRead(f"The audit log cannot be read: {str(error).rstrip('.')}. Run `keyleash doctor`.") from None
+def _cannot_read(why: Exception) -> CannotRead:
+    return CannotRead(f"The audit log cannot be read: {str(why).rstrip('.')}. Run `keyleash doctor`.")

@@ -131,12 +131,7 @@ def remove_org(name: Name, yes: Yes = False, json: AsJson = False) -> None:
         counted = ", ".join(f"{count} {kind if count != 1 else kind[:-1]}" for kind, count in has.items() if count)
         require_yes(f"Remove {org.name} for good, with {counted}? Only its log stays.", yes=yes)
         sign = _last_signature(installation, org.id)
-
-        def change(rows: "Rows") -> None:
-            remove_org(rows, org, by=operators_name())
-            sign(rows)
-
-        installation.database.write_now(change)
+        installation.database.write_now(lambda rows: (remove_org(rows, org, by=operators_name()), sign(rows)))
         gone = erased(installation, org.id, org.id)
         installation.database.write_now(sign)  # once more, for that it was erased is on record as well
         try:

@@ -477,7 +477,7 @@ def test_no_webhook_that_asks_for_nothing_by_name_is_told_of_checkpoints(place: 
     assert owner("channel", "add", "webhook", "bell", "--url", "https://hooks.example.com/x", "--json").code == 0
     assert owner("channel", "show", "bell", "--json").json["events"] == ["opened", "decided", "expired", "unknown"]
     (made,) = note(place)
-    place.database.write_now(lambda rows: put_checkpoint(rows, made))
+    place.database.write_now(lambda rows: put_checkpoint(rows, place.org, made))
     assert outbox(place) == []
     assert (
         "was signed at entry 3"

@@ -17,7 +17,7 @@ from server.audit.proof import Proofs, stub_in
 from server.clock import now_ms
 from server.copies import copy_database
 from server.database import DatabaseProblem
-from server.pruning import FLOOR_DAYS, Plan, PruneProblem, plan, prune
+from server.pruning import FLOOR_DAYS, Prunable, PruneProblem, plan, prune
 from server.signing import signer_of
 from tests.commandline import CommandLine
 from tests.installed import Place, add_org
@@ -64,7 +64,7 @@ def locked(place: Place) -> None:
         place.database.write_now(lambda rows, sql=sql: rows.execute(sql))
 
 
-def planned(place: Place, days: int = 100) -> Plan:
+def planned(place: Place, days: int = 100) -> Prunable:
     installation = place.installation
     before = now_ms() - days * DAY_MS
     settings, approvals = installation.settings, installation.approvals
@@ -334,7 +334,7 @@ def test_a_stub_that_is_not_the_logs_own_is_refused_by_whoever_signs(old: Place)
 
     theirs = signer(old.org, 66)
     wanted = planned(old)
-    prune(old.database, Plan(wanted.org, wanted.first, wanted.last, theirs), by="mallory")
+    prune(old.database, Prunable(wanted.org, wanted.first, wanted.last, theirs), by="mallory")
     by = signer_of(old.installation.database, old.installation.vault, old.org)
     with pytest.raises(Refused, match="is not ours"):
         NotedHeads(old.installation.settings.noted_heads).checkpoint(old.database, old.org, by)

@@ -160,6 +160,10 @@ STATED: dict[str, list[Case | Operators | Unowned]] = {
     "audit list": [Case("audit list", AUDITORS)],
     "audit verify": [Case("audit verify", AUDITORS)],
     "audit export": [Case("audit export --output -", AUDITORS)],
+    "audit key": [Case("audit key", AUDITORS)],
+    "audit checkpoint": [Case("audit checkpoint --output -", AUDITORS)],
+    "audit prune": [Operators("audit prune --keep 400d --yes", says="nothing to prune")],
+    "audit verifier": [Unowned("it prints a program", "audit verifier")],
     "client add": [Case("client add cursor", AT_WORK), Case("client add cursor --agent reconciler", ADMINS)],
     "client remove": [Case("client remove cursor", AT_WORK)],
 }
