@@ -1,10 +1,9 @@
 """Checkpoints are what C2SP and RFC 6962 say: held to the specifications' own examples and to a plain computation."""
 
 import hashlib
+import random
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from server.audit import standalone
 from server.audit.note import NoteProblem, VerifierKey, origin_of, read_note, read_notes, signed
@@ -38,8 +37,10 @@ def plain_root(entries: list[bytes]) -> bytes:
     return hashlib.sha256(b"\1" + plain_root(entries[:k]) + plain_root(entries[k:])).digest()
 
 
-@given(st.lists(st.integers(1, 40), max_size=8))
-def test_a_tree_that_grows_in_steps_has_the_root_of_the_whole(steps: list[int]) -> None:
+@pytest.mark.parametrize("seed", range(12))
+def test_a_tree_that_grows_in_steps_has_the_root_of_the_whole(seed: int) -> None:
+    chance = random.Random(seed)
+    steps = [chance.randint(1, 40) for _ in range(seed)]
     entries: list[bytes] = []
     tree = Frontier()
     alone: list[tuple[int, bytes]] = []
@@ -81,9 +82,10 @@ def test_the_specifications_checkpoint_is_read_and_written_as_it_is() -> None:
     assert (note.org, note.head) == ("", None)
 
 
-@given(st.binary(min_size=32, max_size=32), st.binary(max_size=80), st.integers(0, 511))
-def test_the_short_verifier_and_the_library_agree_on_signatures(seed: bytes, text: bytes, bit: int) -> None:
-    key = SigningKey(seed)
+@pytest.mark.parametrize("bit", [*range(0, 512, 37), 255, 256, 511])
+def test_the_short_verifier_and_the_library_agree_on_signatures(bit: int) -> None:
+    chance = random.Random(bit)
+    key, text = SigningKey(chance.randbytes(32)), chance.randbytes(bit % 80)
     signature = key.sign(text)
     assert standalone.is_signed(key.public, text, signature)
     changed = bytearray(signature)
