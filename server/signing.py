@@ -97,13 +97,20 @@ class _Reading:
         return list(self._rows.execute(sql, params).fetchall())
 
 
+def _says_behind(body: str) -> bool:
+    try:
+        return bool(json.loads(body).get("behind"))
+    except (ValueError, AttributeError):
+        return False  # altered, which whoever verifies is told
+
+
 def _introduce(rows: Rows, org: str, public: bytes) -> None:
     """Write the public key down, once, and put it on record."""
     lost = rows.execute(
         "SELECT seq, body FROM audit_entry WHERE org = ? AND event IN (?, ?) ORDER BY seq DESC",
         (org, Event.VAULT_RESTORED.value, Event.VAULT_ROLLBACK_ACCEPTED.value),
     ).fetchall()
-    since = next((seq for seq, body in lost if json.loads(body).get("behind")), None)
+    since = next((seq for seq, body in lost if _says_behind(body)), None)
     origin = origin_of(org) if since is None else f"{origin_of(org)}/{since}"
     made = rows.execute(
         "INSERT INTO audit_key (org, origin, public, made_at, last) VALUES (?, ?, ?, ?, NULL) "
