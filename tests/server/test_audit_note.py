@@ -6,7 +6,7 @@ import random
 import pytest
 
 from server.audit import standalone
-from server.audit.note import NoteProblem, VerifierKey, origin_of, read_note, read_notes, signed
+from server.audit.note import NoteProblem, VerifierKey, as_line, origin_of, read_note, read_notes, signed
 from server.audit.tree import EMPTY, Frontier
 from tests.proving import signer
 from vault.signing import NotSigned, SigningKey, require_signed
@@ -176,3 +176,14 @@ def test_what_is_no_verifier_key_is_said_to_be_none(text: str) -> None:
         VerifierKey.parse(text)
     with pytest.raises(standalone.Bad):
         standalone.read_key(text)
+
+
+@pytest.mark.parametrize("line", ["", "AAAA", as_line((bytes(32), bytes(32), bytes(32))), as_line((bytes(32),) * 2)])
+def test_a_stub_whose_tree_is_not_the_one_of_its_root_is_none(line: str) -> None:
+    by, tree = signer("org_1"), Frontier(3, [bytes(32), b"1" * 32])
+    signed_stub = signed(by.origin, tree, by.key, {"head": "0" * 64, "frontier": line})
+    signed_stub.require(by.verifier)
+    with pytest.raises(NoteProblem, match="its tree"):
+        signed_stub.frontier  # noqa: B018 - it is computed as it is asked for
+    right = signed(by.origin, tree, by.key, {"head": "0" * 64, "frontier": as_line(tree.nodes)})
+    assert right.frontier.nodes == tree.nodes
