@@ -175,7 +175,7 @@ def begin(header, notes, pinned):
     """The chain's last hash, the number and the tree that the log goes on from: those of its stub where it has one."""
     org = header["org"]
     chain = hashlib.sha256(b"keyleash/audit/log/v1\n" + org.encode("utf-8", "surrogatepass")).digest()
-    if not notes and "pruned" not in header:
+    if not notes and not pinned and "pruned" not in header:
         return chain, 0, []
     name, _, public = read_key(pinned or header.get("key", ""))
     if name.split("/")[:2] != ["keyleash", org]:

@@ -511,8 +511,10 @@ def test_a_checkpoint_is_taken_along_and_used(owner: CommandLine, place: Place, 
     assert not away.home.exists()
     tamper(place, "DELETE FROM audit_entry WHERE seq > 4")
     assert owner("audit", "verify", "--checkpoint", str(file), "--key", key).code == 1
-    other = owner("audit", "verify", "--checkpoint", str(file), "--key", str(_others_key()))
-    assert other.code == 3
+    others = str(_others_key())
+    assert owner("audit", "verify", "--checkpoint", str(file), "--key", others).code == 3
+    assert owner("audit", "verify", "--key", others).code == 3
+    assert both(export.read_bytes(), tmp_path, key=_others_key()).exit_code == 3
 
 
 def _others_key() -> VerifierKey:
