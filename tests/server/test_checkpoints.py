@@ -576,3 +576,30 @@ def test_a_progress_bar_and_an_export_that_names_its_key(owner: CommandLine, pla
     assert verify_export(export).exit_code == 0
     with contextlib.closing(sqlite3.connect(place.installation.settings.database)) as db:
         assert db.execute("SELECT origin FROM audit_key").fetchall() == [(f"keyleash/{place.org}",)]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ENTRIES", "0"),
+        ("ENTRIES", "x"),
+        ("ENTRIES", "1000000"),
+        ("SECONDS", "0"),
+        ("SECONDS", "1.5"),
+        ("SECONDS", "²"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named(keyleash: CommandLine, name: str, value: str) -> None:
+    ran = replace(keyleash, environ={f"KEYLEASH_CHECKPOINT_{name}": value})("audit", "key")
+    assert (ran.code, f"KEYLEASH_CHECKPOINT_{name} is" in ran.err) == (1, True)
+
+
+def test_a_log_whose_key_cannot_be_had_is_noted_without_a_signature(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.database.write_now(lambda rows: rows.execute("DELETE FROM vault_org_key"))
+    assert note(place) == []
+    assert "can be signed now" in caplog.text
+    noted = NotedHeads(place.installation.settings.noted_heads)
+    assert noted.read() == heads(place.database)
+    assert list(kept(place).orgs()) == []
