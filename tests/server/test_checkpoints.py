@@ -597,7 +597,7 @@ def test_a_setting_that_makes_no_sense_is_named(keyleash: CommandLine, name: str
 def test_a_log_whose_key_cannot_be_had_is_noted_without_a_signature(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
-    place.database.write_now(lambda rows: rows.execute("DELETE FROM vault_org_key"))
+    place.database.write_now(lambda rows: rows.execute("UPDATE vault_org_key SET wrapped = ?", (bytes(81),)))
     assert note(place) == []
     assert "can be signed now" in caplog.text
     noted = NotedHeads(place.installation.settings.noted_heads)
