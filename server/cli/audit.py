@@ -1,5 +1,6 @@
 """`keyleash audit …`: read, export and verify the record. Each of these is an entry of it too."""
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,7 +32,19 @@ GrantId = Annotated[
     str | None,
     typer.Option("--grant", metavar="ID", help="Under one grant, by its id; or by the name of approved work."),
 ]
+ArgumentHash = Annotated[
+    str | None,
+    typer.Option(
+        "--argument",
+        metavar="[NAME=]HASH",
+        help="With this keyed hash of an argument's value, as `audit hash` shows it.",
+    ),
+]
 Outcome = Annotated[str | None, typer.Option("--outcome", help="succeeded, failed, unknown, refused, denied or held.")]
+FormatName = Annotated[
+    str, typer.Option("--format", help="jsonl (lossless, can be verified), csv, ocsf, cef, syslog or otlp.")
+]
+_HASH = re.compile(r"h1:[0-9a-f]{32}")
 
 
 @app.command("list")
@@ -45,6 +58,7 @@ def list_entries(
     tool: ToolName = None,
     outcome: Outcome = None,
     grant: GrantId = None,
+    argument: ArgumentHash = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many at most; the newest.")] = 50,
     org: OrgName = None,
     as_member: AsMember = None,
@@ -53,7 +67,7 @@ def list_entries(
     """List the newest entries, oldest of them first."""
     from server.audit import Event, select
 
-    filters = _filters(since, until, event, agent, member, connection, tool, outcome, grant)
+    filters = filters_of(since, until, event, agent, member, connection, tool, outcome, grant, argument)
     with log_of(org, as_member) as log:
         filters["limit"] = limit
         log.record(Event.AUDIT_LISTED, selection=dict(filters))
@@ -74,7 +88,7 @@ def export(
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="Where to write; - is standard output.")
     ],
-    format: Annotated[str, typer.Option("--format", help="jsonl (lossless, can be verified) or csv.")] = "jsonl",
+    format: FormatName = "jsonl",
     since: Since = None,
     until: Until = None,
     event: EventName = None,
@@ -84,24 +98,25 @@ def export(
     tool: ToolName = None,
     outcome: Outcome = None,
     grant: GrantId = None,
+    argument: ArgumentHash = None,
     org: OrgName = None,
     as_member: AsMember = None,
     json: AsJson = False,
 ) -> None:
     """Write the record to a file. Without filters, the JSONL form can be verified anywhere."""
-    from server.audit import FORMATS, Event, export_file, export_lines, head
+    from server.audit import Event, export_file, export_lines, head
 
-    if format not in FORMATS:
-        raise typer.BadParameter(f"there is no format {format!r}. There are {' and '.join(FORMATS)}.")
+    require_format(format)
     if json and output == "-":
         raise typer.BadParameter("--json and --output - would both write to standard output.")
     require_not_ours(output)
-    filters = _filters(since, until, event, agent, member, connection, tool, outcome, grant)
+    filters = filters_of(since, until, event, agent, member, connection, tool, outcome, grant, argument)
     with log_of(org, as_member) as log:
         log.record(Event.AUDIT_EXPORTED, format=format, selection=dict(filters))
         if output == "-":
             for line in export_lines(log.database, log.org, format=format, **filters):
-                sys.stdout.write(line)
+                sys.stdout.buffer.write(line.encode())  # whatever this terminal's encoding is
+            sys.stdout.buffer.flush()
             return
         last = head(log.database, log.org)
         with progress("Exporting", last.seq if last else None) as done:
@@ -116,6 +131,14 @@ def export(
             f"Note this elsewhere, to find later whether the log was cut off or written anew: "
             f"{written.head.seq}:{written.head.hash}"
         )
+
+
+def require_format(name: str) -> None:
+    """Refuse a format that there is not."""
+    from server.audit import FORMATS
+
+    if name not in FORMATS:
+        raise typer.BadParameter(f"there is no format {name!r}. There are {', '.join(FORMATS)}.")
 
 
 @app.command("verify")
@@ -223,8 +246,6 @@ def _agreeing(report: "Report") -> str:
 
 
 def _head(text: str) -> "Head":
-    import re
-
     from server.audit import Head
 
     match = re.fullmatch(r"([1-9][0-9]{0,17}):([0-9a-f]{64})", text)
@@ -233,7 +254,7 @@ def _head(text: str) -> "Head":
     return Head(int(match[1]), match[2])
 
 
-def _filters(
+def filters_of(
     since: str | None,
     until: str | None,
     event: str | None,
@@ -243,12 +264,15 @@ def _filters(
     tool: str | None,
     outcome: str | None,
     grant: str | None,
+    argument: str | None,
 ) -> "Filters":
     """What was given, and nothing else. Raises BadParameter."""
     from server.audit import Event
 
     if event is not None and event not in list(Event):
-        raise typer.BadParameter(f"there is no event {event!r}. Events are {', '.join(Event)}.")
+        raise typer.BadParameter(f"there is no event {event!r}. `keyleash audit events` lists them.")
+    if argument is not None and not _HASH.fullmatch(argument.rpartition("=")[2]):
+        raise typer.BadParameter("--argument takes a keyed hash, h1:…, as `keyleash audit hash` shows it, not a value.")
     given: dict[str, Any] = {
         "since": None if since is None else moment(since),
         "until": None if until is None else moment(until),
@@ -259,6 +283,7 @@ def _filters(
         "tool": tool,
         "outcome": outcome,
         "grant": grant,
+        "argument": argument,
     }
     found: Filters = {}
     found.update({name: value for name, value in given.items() if value is not None})  # pyright: ignore[reportCallIssue, reportArgumentType] - the names are those of Filters

@@ -211,7 +211,7 @@ def require_not_ours(output: str) -> None:
     from server.settings import read_settings
 
     home = read_settings().home.resolve()
-    kept = (home / name for name in ("keys", "data", "backups", "checkpoints"))
+    kept = (home / name for name in ("keys", "data", "backups", "checkpoints", "streams"))
     if output != "-" and any(Path(output).resolve().is_relative_to(folder) for folder in kept):
         raise typer.BadParameter(f"{output} is in Keyleash's own folder. Name a file elsewhere.")
 

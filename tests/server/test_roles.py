@@ -164,6 +164,9 @@ STATED: dict[str, list[Case | Operators | Unowned]] = {
     "audit checkpoint": [Case("audit checkpoint --output -", AUDITORS)],
     "audit prune": [Operators("audit prune --keep 400d --yes", says="nothing to prune")],
     "audit verifier": [Unowned("it prints a program", "audit verifier")],
+    "audit stream": [Case("audit stream --output {folder}/log.jsonl --once", AUDITORS)],
+    "audit hash": [Case("audit hash - --argument charge", AUDITORS, stdin=b"ch_1")],
+    "audit events": [Unowned("it lists what every log can hold", "audit events --json")],
     "client add": [Case("client add cursor", AT_WORK), Case("client add cursor --agent reconciler", ADMINS)],
     "client remove": [Case("client remove cursor", AT_WORK)],
 }
