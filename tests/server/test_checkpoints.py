@@ -283,11 +283,16 @@ def test_an_edit_before_the_last_checkpoint_is_found_by_the_one_that_is_asked_fo
     assert files(place) == before
 
 
-@pytest.mark.parametrize("name", ["latest.txt", "key.txt"])
-def test_what_was_changed_on_the_disk_is_said_and_nothing_is_served(place: Place, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "said", "changed"), [("latest.txt", "time 20", "time 21"), ("key.txt", "keyleash/", "keyleasf/")]
+)
+def test_what_was_changed_on_the_disk_is_said_and_nothing_is_served(
+    place: Place, name: str, said: str, changed: str
+) -> None:
     note(place)
     path = place.home / "checkpoints" / place.org / name
-    path.write_text(path.read_text().replace("4", "5").replace("A", "B"))
+    assert said in path.read_text()
+    path.write_text(path.read_text().replace(said, changed))
     with pytest.raises(NotedProblem, match="remove that file"):
         note(place)
     with pytest.raises(NotedProblem), on_duty(place.database, place.installation.settings, place.installation.vault):
