@@ -258,6 +258,26 @@ class ErrorShape:
 
 
 @dataclass(frozen=True, slots=True)
+class Quota:
+    """Something of which the upstream says how much is left: the header with the number, both in lower case.
+
+    `of` is the header that says which of several it is, where there are several under one name.
+    """
+
+    name: str
+    left: str
+    of: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How many calls an account takes at once, and how many a minute; None: nobody says."""
+
+    concurrent: int | None = None
+    per_minute: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Deprecation:
     """What will stop working, and when."""
 
@@ -282,6 +302,8 @@ class Connector:
     idempotency_methods: tuple[str, ...] = ()
     idempotency_hours: int = 0  # for so long the upstream promises to know a key; 0: it promises nothing
     tools: Mapping[str, Tool]
+    quota: tuple[Quota, ...] = ()
+    limits: Pace = Pace()
     deprecations: tuple[Deprecation, ...] = ()
     reviewed: bool = False
     help: str = ""  # the vendor's reference

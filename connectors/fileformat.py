@@ -83,6 +83,8 @@ CONNECTOR: Mapping[str, Key] = {
     "credentials": _blocks("credential", "The ways to sign in, best first.", required=True),
     "verify": _block("verify", "A harmless call that succeeds only with a working credential.", required=True),
     "errors": _block("errors", "Where an error says what it says, as JMESPath."),
+    "quota": _blocks("quota", "Name: where an answer says how much of it is left."),
+    "limits": _block("limits", "What one account takes, by the vendor's word; a connection may set its own."),
     "deprecations": Key({"type": "array", "items": {"$ref": "#/$defs/deprecation"}}),
     "tools": _blocks("tool", "What is offered; nothing else is.", required=True),
 }
@@ -213,6 +215,21 @@ ERRORS: Mapping[str, Key] = {
     "unclear": _texts("Codes after which a call that changes something may have done so."),
 }
 
+QUOTA: Mapping[str, Key] = {
+    "left": _text("The header with the number that is left.", required=True),
+    "of": _text("The header that says which one it is, where one name stands for several."),
+}
+
+
+def _count(most: int, help: str) -> Key:  # noqa: A002
+    return Key({"type": "integer", "minimum": 1, "maximum": most, "description": help})
+
+
+LIMITS: Mapping[str, Key] = {
+    "concurrent": _count(10_000, "Calls under way at once; each server process keeps to it by itself."),
+    "per_minute": _count(1_000_000, "Calls in a minute of the clock, of all server processes together."),
+}
+
 DEPRECATION: Mapping[str, Key] = {
     "date": _text("YYYY-MM or YYYY-MM-DD, in quotes.", required=True, pattern="^[0-9]{4}-[0-9]{2}(-[0-9]{2})?$"),
     "what": _text("What stops working.", required=True),
@@ -255,7 +272,10 @@ OUTPUT: Mapping[str, Key] = {
     "next": _text("The query parameter that leads to the next page; its value there comes back as next_cursor."),
     "next_url": _text("The URL of the next page in the answer, as JMESPath; without it, the Link header's."),
     "text": _flag("The answer is a text, to be passed on as it is even where it reads as JSON: a file, say."),
-    "usage": _text("JMESPath to the object in which the provider reports tokens or cost."),
+    "usage": _text(
+        "JMESPath to an object of what the provider itself reports: tokens_in (cached ones among them), tokens_out, "
+        "tokens_cached, cost and cost_unit are counted; other numbers stand in the record only."
+    ),
 }
 
 # The part of JSON Schema that arguments may use. `required: true` stands at the property itself, at every level.
@@ -429,6 +449,8 @@ BLOCKS: Mapping[str, Mapping[str, Key]] = {
     "idempotency": IDEMPOTENCY,
     "verify": VERIFY,
     "errors": ERRORS,
+    "quota": QUOTA,
+    "limits": LIMITS,
     "deprecation": DEPRECATION,
     "tool": TOOL,
     "fixed": FIXED,

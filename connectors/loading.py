@@ -31,6 +31,8 @@ from connectors.definition import (
     Kind,
     OAuth,
     Operation,
+    Pace,
+    Quota,
     SchemeName,
     Selector,
     Tool,
@@ -109,6 +111,8 @@ def _connector(spot: Spot) -> Connector:
         idempotency_methods=about.idempotency[1],
         idempotency_hours=about.idempotency_hours,
         tools={name: _tool(name, tool, about) for name, tool in block["tools"].named("Tools").items()},
+        quota=_quota(block.get("quota")),
+        limits=_limits(block.get("limits")),
         deprecations=tuple(_deprecation(item) for item in _list(block.get("deprecations"), "Deprecations")),
         reviewed=about.reviewed,
         help=block["help"].text("Help") if "help" in block else "",
@@ -281,6 +285,28 @@ def _codes(block: Mapping[str, Spot], key: str) -> frozenset[str]:
 
 def _texts(block: Mapping[str, Spot], key: str) -> tuple[str, ...]:
     return block[key].texts(key.capitalize()) if key in block else ()
+
+
+def _quota(spot: Spot | None) -> tuple[Quota, ...]:
+    found: list[Quota] = []
+    for name, part in spot.named("Quota").items() if spot else ():
+        block = part.block("A quota", keys.QUOTA, keys.required(keys.QUOTA))
+        for header in block.values():
+            check_header(header.text("The header"), header, frozenset())
+        of = block["of"].text("The header").lower() if "of" in block else ""
+        found.append(Quota(name, block["left"].text("The header").lower(), of))
+    return tuple(found)
+
+
+def _limits(spot: Spot | None) -> Pace:
+    block = spot.block("Limits", keys.LIMITS) if spot else {}
+    return Pace(**{name: _count(part, keys.LIMITS[name].schema["maximum"]) for name, part in block.items()})
+
+
+def _count(spot: Spot, most: int) -> int:
+    if not isinstance(spot.value, int) or isinstance(spot.value, bool) or not 1 <= spot.value <= most:
+        spot.fail(f"This must be a whole number from 1 to {most}.", "Write what the vendor says.")
+    return spot.value
 
 
 def _deprecation(spot: Spot) -> Deprecation:

@@ -25,6 +25,7 @@ from server.keys import Keys
 from server.oauth import revoking
 from server.oauth.apps import Apps
 from server.oauth.renewal import Renewals
+from server.pacing import Turns
 from server.recorded import sweeping
 from server.settings import Settings
 from server.sqlite import require_here
@@ -72,6 +73,7 @@ class Installation:
             approvals=self.approvals,
             keys=Keys(self.database, self.vault),
             references=references,
+            pace=Turns(self.settings.wait_seconds),
             renewals=Renewals(self.database, self.vault, egress, Apps(self.settings.oauth_apps), references),
             telemetry=listened_to(),
         )

@@ -16,7 +16,7 @@ import anyio
 from connectors.answer import Result, interpret
 from connectors.auth import attaching
 from connectors.bounded import DEFAULT_LIMITS
-from connectors.definition import Call, CredentialKind
+from connectors.definition import Call, CredentialKind, Pace
 from connectors.errors import (
     ConnectorError,
     CredentialRejected,
@@ -41,6 +41,7 @@ from server.approval import (
     still_enough,
 )
 from server.audit import AUDIT_VALUES, AuditError, Event, append, argument_fields
+from server.budgets import Budget
 from server.clock import iso, now_ms, running_s
 from server.connections import Connection, Workspaces, credential_kind, take_credential
 from server.credential import resolved, stays_elsewhere
@@ -48,6 +49,7 @@ from server.database import Database, DatabaseProblem, Rows
 from server.errors import (
     ApprovalRequired,
     AskFirst,
+    AtLimit,
     BadArguments,
     Busy,
     CallRefused,
@@ -64,11 +66,14 @@ from server.identity import Caller, Directory, Frozen, Moved, new_id, require_un
 from server.keys import Keys
 from server.oauth.renewal import Renewals
 from server.oauth.tokens import rejected
+from server.pacing import Full, Turns, count
 from server.policy import Request, Ruling, Verdict, decide
 from server.prompt import Prompt, render
 from server.reach import shown, subject
 from server.recorded import Decided, decided, keep, text_of
+from server.spending import raised, reserve, spend, used_up
 from server.telemetry import Seen, Telemetry
+from server.usage import Slot, attempted, ended, turned_down
 from vault import CannotOpen, CannotResolve, Resolver, Secret, Vault, VaultError
 
 if TYPE_CHECKING:
@@ -99,6 +104,8 @@ class Parts:
         default_factory=lambda: defaultdict(lambda: anyio.CapacityLimiter(REFERENCES_AT_ONCE)), compare=False
     )
     """How many calls of each connection read its secret from where it stays: a slow place holds up nobody else's."""
+    pace: Turns = field(default_factory=lambda: Turns(10.0), compare=False)
+    """Whose turn it is, where a connection takes so many calls and no more."""
     clock: Callable[[], float] = field(default=running_s, compare=False)
     """Seconds, by which a call is too old to be sent."""
 
@@ -130,6 +137,12 @@ class _Bound(_Judged):
     """A call with everything that was found for it."""
 
     request: Prepared
+    ruled: Verdict
+    """What the rules alone say: `verdict` is stricter where a budget is used up."""
+    budgets: tuple[Budget, ...]
+    pace: Pace
+    over: str = ""
+    """Which budget is used up."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +155,8 @@ class _Attempt:
     """By the clock of `Parts`, no later than the record says."""
     unsettled: str | None
     """What it stands under among the calls whose outcome is not known, where it runs by a grant."""
+    slot: Slot
+    """Where its usage is added up."""
 
 
 async def call(
@@ -220,7 +235,7 @@ async def _call(  # noqa: PLR0917 - the arguments of `call`
     for _ in range(_TRIES):
         await _renew(parts, bound)
         try:
-            return await _shielded(parts, bound, clearance, seen)
+            return await _in_turn(parts, bound, clearance, seen)
         except Moved:
             bound, clearance = await _anew(parts, bound, clearance, person)
             if clearance.outcome is not None:
@@ -241,6 +256,22 @@ async def _renew(parts: Parts, bound: _Bound) -> None:
         raise
 
 
+async def _in_turn(parts: Parts, bound: _Bound, clearance: Clearance, seen: Seen) -> Outcome:
+    """Carry it out once the connection takes one more call. Raises AtLimit, on record, and Moved; nothing was sent."""
+    try:
+        async with parts.pace.taken(bound.connection.id, bound.connection.name, bound.pace) as turn:
+            while True:
+                await turn.come()
+                try:
+                    return await _shielded(parts, bound, clearance, seen)
+                except Full as full:
+                    most = f"it has had the {bound.pace.per_minute} calls that it takes in a minute"
+                    await turn.wait(full.seconds, most)
+    except AtLimit as refusal:
+        await _refuse(parts, bound.caller, bound.call.name, refusal, bound)
+        raise
+
+
 async def _shielded(parts: Parts, bound: _Bound, clearance: Clearance, seen: Seen) -> Outcome:
     outcome = _SILENT
     with anyio.CancelScope(shield=True):
@@ -249,8 +280,11 @@ async def _shielded(parts: Parts, bound: _Bound, clearance: Clearance, seen: See
 
 
 async def _anew(parts: Parts, bound: _Bound, clearance: Clearance, person: Person) -> tuple[_Bound, Clearance]:
-    """Decide again, with the caller, rules and connections of now; what was approved stays so if it is enough."""
-    again = await _again(parts, bound, clearance)
+    """Decide again, with the caller, rules and connections of now; what was approved stays so if it is enough.
+
+    A grant is looked up anew, under the verdict of now.
+    """
+    again = await _again(parts, bound, clearance if clearance.grant is None else Clearance())
     if clearance.approval is not None or again.verdict.ruling is Ruling.ALLOW:
         return again, Clearance(approval=clearance.approval, again=clearance.again)
     return await _require(parts, again, person, None)
@@ -277,12 +311,24 @@ async def _bind(  # noqa: PLR0917
             await parts.approvals.overrule(caller.org, caller.agent, bound_call)
             raise Refused(verdict.reason)
         prepared = prepare(bound_call, base_url=connection.base_url, idempotency_key=key)
+        budgets = workspace.budgets_of(caller.agent_name, connection.name)
+        over = used_up(parts.database, caller.org, budgets)
     except (InvalidArguments, Unsendable) as error:
         refusal: CallRefused = BadArguments(error.for_model)
     except Refused as error:
         refusal = error
     else:
-        return _Bound(caller, bound_call, connection, verdict, prepared)
+        return _Bound(
+            caller,
+            bound_call,
+            connection,
+            raised(verdict, over),
+            prepared,
+            ruled=verdict,
+            budgets=budgets,
+            pace=workspace.pace(connection, bound_call.connector),
+            over=str(over) if over else "",
+        )
     await _refuse(parts, caller, name, refusal, judged, kept=refused)
     raise refusal
 
@@ -335,12 +381,17 @@ async def _required(parts: Parts, bound: _Bound, person: Person, pointer: str | 
         ownership=bound.connection.ownership,
         done_before=when if before is not None and before.known else None,
         lost_before=when if before is not None and not before.known else None,
+        over=bound.over,
     )
-    asked = Asked(caller, bound_call, bound.connection, bound.verdict, prompt, before)
+    asked = Asked(caller, bound_call, bound.connection, bound.verdict, prompt, before, bound.ruled, bound.over)
     try:
         clearance = await parts.approvals.clear(asked, person, pointer)
     except AskFirst:
         raise
+    except ApprovalRequired as held:
+        refusal = ApprovalRequired(held.approval, held.expires_at, reaches_nobody=held.reaches_nobody, over=bound.over)
+        await _refuse(parts, caller, bound_call.name, refusal, bound)
+        raise refusal from None
     except CallRefused as refusal:
         await _refuse(parts, caller, bound_call.name, refusal, bound)
         raise
@@ -432,7 +483,7 @@ async def _carry_out(parts: Parts, bound: _Bound, clearance: Clearance, seen: Se
     facts["milliseconds"] = round((time.monotonic() - started) * 1000)
 
     def change(rows: Rows) -> None:
-        append(
+        entry = append(
             rows,
             bound.caller.org,
             Event.CALL_OUTCOME,
@@ -445,6 +496,8 @@ async def _carry_out(parts: Parts, bound: _Bound, clearance: Clearance, seen: Se
             outcome=state.value,
             **facts,
         )
+        said = ended(rows, bound.caller.org, entry.at, attempt.slot, facts, outcome=state.value)
+        spend(rows, bound.caller.org, bound.budgets, said)
         if facts.get("error") == "credential rejected" and facts.get("status") == 401:
             rejected(rows, bound.connection)
         if clearance.approval is not None:
@@ -473,14 +526,15 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attemp
         begun = parts.clock()
         require_unmoved(rows, bound.caller)
         parts.approvals.claim(rows, asked, clearance)
+        reserve(rows, bound.caller.org, bound.budgets, agreed=_agreed(clearance))
+        count(rows, bound.caller.org, bound.connection.name, bound.pace)
         taken = take_credential(rows, parts.vault, bound.connection)
+        said = {**_who(bound.caller), **_what(bound), **_by_leave_of(clearance)}
         entry = append(
             rows,
             bound.caller.org,
             Event.CALL_ATTEMPT,
-            **_who(bound.caller),
-            **_what(bound),
-            **_by_leave_of(clearance),
+            **said,
             **_arguments(parts.vault.derive(rows, bound.caller.org, AUDIT_VALUES), bound),
             resent=clearance.again or None,
             method=bound.request.method,
@@ -488,9 +542,10 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attemp
         )
         if clearance.approval is None:  # else it was kept when it was held
             keep(rows, parts.vault, bound.caller, decided(bound.call, bound.verdict))
+        slot = attempted(rows, bound.caller.org, entry.at, said)
         used(rows, bound.caller)
         unsettled = parts.approvals.unknown.begun(rows, asked, clearance, entry.seq)
-        return _Attempt(entry.seq, taken, begun, unsettled)
+        return _Attempt(entry.seq, taken, begun, unsettled, slot)
 
     try:
         return await parts.database.of(bound.caller.org).write(change)
@@ -508,6 +563,11 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attemp
         outcome = await parts.approvals.outcome_of(clearance.approval)
         await _replayed(parts, bound, clearance)
         return Outcome(**outcome)
+
+
+def _agreed(clearance: Clearance) -> bool:
+    """Whether somebody who is signed in has agreed to exactly this call: then no budget holds it any more."""
+    return clearance.approval is not None and clearance.approval.ruling is Ruling.APPROVE
 
 
 async def _send(
@@ -541,11 +601,13 @@ async def _send(
         else:
             result = interpret(bound_call, reply)
     except ConnectorError as error:
+        if isinstance(error, RateLimited):
+            parts.pace.pause(connection.id, error.retry_after)
         return _failed(error, bound, facts, maybe_before=maybe_before)
     except Exception as error:
         log.error("a call failed inside Keyleash: %s", type(error).__name__)
         return State.UNKNOWN, _SILENT, {**facts, "error": "internal"}
-    facts |= {"request_id": result.request_id, "usage": result.usage}
+    facts |= {"request_id": result.request_id, "usage": result.usage, "quota": result.quota}
     return State.SUCCEEDED if result.ok else State.FAILED, _heard(result), facts
 
 
@@ -684,18 +746,18 @@ async def _refuse(
     if judged is None and kept is not None:  # hidden from the agent: its arguments were looked at by nobody
         known |= {"connection": kept.connection, "effect": kept.effect}
         known |= {"verdict": kept.ruling, "rules": list(kept.rules)}
+    said = {**_who(caller), **known}
 
     def change(rows: Rows) -> None:
         hashes: dict[str, Any] = {}
         if judged is not None:
             with contextlib.suppress(VaultError):  # without its keys the refusal is on record all the same
                 hashes = _arguments(parts.vault.derive(rows, caller.org, AUDIT_VALUES), judged)
-        append(
+        entry = append(
             rows,
             caller.org,
             Event.CALL_HELD if held else Event.CALL_REFUSED,
-            **_who(caller),
-            **known,
+            **said,
             **hashes,
             approval=approval,
             reason=refusal.reason,
@@ -704,6 +766,7 @@ async def _refuse(
         if kept is not None:
             with contextlib.suppress(VaultError):  # without its arguments' seal it is on record all the same
                 keep(rows, parts.vault, caller, kept)
+        turned_down(rows, caller.org, entry.at, said, held=held)
         used(rows, caller)
 
     try:
@@ -717,6 +780,7 @@ def _who(caller: Caller) -> dict[str, Any]:
         "agent": caller.agent_name,
         "agent_id": caller.agent,
         "member": caller.member_name,
+        "member_id": caller.member,
         "client": caller.client or None,
         "client_version": caller.client_version or None,
         "transport": caller.transport or None,

@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 from connectors.answer import interpret_verify
 from connectors.auth import Revealing, attaching
 from connectors.catalogue import Catalogue, Offer
-from connectors.definition import Connector, CredentialKind
+from connectors.definition import Connector, CredentialKind, Pace
 from connectors.errors import Unsendable
 from connectors.request import base, prepare_verify
 from server.audit import Event, append
+from server.budgets import Budget, budgets_in
 from server.clock import now_ms
 from server.database import Database, Rows
 from server.ending import end_with
 from server.erasure import request
 from server.identity import Caller, new_id, touch
+from server.pacing import pace_of, paces_in
 from server.policy import RuleSet, load_preset, parse_rule
 from vault import CannotOpen, Secret, Vault, source_of
 
@@ -81,13 +83,26 @@ def bound_origin(base_url: str, private: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Workspace:
-    """What an org has at one revision: connections, the tools on offer, rules and preset. Never changes."""
+    """What an org has at one revision: connections and their paces, the tools on offer, rules, preset and budgets.
+
+    Never changes.
+    """
 
     revision: int
     connections: Mapping[str, Connection]
     offer: Offer
     rules: RuleSet
     preset: RuleSet
+    budgets: tuple[Budget, ...] = ()
+    paces: Mapping[str, Pace] = field(default_factory=dict[str, Pace])
+
+    def budgets_of(self, agent: str, connection: str) -> tuple[Budget, ...]:
+        """The budgets that calls of this agent by this connection count in."""
+        return tuple(one for one in self.budgets if one.concerns(agent, connection))
+
+    def pace(self, connection: Connection, connector: Connector) -> Pace:
+        """How many calls a connection takes at once, and in a minute."""
+        return pace_of(connector.limits, self.paces.get(connection.name), managed=connection.ownership != "own")
 
 
 class Workspaces:
@@ -108,13 +123,14 @@ class Workspaces:
         return workspace
 
     def _read(self, org: str) -> Workspace:
-        def read(rows: Rows) -> tuple[Any, list[Any], list[Any]]:
+        def read(rows: Rows) -> tuple[Any, list[Any], list[Any], Any, Any]:
             head = rows.execute("SELECT revision, preset FROM org WHERE id = ?", (org,)).fetchone()
             connections = rows.execute(f"SELECT {_COLUMNS} FROM connection WHERE org = ? ORDER BY name", (org,))
             rules = rows.execute("SELECT id, body FROM rule WHERE org = ? ORDER BY created_at, id", (org,))
-            return head, connections.fetchall(), rules.fetchall()
+            found = connections.fetchall(), rules.fetchall()
+            return head, *found, budgets_in(rows, org), paces_in(rows, org)
 
-        head, connection_rows, rule_rows = self._database.of(org).snapshot(read)
+        head, connection_rows, rule_rows, budgets, paces = self._database.of(org).snapshot(read)
         revision, preset = head or _REMOVED
         connections = {row[2]: _connection(row) for row in connection_rows}
         usable: dict[str, str] = {}
@@ -129,6 +145,8 @@ class Workspaces:
             offer=self._catalogue.offer(usable),
             rules=RuleSet(parse_rule({"id": rule, **json.loads(body)}) for rule, body in rule_rows),
             preset=load_preset(preset),
+            budgets=budgets,
+            paces=paces,
         )
 
 

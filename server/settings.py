@@ -19,6 +19,8 @@ class Settings:
 
     home: Path
     hold_seconds: float = 45.0
+    wait_seconds: float = 10.0
+    """How long a call waits for its turn, where its connection takes no more just now."""
     allowed_hosts: tuple[str, ...] = ()
     trusted_proxies: tuple[Network, ...] = ()
     """The reverse proxies whose X-Forwarded-For is believed."""
@@ -110,6 +112,7 @@ class Settings:
 def read_settings() -> Settings:
     """Read the environment. Raises SettingsProblem."""
     hold_seconds = _seconds("KEYLEASH_HOLD_SECONDS", 45, 0, 50)
+    wait_seconds = _seconds("KEYLEASH_WAIT_SECONDS", 10, 0, 30)
     reference_seconds = _seconds("KEYLEASH_REFERENCE_SECONDS", 10, 1, 30)
     key_seconds = _seconds("KEYLEASH_KEY_SECONDS", 300, 1, 3600)
     level = os.environ.get("KEYLEASH_LOG", "WARNING").upper()
@@ -125,6 +128,7 @@ def read_settings() -> Settings:
     return Settings(
         home=home(),
         hold_seconds=hold_seconds,
+        wait_seconds=wait_seconds,
         allowed_hosts=tuple(host.strip() for host in hosts.split(",") if host.strip()),
         trusted_proxies=tuple(_proxy(each.strip()) for each in proxies.split(",") if each.strip()),
         log_level=level,

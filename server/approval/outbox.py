@@ -23,9 +23,10 @@ class Happening(StrEnum):
     EXPIRED = "expired"
     UNKNOWN = "unknown"
     CHECKPOINT = "checkpoint"
+    BUDGET = "budget"  # of no call: how much of a budget is used
 
 
-OF_CALLS = (Happening.OPENED, Happening.DECIDED, Happening.EXPIRED, Happening.UNKNOWN)
+UNLESS_NAMED = tuple(one for one in Happening if one is not Happening.CHECKPOINT)
 """What a webhook is told of that names nothing."""
 
 
@@ -38,15 +39,25 @@ class Listening:
 
 
 def listening(rows: Rows, org: str, happening: Happening, ruling: Ruling) -> list[Listening]:
-    """The webhooks of an org that are told of this. An unknown outcome concerns them all, whatever the ruling was."""
+    """The webhooks of an org that are told of this. Some things concern them all, whatever the ruling was."""
     found = rows.execute(
         "SELECT id, name, events, rulings FROM channel WHERE org = ? AND disabled_at IS NULL ORDER BY name", (org,)
     ).fetchall()
     return [
         Listening(identifier, name)
         for identifier, name, events, rulings in found
-        if happening in json.loads(events) and (happening is Happening.UNKNOWN or ruling in json.loads(rulings))
+        if happening in json.loads(events) and (happening in _OF_ALL or ruling in json.loads(rulings))
     ]
+
+
+def put_budget(rows: Rows, org: str, event: str, budget: dict[str, Any]) -> None:
+    """Write a notice for each webhook that wants to know how much of a budget is used."""
+    hooks = listening(rows, org, Happening.BUDGET, Ruling.APPROVE)
+    if not hooks:
+        return
+    (org_name,) = rows.execute("SELECT name FROM org WHERE id = ?", (org,)).fetchone()
+    facts = {"event": event, "time": iso(now_ms()), "org": org_name, "approval": None, "budget": budget}
+    _put(rows, org, hooks, facts, turn=0)
 
 
 def put(rows: Rows, org: str, approval: str, happening: Happening) -> None:
@@ -64,10 +75,9 @@ def put(rows: Rows, org: str, approval: str, happening: Happening) -> None:
     if not hooks:
         return
     connection, org_name = names
-    now = now_ms()
     facts: dict[str, Any] = {
         "event": f"approval.{happening}",
-        "time": iso(now),
+        "time": iso(now_ms()),
         "org": org_name,
         "approval": {
             "id": approval,
@@ -84,34 +94,35 @@ def put(rows: Rows, org: str, approval: str, happening: Happening) -> None:
             "agent": agent,
         },
     }
-    turn = 0 if ruling == Ruling.APPROVE or happening is Happening.UNKNOWN else 1
-    for hook in hooks:
-        _put(rows, org, hook.id, facts, now=now, turn=turn)
+    _put(rows, org, hooks, facts, turn=0 if ruling == Ruling.APPROVE or happening is Happening.UNKNOWN else 1)
+
+
+_OF_ALL = (Happening.UNKNOWN, Happening.BUDGET, Happening.CHECKPOINT)
 
 
 def put_checkpoint(rows: Rows, org: str, note: Checkpoint) -> None:
     """Write a notice with a checkpoint for each webhook that wants them, in the place of an older one that waits."""
-    wanting = rows.execute("SELECT id, events FROM channel WHERE org = ? AND disabled_at IS NULL", (org,)).fetchall()
-    hooks = [str(channel) for channel, events in wanting if Happening.CHECKPOINT in json.loads(events)]
+    hooks = listening(rows, org, Happening.CHECKPOINT, Ruling.APPROVE)
     if not hooks:
         return
-    ((name,),) = rows.execute("SELECT name FROM org WHERE id = ?", (org,)).fetchall()
-    now = now_ms()
-    facts = {"event": CHECKPOINT, "time": iso(now), "org": name, "approval": None, "checkpoint": str(note)}
-    for channel in hooks:
+    (name,) = rows.execute("SELECT name FROM org WHERE id = ?", (org,)).fetchone()
+    facts = {"event": CHECKPOINT, "time": iso(now_ms()), "org": name, "approval": None, "checkpoint": str(note)}
+    for hook in hooks:
         rows.execute(
             "DELETE FROM notice WHERE org = ? AND channel = ? AND lease IS NULL AND facts LIKE ?",
-            (org, channel, f'{{"event": "{CHECKPOINT}"%'),
+            (org, hook.id, f'{{"event": "{CHECKPOINT}"%'),
         )
-        _put(rows, org, channel, facts, now=now, turn=1)
+    _put(rows, org, hooks, facts, turn=1)
 
 
 CHECKPOINT = f"audit.{Happening.CHECKPOINT}"
 
 
-def _put(rows: Rows, org: str, channel: str, facts: dict[str, Any], *, now: int, turn: int) -> None:
-    rows.execute(
-        "INSERT INTO notice (org, id, channel, facts, created_at, due_at, turn, tries, lease, leased_until) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, 0, NULL, 0)",
-        (org, new_id("ntf"), channel, json.dumps(facts), now, now, turn),
-    )
+def _put(rows: Rows, org: str, hooks: list[Listening], facts: dict[str, Any], *, turn: int) -> None:
+    now = now_ms()
+    for hook in hooks:
+        rows.execute(
+            "INSERT INTO notice (org, id, channel, facts, created_at, due_at, turn, tries, lease, leased_until) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, 0, NULL, 0)",
+            (org, new_id("ntf"), hook.id, json.dumps(facts), now, now, turn),
+        )

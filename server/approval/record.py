@@ -134,6 +134,10 @@ class Asked:
     prompt: Prompt
     before: "Before | None" = None
     """When this agent last did exactly this, or set about it."""
+    ruled: Verdict | None = None
+    """What the rules alone say, where a budget that is used up has made the verdict stricter."""
+    over: str = ""
+    """Which budget is used up: then no grant is enough, for none was given knowing that."""
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,16 @@ that no value can start a second entry and the text survives any database, file 
 everything that is known of the event, the entry's own place included: ``v`` (1), ``org``, ``seq`` (1, 2, 3, …),
 ``at`` (``2026-01-31T08:05:09.123Z``), ``event``, then the fields that `server.audit.chain.append` was given.
 
-The fields of a call, each where it is known: ``agent``, ``agent_id``, ``member``, ``client``, ``client_version``,
-``transport``, ``address``; ``connection``, ``account``, ``ownership`` (own or managed), ``credential_version``,
-``source`` (vault, or the kind of place where a reference says that the secret is); ``tool``, ``definition``,
-``effect``; ``verdict``, ``rules``, ``reason``; ``approval``, ``grant``, ``work`` (the name of a grant that was prepared
-ahead), ``approver``, ``channel``, ``known_by`` (of the approval, or of the grant); ``arguments`` (names with keyed
-hashes, of every call whose arguments were in form; the outcome's stand at its attempt), ``plain`` (what the definition
-lets be read); ``host``, ``method``, ``status``, ``bytes``, ``milliseconds``, ``request_id``, ``usage``, ``error``,
-``code``; ``outcome``, and with it ``attempt``, the number of the attempt that it ends. Other events have what they
-need, under the same names where the meaning is the same.
+The fields of a call, each where it is known: ``agent``, ``agent_id``, ``member``, ``member_id``, ``client``,
+``client_version``, ``transport``, ``address``; ``connection``, ``account``, ``ownership`` (own or managed),
+``credential_version``, ``source`` (vault, or the kind of place where a reference says that the secret is); ``tool``,
+``definition``, ``effect``; ``verdict``, ``rules``, ``reason``; ``approval``, ``grant``, ``work`` (the name of a grant
+that was prepared ahead), ``approver``, ``channel``, ``known_by`` (of the approval, or of the grant); ``arguments``
+(names with keyed hashes, of every call whose arguments were in form; the outcome's stand at its attempt), ``plain``
+(what the definition lets be read); ``host``, ``method``, ``status``, ``bytes``, ``milliseconds``, ``request_id``,
+``usage`` and ``quota`` (what the provider reports), ``error``, ``code``; ``outcome``, and with it ``attempt``, the
+number of the attempt that it ends. Other events have what they need, under the same names where the meaning is the
+same.
 
 Hashes, all SHA-256 and written as 64 lower-case hex digits, so that anyone can recompute them in any language::
 
@@ -117,6 +118,12 @@ class Event(StrEnum):
     CHANNEL_DISABLED = "channel.disabled"  # the receiver said that it is gone for good
     CHANNEL_REMOVED = "channel.removed"
     CHANNEL_GAVE_UP = "channel.gave_up"  # a notice could not be delivered within a day
+
+    BUDGET_CREATED = "budget.created"
+    BUDGET_CHANGED = "budget.changed"
+    BUDGET_REMOVED = "budget.removed"
+    BUDGET_WARNED = "budget.warned"  # so much of it was used as people wanted to be told at
+    BUDGET_REACHED = "budget.reached"  # it is used up: further calls wait for a person until its window ends
 
     RULE_ADDED = "rule.added"
     RULE_REMOVED = "rule.removed"

@@ -41,7 +41,7 @@ def add_channel(
         list[str] | None,
         typer.Option(
             "--event",
-            help="What is told: opened, decided, expired, unknown; checkpoint, only if named. Repeat, or use commas.",
+            help="What is told: opened, decided, expired, unknown, budget (all five); checkpoint. Repeat, or commas.",
         ),
     ] = None,
     ruling: Annotated[
@@ -267,9 +267,9 @@ def _sent(desk: Desk, hook: "Hook") -> str | None:
 
 
 def _events(given: list[str] | None) -> "list[Happening]":
-    from server.approval.outbox import OF_CALLS, Happening
+    from server.approval.outbox import UNLESS_NAMED, Happening
 
-    return _chosen(given, {one.value: one for one in Happening}, list(OF_CALLS), "--event")
+    return _chosen(given, {one.value: one for one in Happening}, list(UNLESS_NAMED), "--event")
 
 
 def _rulings(given: list[str] | None) -> "list[Ruling]":

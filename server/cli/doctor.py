@@ -558,6 +558,25 @@ def _of_channel(installation: "Installation", hook: "Hook") -> Iterator[str]:
 LATE_MS = 10 * 60 * 1000
 
 
+def budgets(patient: Patient) -> Iterator[Finding]:
+    """Which budgets are used up, so that calls wait for a person, and which are near their end."""
+    from server.spending import all_standings
+
+    if patient.installation is None:
+        return
+    total = 0
+    for org in patient.installation.directory.orgs():
+        for one in all_standings(patient.installation.database, org.id):
+            total += 1
+            change = f"`keyleash budget change {one.budget.id} --org {org.name}` makes it larger."
+            if one.up:
+                yield Finding("budgets", "warn", f"{org.name}: {one}: further calls wait for an approver. {change}")
+            elif one.near:
+                used = f"{one.budget.amount(one.used)} of the budget of {one.budget} are used"
+                yield Finding("budgets", "warn", f"{org.name}: {used}. {change}")
+    yield Finding("budgets", "ok", f"{counted(total, 'budget')} {'was' if total == 1 else 'were'} looked at.")
+
+
 def memory(_patient: Patient) -> Iterator[Finding]:
     """Whether a crash, or another process of the same user, could show what this process holds."""
     from server.hygiene import memory_is_private
@@ -662,6 +681,7 @@ CHECKS: tuple[Callable[[Patient], Iterator[Finding]], ...] = (
     agents,
     approvers,
     channels,
+    budgets,
     memory,
     packages,
     clients,

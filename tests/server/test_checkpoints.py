@@ -480,7 +480,9 @@ async def test_a_webhook_that_asks_for_checkpoints_is_sent_each_newest_one(place
 
 def test_no_webhook_that_asks_for_nothing_by_name_is_told_of_checkpoints(place: Place, owner: CommandLine) -> None:
     assert owner("channel", "add", "webhook", "bell", "--url", "https://hooks.example.com/x", "--json").code == 0
-    assert owner("channel", "show", "bell", "--json").json["events"] == ["opened", "decided", "expired", "unknown"]
+    assert owner("channel", "show", "bell", "--json").json["events"] == [
+        *("opened", "decided", "expired", "unknown", "budget")
+    ]
     (made,) = note(place)
     place.database.write_now(lambda rows: put_checkpoint(rows, place.org, made))
     assert outbox(place) == []
