@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from server.audit import AuditError, Head
-from server.audit.noted import Gap, NotedHeads, gaps, hash_at, heads
+from server.audit.noted import Gap, NotedHeads, gaps, hash_at, heads, pruned
 from server.audit.noted import Logs as Log
 from server.backup import BackupProblem
 from server.copies import Reader, reading
@@ -98,7 +98,10 @@ def _apart(log: Log, here: Log, org: str, end: Head) -> Gap | None:
     """What the log that is here has beyond the backup's, from where the two part."""
     if hash_at(log, org, end.seq) == end.hash:
         return None
+    gone = pruned(here, org)
     same, apart = 0, end.seq  # entries are chained: once they differ they differ for good
+    if gone and hash_at(log, org, gone) == hash_at(here, org, gone):
+        same = gone  # and before that nothing is there to be compared
     while apart - same > 1:
         middle = (same + apart) // 2
         found = hash_at(log, org, middle)

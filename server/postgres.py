@@ -765,7 +765,7 @@ def wipe(owner_url: str) -> None:
         connection.execute("SELECT set_config('client_min_messages', 'warning', true)")
         for table in (*(table.name for table in reversed(_tables())), "alembic_version"):
             connection.execute(f'DROP TABLE IF EXISTS "{table}" CASCADE'.encode())
-        connection.execute("DROP FUNCTION IF EXISTS keyleash_orgs(), audit_entry_stays() CASCADE")
+        connection.execute("DROP FUNCTION IF EXISTS keyleash_orgs(), audit_entry_stays(), audit_entry_pruned() CASCADE")
 
 
 def _require_fit(session: Session, server: Server, role: str) -> None:

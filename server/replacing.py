@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from server.audit import AuditError, Event, Head, append
-from server.audit.noted import NotedHeads, heads
+from server.audit.noted import NotedHeads, gap_fields, heads
 from server.audit.reading import select
 from server.backup import OWN_TABLES, BackupProblem, is_file_name
 from server.comparing import Compared
@@ -26,8 +26,9 @@ from server.duty import unfinished_restore
 from server.locks import exclusive
 from server.recovery import keep
 from server.restore import FOUND, Opened, Staged, clear
-from server.rollback import gap_fields, set_right
+from server.rollback import set_right
 from server.settings import Settings
+from server.signing import begin_anew
 from server.sqlite import SqliteDatabase
 from vault import RootKey, RootKeyRef
 from vault.newfile import give_name, sync_folder, unfinished, write_new
@@ -158,7 +159,7 @@ def prepare(
             beyond = max(int(revision), compared.revisions.get(org, 0)) + 2
             rows.execute("UPDATE org SET revision = ? WHERE id = ?", (beyond, org))
             gap = next(((place, gap) for place, gap in compared.behind if gap.org == org), None)
-            append(
+            restored = append(
                 rows,
                 org,
                 Event.VAULT_RESTORED,
@@ -174,6 +175,8 @@ def prepare(
                 by=by,
                 known_by="the root key",
             )
+            if gap is not None:
+                begin_anew(rows, org, restored.seq)
     synced(staged.path)
     return {org: names for org, names in needs_consent.items() if names}, ended
 

@@ -75,7 +75,9 @@ def staged(settings: Settings, file: Path, *, watch: Watch = unwatched) -> Gener
             after.callback(_forget_lock, settings)
             after.enter_context(exclusive(settings.serving_lock))
             clear(settings.restoring)
-            for folder in (settings.backups, settings.connectors, settings.home / "keys", settings.noted_heads.parent):
+            noted = settings.noted_heads.parent
+            kept = (settings.backups, settings.connectors, settings.home / "keys", noted, *noted.glob("*/"))
+            for folder in kept:
                 sweep(folder)
             settings.restoring.mkdir(mode=0o700)
             _set_aside(settings)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from server.audit import Event, append
-from server.audit.noted import Gap, NotedHeads
+from server.audit.noted import Gap, NotedHeads, gap_fields
 from server.clock import now_ms
 from server.comparing import NOTED
 from server.database import Rows, open_database
@@ -12,6 +12,7 @@ from server.ending import end_all
 from server.identity import set_frozen, touch
 from server.locks import exclusive
 from server.settings import Settings
+from server.signing import begin_anew
 
 NEEDS_CONSENT = "oauth2"
 """Schemes that begin so have refresh tokens, which are used once unless it is known that they are not."""
@@ -34,11 +35,6 @@ def set_right(rows: Rows, org: str, *, frozen: bool, by: str) -> tuple[list[str]
     if frozen:
         set_frozen(rows, org, frozen=True, by=by)
     return [str(name) for _, name in stale], ended
-
-
-def gap_fields(place: str, gap: Gap) -> dict[str, object]:
-    said = {"known_from": place, "known": str(gap.known), "lost": gap.lost, "forked": gap.forked or None}
-    return {name: value for name, value in said.items() if value is not None}
 
 
 def accept_rollback(settings: Settings, *, by: str) -> tuple[list[Gap], dict[str, list[str]]]:
@@ -65,7 +61,7 @@ def _set_all_right(rows: Rows, missing: Sequence[Gap], *, by: str) -> dict[str, 
         found, _ = set_right(rows, org, frozen=True, by=by)
         touch(rows, org)
         gap = next((gap for gap in missing if gap.org == org), None)
-        append(
+        accepted = append(
             rows,
             org,
             Event.VAULT_ROLLBACK_ACCEPTED,
@@ -74,6 +70,8 @@ def _set_all_right(rows: Rows, missing: Sequence[Gap], *, by: str) -> dict[str, 
             by=by,
             known_by="the root key",
         )
+        if gap is not None:
+            begin_anew(rows, org, accepted.seq)
         if found:
             needs_consent[name] = found
     return needs_consent

@@ -8,7 +8,7 @@ from vault import Vault
 from vault.rotation import reseal_text
 from vault.store import TEXT_VERSION_BYTES
 
-DERIVED = ("audit-values", "call-hash", "grant-bounds")
+DERIVED = ("audit-values", "call-hash", "grant-bounds", "audit-signing")
 """What keys are derived for. Their values stand in the log and in records, so they outlive a rotation."""
 
 

@@ -31,6 +31,10 @@ class Settings:
     """How many tools a caller is listed at most; with more it gets three that find, describe and call them."""
     keep_days: int = 30
     """How long what is sealed of calls that are over is kept: for `policy replay`, and of held calls and grants."""
+    checkpoint_entries: int = 1000
+    """A log has a checkpoint made when it has grown by so many entries …"""
+    checkpoint_seconds: float = 60.0
+    """… or when so much time has passed, and there is anything new."""
     reference_seconds: float = 10.0
     """How long it may take to read one secret that stays elsewhere."""
     op_token_file: Path | None = None
@@ -96,7 +100,7 @@ class Settings:
 
     @property
     def noted_heads(self) -> Path:
-        """How far each log went, noted outside the database."""
+        """How far logs went that cannot be signed; their folder has the signed checkpoints, in one for each org."""
         return self.home / "checkpoints" / "heads.json"
 
     @property
@@ -131,6 +135,8 @@ def read_settings() -> Settings:
         key_seconds=key_seconds,
         list_limit=_list_limit(),
         keep_days=_keep_days(),
+        checkpoint_entries=_checkpoint_entries(),
+        checkpoint_seconds=_checkpoint_seconds(),
         reference_seconds=reference_seconds,
         op_token_file=_path("KEYLEASH_OP_TOKEN_FILE"),
         kv_address=os.environ.get("KEYLEASH_KV_ADDR", ""),
@@ -212,6 +218,27 @@ def _keep_days() -> int:
             "sealed of calls that are over is kept: for `keyleash policy replay`, and of held calls and grants."
         )
     return int(given)
+
+
+def _checkpoint_entries() -> int:
+    given = os.environ.get("KEYLEASH_CHECKPOINT_ENTRIES", "1000")
+    if not given.isascii() or not given.isdecimal() or len(given) > 6 or int(given) < 1:
+        raise SettingsProblem(
+            f"KEYLEASH_CHECKPOINT_ENTRIES is {given!r}: give a whole number of entries from 1 to 999999. After so many "
+            "a signed checkpoint of the log is made."
+        )
+    return int(given)
+
+
+def _checkpoint_seconds() -> float:
+    given = os.environ.get("KEYLEASH_CHECKPOINT_SECONDS", "60")
+    if not given.isascii() or not given.isdecimal() or len(given) > 5 or not 1 <= int(given) <= 86_400:
+        raise SettingsProblem(
+            f"KEYLEASH_CHECKPOINT_SECONDS is {given!r}: give whole seconds from 1 to 86400. After so long a signed "
+            "checkpoint is made of each log that has anything new; until then an older database that was put back is "
+            "not told from the newer one."
+        )
+    return float(given)
 
 
 def _seconds(name: str, default: float, least: float, most: float) -> float:

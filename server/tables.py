@@ -396,7 +396,7 @@ class Notice(SQLModel, table=True):
 
 
 class AuditEntry(SQLModel, table=True):
-    """The append-only record, chained per org. Triggers of the migration refuse UPDATE and DELETE."""
+    """The append-only record, chained per org. Triggers refuse UPDATE, and DELETE of what no stub stands for."""
 
     __tablename__: ClassVar[Any] = "audit_entry"
     org: str = Field(primary_key=True)
@@ -410,6 +410,29 @@ class AuditEntry(SQLModel, table=True):
     connection: str | None
     tool: str | None
     outcome: str | None
+
+
+class AuditKey(SQLModel, table=True):
+    """The public key (in hex) that an org's log is signed with, and the log's name; it stays when the org is removed.
+
+    `last` is the checkpoint that was made as the org was removed, with its last key.
+    """
+
+    __tablename__: ClassVar[Any] = "audit_key"
+    org: str = Field(primary_key=True)
+    origin: str
+    public: str
+    made_at: int = Field(sa_column=_ms())
+    last: str | None
+
+
+class AuditStub(SQLModel, table=True):
+    """What stands in the place of pruned entries, the last of them being `seq`: a signed note. Never changed."""
+
+    __tablename__: ClassVar[Any] = "audit_stub"
+    org: str = Field(primary_key=True)
+    seq: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    note: str
 
 
 def _counter() -> Column[int]:

@@ -19,6 +19,8 @@ EVERYTHING = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 MAY: dict[str, tuple[str, ...]] = {
     "audit_entry": ("SELECT", "INSERT"),
+    "audit_key": ("SELECT", "INSERT"),
+    "audit_stub": ("SELECT",),
     "org": ("SELECT", "UPDATE (preset, revision, frozen_at)"),
     "removed_org": ("SELECT",),
     "rule_version": ("SELECT", "INSERT"),
@@ -135,7 +137,7 @@ def _of_table(role: str, table: str, *facts: Any) -> Iterator[str]:
     expression = f"((({whose})::text = NULLIF(current_setting('keyleash.org'::text, true), ''::text)))"
     if policy != f"{SCOPED}|*|t|{expression[1:-1]}|{expression[1:-1]}":
         yield f"the policies of {table} are not those that keep orgs apart"
-    if more or (table == "audit_entry" and changes):
+    if more or (table.startswith("audit_") and changes):
         yield f"{role} may do more with {table} than a server needs"
 
 

@@ -292,6 +292,8 @@ def _text(facts: dict[str, Any], link: str | None) -> str:
     """One line that a chat tool can show: every name in it is reduced to what no tool takes for markup or a mention."""
     org = _word(facts["org"])
     one = facts.get("approval")
+    if "checkpoint" in facts:
+        return f"Keyleash ({org}): the record was signed at entry {facts['checkpoint'].splitlines()[1]}."
     if "budget" in facts:
         return f"Keyleash ({org}): {_budget(facts['event'], facts['budget'])}"
     if one is None:

@@ -114,7 +114,8 @@ class Place:
             for trigger in ("audit_entry_no_update", "audit_entry_no_delete"):
                 self.database.write_now(lambda rows, name=trigger: rows.execute(f"DROP TRIGGER {name}"))
         else:
-            self.database.write_now(lambda rows: rows.execute("DROP TRIGGER audit_entry_stays ON audit_entry"))
+            for trigger in ("audit_entry_stays", "audit_entry_pruned"):
+                self.database.write_now(lambda rows, name=trigger: rows.execute(f"DROP TRIGGER {name} ON audit_entry"))
 
     @contextlib.contextmanager
     def in_the_way(self, change: Callable[[Any], object]) -> Iterator[None]:

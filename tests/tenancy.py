@@ -43,10 +43,11 @@ CARRIERS = frozenset(
         "Desk",
         "Pending",
         "_Bound",
-        "_Log",
+        "Log",
         "Hook",
         "_Leased",
         "LostCall",
+        "Prunable",
     }
 )
 """Classes whose every instance belongs to one org and says to which."""

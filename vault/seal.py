@@ -43,6 +43,9 @@ its key; when that is rotated, the bytes themselves are carried over into `vault
 empty lists the purposes that were (a JSON array): none of these is derived again. One that is not in it is derived from
 the newest version.
 
+**The signing key** of an org's log (`vault.signing`) is Ed25519; its seed is the derived key for the purpose
+`audit-signing`.
+
 A key is used with AES only through a fresh salt, so no nonce repeats however much is sealed. GCM by itself lets one
 blob open under two keys (Albertini et al., "How to Abuse and Fix Authenticated Encryption Without Key Commitment",
 USENIX Security 2022); the commitment is checked first and shuts that out.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from server.audit.note import Checkpoint
 from server.clock import iso, now_ms
 from server.database import Rows
 from server.identity import new_id
@@ -15,13 +16,18 @@ from server.policy import Ruling
 
 
 class Happening(StrEnum):
-    """What can happen to a held call that people are told of."""
+    """What can happen to a held call that people are told of; and, for whoever asks for it, that a log was signed."""
 
     OPENED = "opened"
     DECIDED = "decided"
     EXPIRED = "expired"
     UNKNOWN = "unknown"
+    CHECKPOINT = "checkpoint"
     BUDGET = "budget"  # of no call: how much of a budget is used
+
+
+UNLESS_NAMED = tuple(one for one in Happening if one is not Happening.CHECKPOINT)
+"""What a webhook is told of that names nothing."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,25 @@ def put(rows: Rows, org: str, approval: str, happening: Happening) -> None:
     _put(rows, org, hooks, facts, turn=0 if ruling == Ruling.APPROVE or happening is Happening.UNKNOWN else 1)
 
 
-_OF_ALL = (Happening.UNKNOWN, Happening.BUDGET)
+_OF_ALL = (Happening.UNKNOWN, Happening.BUDGET, Happening.CHECKPOINT)
+
+
+def put_checkpoint(rows: Rows, org: str, note: Checkpoint) -> None:
+    """Write a notice with a checkpoint for each webhook that wants them, in the place of an older one that waits."""
+    hooks = listening(rows, org, Happening.CHECKPOINT, Ruling.APPROVE)
+    if not hooks:
+        return
+    (name,) = rows.execute("SELECT name FROM org WHERE id = ?", (org,)).fetchone()
+    facts = {"event": CHECKPOINT, "time": iso(now_ms()), "org": name, "approval": None, "checkpoint": str(note)}
+    for hook in hooks:
+        rows.execute(
+            "DELETE FROM notice WHERE org = ? AND channel = ? AND lease IS NULL AND facts LIKE ?",
+            (org, hook.id, f'{{"event": "{CHECKPOINT}"%'),
+        )
+    _put(rows, org, hooks, facts, turn=1)
+
+
+CHECKPOINT = f"audit.{Happening.CHECKPOINT}"
 
 
 def _put(rows: Rows, org: str, hooks: list[Listening], facts: dict[str, Any], *, turn: int) -> None:

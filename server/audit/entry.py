@@ -149,6 +149,10 @@ class Event(StrEnum):
     AUDIT_STREAMED = "audit.streamed"  # each start of a stream; not what it then reads
     AUDIT_HASHED = "audit.hashed"  # a value's keyed hash was asked for; names the arguments, never the value
     AUDIT_VERIFIED = "audit.verified"
+    AUDIT_KEY_MADE = "audit.key_made"  # the public key that checkpoints of this log are signed with, from now on
+    AUDIT_CHECKPOINTED = "audit.checkpointed"  # a person asked for a checkpoint, which covers this entry
+    AUDIT_CHECKPOINT_REFUSED = "audit.checkpoint_refused"  # this log is not the one that was signed: cut off or forked
+    AUDIT_PRUNED = "audit.pruned"  # entries were removed; a signed stub stands in their place
 
     INSTALLATION_CREATED = "installation.created"
     INSTALLATION_UPGRADED = "installation.upgraded"

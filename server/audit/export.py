@@ -2,8 +2,9 @@
 
 **JSONL** is lossless. Its first line is a header, canonical JSON: ``{"entries":N,"format":"keyleash audit export",
 "head":"<hash of entry N>","org":"…","v":1}``. A selection (any filter) has ``"selection":{…}`` in place of
-``entries`` and ``head``. Then one line per entry, in exactly this layout, which any JSON reader understands and in
-which the body stands byte for byte as it was hashed::
+``entries`` and ``head``. Where there are, it also has ``key`` (the log's verifier key) and ``pruned`` (the signed stub
+of the entries that are gone; see `server.audit.note`). Then one line per entry, in exactly this layout, which any JSON
+reader understands and in which the body stands byte for byte as it was hashed::
 
     {"hash":"<64 hex>","previous":"<64 hex>","entry":<body>}
 
@@ -30,8 +31,10 @@ from typing import Any, Unpack
 from server.audit.cef import cef_line
 from server.audit.entry import VERSION, Entry, ExportFailed, Head, canonical
 from server.audit.fields import FIELDS, fields_of, spelled
+from server.audit.note import Checkpoint, VerifierKey
 from server.audit.ocsf import ocsf_line
 from server.audit.otlp import otlp_line
+from server.audit.proof import key_in, stub_in
 from server.audit.reading import Filters, Reader, head, select
 from server.audit.syslog import syslog_line
 
@@ -45,10 +48,14 @@ class Header:
     org: str
     head: Head | None
     selection: dict[str, Any]
+    key: VerifierKey | None = None
+    stub: Checkpoint | None = None
 
     @property
     def line(self) -> str:
         fields: dict[str, Any] = {"format": FORMAT, "v": VERSION, "org": self.org}
+        signed = {"key": self.key, "pruned": self.stub}
+        fields |= {name: str(value) for name, value in signed.items() if value is not None}
         if self.selection:
             return canonical({**fields, "selection": self.selection})
         seq, own = self.head or (0, None)
@@ -158,7 +165,8 @@ def _begin(db: Reader, org: str, filters: Filters) -> tuple[Header, Iterator[Ent
     end = head(db, org)
     selection = {name: value for name, value in filters.items() if value is not None}
     entries = select(db, org, **filters)
-    return Header(org, end, selection), (entry for entry in entries if _is_before(entry, end))
+    header = Header(org, end, selection, key_in(db, org), stub_in(db, org))
+    return header, (entry for entry in entries if _is_before(entry, end))
 
 
 def _is_before(entry: Entry, end: Head | None) -> bool:

@@ -64,6 +64,12 @@ def head(db: Reader, org: str) -> Head | None:
     return None if last is None else checked_head(last[0], last[5])
 
 
+def first_number(db: Reader, org: str) -> Any:
+    """The number of the first entry that is there, as stored; None when there is none."""
+    first = next(rows(db, org, page=1), None)
+    return None if first is None else first[0]
+
+
 def rows(
     db: Reader,
     org: str,

@@ -2,21 +2,20 @@
 
 import re
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server.cli.acting import AsJson, AsMember, OrgName, opened, operators_name, require_operator, seated
+from server.cli.acting import AsJson, AsMember, OrgName
+from server.cli.logs import log_of
 from server.cli.moments import moment
 from server.cli.output import progress, say, show_json, show_table, show_text, warn
+from server.cli.proving import Checkpoints, Key, proofs, require_not_ours
 
 if TYPE_CHECKING:
-    from server.audit import Event, Filters, Head, Report
-    from server.database import Database
+    from server.audit import Filters, Head, Report
+    from server.audit.proof import Proofs
 
 app = typer.Typer(no_args_is_help=True, help="The record of everything that was asked, decided and done.")
 
@@ -46,39 +45,6 @@ FormatName = Annotated[
     str, typer.Option("--format", help="jsonl (lossless, can be verified), csv, ocsf, cef, syslog or otlp.")
 ]
 _HASH = re.compile(r"h1:[0-9a-f]{32}")
-
-
-@dataclass(frozen=True)
-class Log:
-    """An org's log (`org` is its id), and who reads it."""
-
-    database: "Database"
-    org: str
-    by: str
-    known_by: str
-
-    def record(self, event: "Event", **fields: Any) -> None:
-        """Reading is on record before anything is read."""
-        from server.audit import append
-
-        self.database.write_now(
-            lambda rows: append(rows, self.org, event, by=self.by, known_by=self.known_by, **fields)
-        )
-
-
-@contextmanager
-def log_of(org: str | None, as_member: str | None) -> Generator[Log]:
-    """The log of an org for whoever may read it; of a removed one, which has no members, for the operator."""
-    with opened() as installation:
-        removed = None if org is None else installation.directory.removed_org(org)
-        if removed is None:
-            desk = seated(installation, org, as_member, "read the audit log")
-            yield Log(desk.database, desk.org.id, desk.by, desk.actor.known_by)
-            return
-        if as_member is not None:
-            raise typer.BadParameter(f"{removed.name} was removed and has no members: leave out --as.")
-        require_operator(installation, "reading the log of an org that was removed")
-        yield Log(installation.database.of(removed.id), removed.id, operators_name(), "operator")
 
 
 @app.command("list")
@@ -175,16 +141,6 @@ def require_format(name: str) -> None:
         raise typer.BadParameter(f"there is no format {name!r}. There are {', '.join(FORMATS)}.")
 
 
-def require_not_ours(output: str) -> None:
-    """An export replaces the file that it names: never one of Keyleash's own, a key or the log itself."""
-    from server.settings import read_settings
-
-    home = read_settings().home.resolve()
-    kept = (home / name for name in ("keys", "data", "backups", "checkpoints", "streams"))
-    if output != "-" and any(Path(output).resolve().is_relative_to(folder) for folder in kept):
-        raise typer.BadParameter(f"{output} is in Keyleash's own folder. Name a file elsewhere.")
-
-
 @app.command("verify")
 def verify(
     export: Annotated[
@@ -194,6 +150,8 @@ def verify(
         list[str] | None,
         typer.Option("--head", metavar="SEQ:HASH", help="An end of the log that you noted elsewhere. Repeatable."),
     ] = None,
+    checkpoint: Checkpoints = None,
+    key: Key = None,
     org: OrgName = None,
     as_member: AsMember = None,
     json: AsJson = False,
@@ -202,8 +160,12 @@ def verify(
     known = [_head(text) for text in head or ()]
     if len({one.seq for one in known}) != len(set(known)):
         raise typer.BadParameter("two heads have one number and different hashes: only one of them can be true.")
+    held_to = proofs(checkpoint, key)
     try:
-        report = _verified_export(export, known, org) if export else _verified_database(known, org, as_member)
+        if export:
+            report = _verified_export(export, known, held_to, org)
+        else:
+            report = _verified_database(known, held_to, org, as_member)
     except _cannot() as problem:
         from server.cli.output import complain
 
@@ -222,17 +184,17 @@ def _cannot() -> tuple[type[Exception], ...]:
     return PROBLEMS
 
 
-def _verified_export(export: Path, known: "list[Head]", org: str | None) -> "Report":
+def _verified_export(export: Path, known: "list[Head]", held_to: "Proofs", org: str | None) -> "Report":
     """Offline: no home, no database, no key."""
     from server.audit import verify_export
 
     if org is not None and not org.startswith("org_"):
         raise typer.BadParameter("an export knows its org by id only: give --org as org_…, or leave it out.")
     with progress("Verifying", None) as done:
-        return verify_export(export, org=org, known=known, progress=done)
+        return verify_export(export, org=org, known=known, proofs=held_to, progress=done)
 
 
-def _verified_database(known: "list[Head]", org: str | None, as_member: str | None) -> "Report":
+def _verified_database(known: "list[Head]", held_to: "Proofs", org: str | None, as_member: str | None) -> "Report":
     from server.audit import AuditError, Event, head, verify_database
     from server.database import DatabaseProblem
 
@@ -243,7 +205,7 @@ def _verified_database(known: "list[Head]", org: str | None, as_member: str | No
         except AuditError as problem:
             warn(str(problem))
         with progress("Verifying", last.seq if last else None) as done:
-            report = verify_database(log.database, log.org, known=known, progress=done)
+            report = verify_database(log.database, log.org, known=known, proofs=held_to, progress=done)
         try:
             log.record(
                 Event.AUDIT_VERIFIED,
@@ -261,7 +223,8 @@ def _show(report: "Report") -> None:
 
     if report.status is Status.INTACT:
         end = f", up to {report.head.seq}:{report.head.hash}" if report.head else ""
-        show_text(f"Intact: {report.entries} entries{end}.")
+        gone = f", after {report.pruned} that were pruned" if report.pruned else ""
+        show_text(f"Intact: {report.entries} entries{gone}{end}.{_agreeing(report)}")
     elif report.status is Status.ALTERED:
         line = f" (line {report.line})" if report.line else ""
         show_text(f"Altered. First bad entry: {report.first_bad}{line}. {report.problem}")
@@ -273,6 +236,13 @@ def _show(report: "Report") -> None:
     if report.unknown:
         first = ", ".join(map(str, report.unknown_at))
         say(f"{report.unknown} calls have no outcome: cut off, or still running (entries {first}).")
+
+
+def _agreeing(report: "Report") -> str:
+    if not report.checkpoints:
+        return ""
+    one = len(report.checkpoints) == 1
+    return f" {'The checkpoint agrees' if one else 'All checkpoints agree'}, up to entry {max(report.checkpoints)}."
 
 
 def _head(text: str) -> "Head":

@@ -40,7 +40,8 @@ def add_channel(
     event: Annotated[
         list[str] | None,
         typer.Option(
-            "--event", help="What is told: opened, decided, expired, unknown, budget. Repeat, or use commas; all."
+            "--event",
+            help="What is told: opened, decided, expired, unknown, budget (all five); checkpoint. Repeat, or commas.",
         ),
     ] = None,
     ruling: Annotated[
@@ -266,9 +267,9 @@ def _sent(desk: Desk, hook: "Hook") -> str | None:
 
 
 def _events(given: list[str] | None) -> "list[Happening]":
-    from server.approval.outbox import Happening
+    from server.approval.outbox import UNLESS_NAMED, Happening
 
-    return _chosen(given, {one.value: one for one in Happening}, list(Happening), "--event")
+    return _chosen(given, {one.value: one for one in Happening}, list(UNLESS_NAMED), "--event")
 
 
 def _rulings(given: list[str] | None) -> "list[Ruling]":

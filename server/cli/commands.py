@@ -27,6 +27,7 @@ from server.cli import (
     limits,
     people,
     policy,
+    proving,
     replaying,
     rulebooks,
     setup,
@@ -116,6 +117,9 @@ for function in (
 
 for name, function in backup.COMMANDS.items():
     vault.app.command(name)(function)
+
+for name, function in proving.COMMANDS.items():
+    audit.app.command(name)(function)
 
 for name, function in {"new": importing.new, "import-openapi": importing.import_openapi, "test": trying.test}.items():
     connect.connector_app.command(name)(function)

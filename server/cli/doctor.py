@@ -131,7 +131,8 @@ def files(patient: Patient) -> Iterator[Finding]:
 def _kept(home: Path) -> Iterator[Path]:
     """The folders that hold secrets or the record, and the files right in them."""
     yield home
-    for folder in (home / "data", home / "keys", home / "backups", home / "checkpoints"):
+    noted = home / "checkpoints"
+    for folder in (home / "data", home / "keys", home / "backups", noted, *sorted(noted.glob("*/"))):
         if folder.is_dir():
             yield folder
             yield from (path for path in sorted(folder.iterdir()) if path.is_file())
@@ -140,16 +141,21 @@ def _kept(home: Path) -> Iterator[Path]:
 def ends_of_logs(patient: Patient) -> Iterator[Finding]:
     """No older database was put back, and no restore was cut off."""
     from server.audit import AuditError
+    from server.audit.noted import NotedHeads
     from server.duty import RolledBack, require_current
 
     if patient.installation is None:
         return
+    database = patient.installation.database
     try:
-        require_current(patient.installation.database, patient.settings)
+        require_current(database, patient.settings)
+        doubts = NotedHeads(patient.settings.noted_heads).doubts(database)
     except (AuditError, RolledBack) as problem:
-        yield Finding("ends of logs", "fail", str(problem))
-    else:
-        yield Finding("ends of logs", "ok", "Every log goes as far as was noted outside the database.")
+        doubts = [str(problem)]
+    for doubt in doubts:
+        yield Finding("ends of logs", "fail", doubt)
+    if not doubts:
+        yield Finding("ends of logs", "ok", "Every log goes as far as was signed or noted outside the database.")
 
 
 def root_key(patient: Patient) -> Iterator[Finding]:

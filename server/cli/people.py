@@ -9,7 +9,10 @@ from server.cli.output import say, show_fields, show_json, show_table, show_text
 from server.cli.terminal import require_yes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from server.app import Installation
+    from server.database import Rows
     from server.identity import Member, Org
 
 org_app = typer.Typer(no_args_is_help=True, help="Orgs: each has its own members, accounts, rules and log.")
@@ -115,6 +118,8 @@ def show_org(
 @org_app.command("remove")
 def remove_org(name: Name, yes: Yes = False, json: AsJson = False) -> None:
     """Remove an org with everything it has. Its agents stop at once; its log stays. The operator's."""
+    from server.audit import AuditError
+    from server.audit.noted import NotedHeads
     from server.cli.erasing import erased, say_of_backups, whether_gone
     from server.ending import belongings
     from server.identity import remove_org
@@ -125,8 +130,14 @@ def remove_org(name: Name, yes: Yes = False, json: AsJson = False) -> None:
         has = installation.database.snapshot(lambda rows: belongings(rows, org.id))
         counted = ", ".join(f"{count} {kind if count != 1 else kind[:-1]}" for kind, count in has.items() if count)
         require_yes(f"Remove {org.name} for good, with {counted}? Only its log stays.", yes=yes)
-        installation.database.write_now(lambda rows: remove_org(rows, org, by=operators_name()))
+        sign = _last_signature(installation, org.id)
+        installation.database.write_now(lambda rows: (remove_org(rows, org, by=operators_name()), sign(rows)))
         gone = erased(installation, org.id, org.id)
+        installation.database.write_now(sign)  # once more, for that it was erased is on record as well
+        try:
+            NotedHeads(installation.settings.noted_heads).keep_last(installation.database, org.id)
+        except AuditError as problem:
+            warn(f"Its last checkpoint is in the database, and not outside: {problem}")
         last = not installation.directory.orgs()
         if json:
             show_json({"name": org.name, "id": org.id, "had": has, "erased": gone})
@@ -138,6 +149,19 @@ def remove_org(name: Name, yes: Yes = False, json: AsJson = False) -> None:
         say_of_backups(installation)
     if last:
         say("There is no org left. `keyleash org create NAME` makes one.")
+
+
+def _last_signature(installation: "Installation", org: str) -> "Callable[[Rows], None]":
+    """What signs its log once more; where that cannot be, it is removed without."""
+    from server.audit import AuditError
+    from server.signing import leaving
+    from vault import VaultError
+
+    try:
+        return leaving(installation.database, installation.vault, installation.settings, org)
+    except (AuditError, VaultError) as problem:
+        warn(f"Its log cannot be signed once more: {problem}")
+        return lambda _rows: None
 
 
 def freeze(org: OrgName = None, as_member: AsMember = None) -> None:

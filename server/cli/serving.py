@@ -64,7 +64,7 @@ def _stdio(agent: str | None, org: str | None, stdin: io.TextIOWrapper, stdout: 
             "on standard input and output comes from none. Connect it over HTTP, or lift that: "
             f"keyleash agent narrow {chosen.name} --any-address"
         )
-    with on_duty(installation.database, settings):
+    with on_duty(installation.database, settings, installation.vault):
         _run(serve_stdio(installation, org=found.id, agent=chosen.id, stdin=stdin, stdout=stdout))
 
 
@@ -87,7 +87,7 @@ def _http(bind: str) -> None:
     # Told to stop by a service manager, it ends as by Ctrl-C: uvicorn raises the signal again once it has closed, and
     # by default that would end the process before anything else is done, such as noting how far the logs go.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with on_duty(installation.database, settings):
+    with on_duty(installation.database, settings, installation.vault):
         if installation.vault.sealed is not None:
             print(f"keyleash: sealed, no tools are offered: {installation.vault.sealed}", file=sys.stderr)  # noqa: T201
         if strange is not None:

@@ -226,6 +226,7 @@ def upgrade_database(settings: "Settings", migrate: "Callable[[Path], None]") ->
 
 def _make_home(settings: "Settings", undo: contextlib.ExitStack) -> None:
     """The folders, for this user alone. Raises DatabaseProblem where there is an installation."""
+    from server.audit.noted import NotedHeads
     from server.database import DatabaseProblem
 
     if settings.database.exists():
@@ -233,11 +234,12 @@ def _make_home(settings: "Settings", undo: contextlib.ExitStack) -> None:
             f"There is an installation in {settings.home} already; nothing was changed. `keyleash org create NAME` "
             "makes another org in it; another KEYLEASH_HOME makes another installation."
         )
-    if settings.noted_heads.exists():
+    told = NotedHeads(settings.noted_heads).told
+    if told is not None:
         raise DatabaseProblem(
-            f"{settings.noted_heads} tells of an installation in {settings.home} whose database is gone, and no server "
+            f"{told} tells of an installation in {settings.home} whose database is gone, and no server "
             "would start on a new one. `keyleash vault restore FILE` brings it back from a backup; if it is to be "
-            "forgotten, remove that file first."
+            "forgotten, remove that file first, and any other like it."
         )
     _make_folder(settings.home, undo)
     _make_folder(settings.database.parent, undo)

@@ -19,11 +19,11 @@ from server.cli.audit import (
     Outcome,
     ToolName,
     filters_of,
-    log_of,
     require_format,
-    require_not_ours,
 )
+from server.cli.logs import log_of
 from server.cli.output import say, show_json, show_table, warn
+from server.cli.proving import require_not_ours
 
 if TYPE_CHECKING:
     from server.audit.streaming import Place, Position, Receiver

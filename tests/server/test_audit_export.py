@@ -29,6 +29,10 @@ from server.sqlite import SqliteDatabase
 TABLE = """CREATE TABLE audit_entry (
     org TEXT, seq INTEGER, at INTEGER, event TEXT, body TEXT, previous TEXT, hash TEXT,
     agent TEXT, connection TEXT, tool TEXT, outcome TEXT, PRIMARY KEY (org, seq))"""
+SIGNED = (
+    "CREATE TABLE audit_key (org TEXT, origin TEXT, public TEXT)",
+    "CREATE TABLE audit_stub (org TEXT, seq INTEGER, note TEXT)",
+)
 ORG = "org_1"
 HOSTILE = [
     "a\nb\r\nc",
@@ -62,7 +66,8 @@ class Log:
         self.sql = sqlite3.connect(path, isolation_level=None)
         self.sql.execute("PRAGMA journal_mode=WAL")
         self.sql.execute("PRAGMA synchronous=OFF")
-        self.sql.execute(TABLE)
+        for table in (TABLE, *SIGNED):
+            self.sql.execute(table)
         self.db = SqliteDatabase(path)
 
     def add(self, *, org=ORG, event=Event.CALL_ATTEMPT, **fields):

@@ -48,6 +48,7 @@ NOTED = "how far every log goes is noted by the server itself, and shown to the 
 ERASING = "what was removed is erased from the files by the server itself, whichever org it was of"
 OWN_TIME = "what a server does by itself, for one org after another"
 FINDING = "names and ids of orgs, for the operator, and to find the one that a person has named"
+PRUNED = "only entries that are a month old are ever pruned"
 CONDITIONS = "a page of the rows that `rows` selects, whose first condition is the org"
 
 NOT_OF_ONE_ORG: dict[str, str] = {
@@ -96,6 +97,8 @@ NOT_OF_ONE_ORG: dict[str, str] = {
     "server.identity.Directory.orgs": FINDING,
     "server.identity.Directory.removed_orgs": FINDING,
     "server.oauth.renewal.Renewals.__init__": HANDED_ON,
+    "server.signing.signing": HANDED_ON,
+    "server.signing._Reading.__init__": HANDED_ON,
     "server.oauth.revoking.pending": OWN_TIME,
     "server.oauth.revoking.retrying": OWN_TIME,
     "server.oauth.revoking._retry": OWN_TIME,
@@ -216,6 +219,8 @@ def _tour(folder: Path) -> None:
             "agent narrow reconciler --effect read",
             "agent rotate reconciler --yes",
             "freeze",
+            "audit checkpoint --output -",
+            "audit key",
             "agent remove reconciler --yes",
             "org remove acme --yes",
         ):
@@ -353,7 +358,15 @@ def test_every_statement_about_an_orgs_rows_says_whose_they_are(walked: tuple[Wa
 UNWALKED: dict[str, str] = {
     "server.approval.register.Register.keyed": "only where an org is removed in the middle of a call",
     "server.audit.noted.hash_at": "what a server notes as it starts and ends",
+    "server.cli.proving._last": "the log of an org that was removed",
     "server.rollback.set_right": "a restore",
+    "server.approval.outbox.put_checkpoint": "what a server tells as it signs a log",
+    "server.signing.signing.sign": "what a server does as it signs a log",
+    "server.signing.begin_anew": "a restore or a rollback that was accepted",
+    "server.pruning.prune": PRUNED,
+    "server.pruning._let_go": PRUNED,
+    "server.pruning._older": PRUNED,
+    "server.pruning._ended": PRUNED,
 }
 """Functions with statements about orgs' rows that neither the walk nor the tour comes to; they are read only."""
 

@@ -56,6 +56,8 @@ def _row(table: str, org: str, mark: str = "x") -> tuple[str, list[Any]]:
     values[OF_ORGS[table]] = org
     if table == "org":
         values["name"] = f"name of {org}"
+    if table == "audit_stub":
+        values["seq"] = 0  # it stands for no entry, so none may go
     names = ", ".join(f'"{name}"' for name in values)
     return f"INSERT INTO {table} ({names}) VALUES ({', '.join('?' * len(values))})", list(values.values())
 
@@ -202,6 +204,7 @@ def test_the_role_that_serves_may_do_exactly_this(walled: Walled) -> None:
         for table in (*all_four, "vault_credential", "vault_field")
         for may in ("SELECT", "INSERT", "UPDATE", "DELETE")
     }
+    wanted |= {("audit_key", "SELECT"), ("audit_key", "INSERT"), ("audit_stub", "SELECT")}
     wanted |= {("rule_version", "SELECT"), ("rule_version", "INSERT")}
     wanted |= {("recorded_call", may) for may in ("SELECT", "INSERT", "DELETE")}
     wanted |= {("audit_entry", "SELECT"), ("audit_entry", "INSERT"), ("org", "SELECT"), ("removed_org", "SELECT")}
