@@ -53,6 +53,7 @@ from server.errors import (
     CallRefused,
     Denied,
     KeysAway,
+    LimitReached,
     NoLongerValid,
     NoSuchTool,
     OutcomeUnknown,
@@ -62,6 +63,7 @@ from server.errors import (
 )
 from server.identity import Caller, Directory, Frozen, Moved, new_id, require_unmoved, used
 from server.keys import Keys
+from server.managed import count, require_left
 from server.oauth.renewal import Renewals
 from server.oauth.tokens import rejected
 from server.policy import Request, Ruling, Verdict, decide
@@ -184,6 +186,7 @@ async def _call(  # noqa: PLR0917 - the arguments of `call`
 ) -> Outcome:
     bound = await _bind(parts, caller, name, arguments, new_id("idm"))
     clearance = Clearance()
+    await _require_left(parts, bound)
     if bound.connection.needs_consent_at is not None:  # nobody is asked about a call that cannot be carried out
         await _renew(parts, bound)
     if bound.verdict.ruling is not Ruling.ALLOW or pointer is not None:
@@ -203,6 +206,15 @@ async def _call(  # noqa: PLR0917 - the arguments of `call`
 
 _TRIES = 3
 _RESTLESS = "the organisation's rules or connections keep changing"
+
+
+async def _require_left(parts: Parts, bound: _Bound) -> None:
+    """Nobody is asked about a call for which the operator's account takes no more today. Raises LimitReached."""
+    try:
+        require_left(parts.database, bound.connection)
+    except LimitReached as refusal:
+        await _refuse(parts, bound.caller, bound.call.name, refusal, bound)
+        raise
 
 
 async def _renew(parts: Parts, bound: _Bound) -> None:
@@ -430,6 +442,7 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attemp
     def change(rows: Rows) -> _Attempt:
         begun = parts.clock()
         require_unmoved(rows, bound.caller)
+        count(rows, bound.connection)
         parts.approvals.claim(rows, asked, clearance)
         taken = take_credential(rows, parts.vault, bound.connection)
         key = parts.vault.derive(rows, bound.caller.org, "audit-values")
@@ -459,6 +472,9 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attemp
     except NoLongerValid as refusal:
         if clearance.approval is not None:
             await parts.approvals.retire(clearance.approval, refusal.reason)
+        await _refuse(parts, bound.caller, bound.call.name, refusal, bound)
+        raise
+    except LimitReached as refusal:  # an approval stays for another day, within its time
         await _refuse(parts, bound.caller, bound.call.name, refusal, bound)
         raise
     except Lost:

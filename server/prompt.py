@@ -56,7 +56,7 @@ def render(
     when it set about it and nobody knows what came of that.
     """
     acting = f"for {caller.member_name}" if caller.member_name else "standalone: nobody stands behind it"
-    key = "your organisation's own key" if ownership == "own" else "a managed key of the operator"
+    key = _whose(ownership)
     lines = [
         summary(call),
         "",
@@ -85,6 +85,10 @@ def render(
         lines.append(f"Careful: exactly this was set about at {lost_before}; whether it was done, nobody knows")
     text = "\n".join(lines)
     return Prompt(text, whole=len(text) <= IN_CLIENT)
+
+
+def _whose(ownership: str) -> str:
+    return "your organisation's own key" if ownership == "own" else "managed by the operator: their account pays"
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ def render_work(  # each is a line of the prompt
     lines += [f"  {in_words(bound, quote)}" for bound in bounds]
     bounded = {bound.argument for bound in bounds if bound.op != "present" or not bound.value}
     for each in tools:
-        tool, key = each.tool, "your organisation's own key" if each.ownership == "own" else "a managed key"
+        tool, key = each.tool, _whose(each.ownership)
         account = f", {quote(each.account)}" if each.account else ""
         free = [argument.name for argument in tool.arguments if argument.name not in bounded]
         lines += [

@@ -23,6 +23,7 @@ MAY: dict[str, tuple[str, ...]] = {
     "removed_org": ("SELECT",),
     "rule_version": ("SELECT", "INSERT"),
     "recorded_call": ("SELECT", "INSERT", "DELETE"),
+    "managed_offer": ("SELECT", "UPDATE (set_aside_at, used_day, used_calls)"),
     "vault_org_key": ("SELECT",),
     "vault_derived": ("SELECT",),
     "vault_root": ("SELECT",),

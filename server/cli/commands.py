@@ -23,6 +23,8 @@ from server.cli import (
     doctor,
     grants,
     importing,
+    managed,
+    offers,
     people,
     policy,
     replaying,
@@ -108,12 +110,15 @@ for name, function in backup.COMMANDS.items():
 for name, function in {"new": importing.new, "import-openapi": importing.import_openapi, "test": trying.test}.items():
     connect.connector_app.command(name)(function)
 
+connect.connection_app.command("use-managed")(offers.use_managed)
+
 for name, function in {**rulebooks.COMMANDS, **replaying.COMMANDS}.items():
     policy.app.command(name)(function)
 
 for name, group in {
     "connection": connect.connection_app,
     "connector": connect.connector_app,
+    "managed": managed.app,
     "org": people.org_app,
     "member": people.member_app,
     "agent": agents.app,
