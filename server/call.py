@@ -63,7 +63,7 @@ from server.errors import (
 )
 from server.identity import Caller, Directory, Frozen, Moved, new_id, require_unmoved, used
 from server.keys import Keys
-from server.managed import count, require_left
+from server.managed import count_call, require_left
 from server.oauth.renewal import Renewals
 from server.oauth.tokens import rejected
 from server.policy import Request, Ruling, Verdict, decide
@@ -442,7 +442,7 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attemp
     def change(rows: Rows) -> _Attempt:
         begun = parts.clock()
         require_unmoved(rows, bound.caller)
-        count(rows, bound.connection)
+        count_call(rows, bound.connection)
         parts.approvals.claim(rows, asked, clearance)
         taken = take_credential(rows, parts.vault, bound.connection)
         key = parts.vault.derive(rows, bound.caller.org, "audit-values")

@@ -313,7 +313,7 @@ def _take_up(rows: Rows, managed: Managed, *, by: str) -> None:
     _told(rows, Event.MANAGED_TAKEN_UP, managed.connection, by=by)
 
 
-def count(rows: Rows, connection: Connection) -> None:
+def count_call(rows: Rows, connection: Connection) -> None:
     """One more call of a managed connection, in the transaction of its attempt. Raises LimitReached.
 
     An org's changes run one after another, so that no two calls, of whichever servers, take the same last one.

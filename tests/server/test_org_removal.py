@@ -33,6 +33,7 @@ from tests.commandline import CommandLine
 from tests.consenting import noted
 from tests.installed import SECRET, Place, add_org
 from tests.leaks import leak
+from tests.offering import offered_by_operator
 from tests.processes import holding
 from tests.remnants import remnants, sealed_of
 from tests.serving import serving
@@ -109,6 +110,7 @@ async def parts(place: Place) -> AsyncIterator[Parts]:
 @pytest.fixture
 async def whole(place: Place, parts: Parts, upstream: Upstream) -> Place:
     await full(place, parts, upstream)
+    offered_by_operator(place, upstream.url)
     return place
 
 
