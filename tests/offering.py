@@ -16,9 +16,9 @@ from tests.installed import Place, add_org, make
 from tests.upstream import Answer, Received, Upstream
 from vault import Secret
 
-THEIRS = "sk-proj-canary-of-the-operator-W7pQ2mZ9x"
-SECOND = "sk-proj-canary-of-the-operator-K4vT8sB1n"
-OWN = "sk-proj-canary-of-the-org-H3fD6jL0c"
+THEIRS = "sk-proj-W7pQ2mZ9xRk4Vt8sB1nHd3"
+SECOND = "sk-proj-Jc5Ly0Gq6Uf2Xe9Ai1Mo7Sz"
+OWN = "sk-proj-Np8Tb3Wd7Kr1Hv4Qx6Zg9Ec"
 ASK = ("openai_create_response", {"model": "gpt-6", "input": "Hello?"})
 
 

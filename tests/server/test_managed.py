@@ -21,7 +21,8 @@ from server.errors import ApprovalRequired, LimitReached, NoLongerValid, NoSuchT
 from server.managed import offered
 from tests.agents import Nobody, Person, connected, decide, execute, record, with_connector
 from tests.commandline import Ran, everything
-from tests.installed import Place, files_holding
+from tests.installed import Place
+from tests.leaks import leak, leaking_files
 from tests.offering import ASK, OWN, SECOND, THEIRS, Offering, asked, offering
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
@@ -717,7 +718,7 @@ def test_the_secret_is_sealed_for_each_org_and_opens_for_no_other(offers: Offeri
     assert offers.keys() == []
 
 
-def test_the_operators_secret_is_nowhere(offers: Offering, tmp_path: Path) -> None:
+def test_the_operators_secret_is_nowhere(offers: Offering, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     offers.upstream.answer = _echoing
     runs = [offers.offer("acme,beta", "--calls-per-day 9")]
     answers = [str(asyncio.run(asked(offers.acme)))]
@@ -742,11 +743,12 @@ def test_the_operators_secret_is_nowhere(offers: Offering, tmp_path: Path) -> No
         )
     ]
     answers.append(str(asyncio.run(asked(offers.acme))))
-    assert [ran.code for ran in runs if ran.code] == [] or runs[-2].code, everything(*runs)
-    said = everything(*runs) + "".join(answers)
+    assert [ran.code for ran in runs[:-2] + runs[-1:] if ran.code] == [], everything(*runs)  # doctor finds fault
+    said = everything(*runs) + "".join(answers) + caplog.text
+    offers.acme.installation.close()
     for secret in (THEIRS, SECOND):
-        assert secret not in said
-        assert files_holding(tmp_path, secret.encode()) == []
+        assert leak(said, secret) is None
+        assert leaking_files(tmp_path, secret) == []
 
 
 def _echoing(request: Any) -> Any:
@@ -779,13 +781,14 @@ def test_a_rotation_a_backup_and_an_end_take_it_along(offers: Offering, database
         installation.close()
         assert offers(f"vault backup {tmp_path}/kept.db").code == 0
         assert offers("managed withdraw openai --yes").code == 0
-        assert offers(f"vault restore {tmp_path}/kept.db --yes --accept-rollback").code in (0, 1)
+        ran = offers(f"vault restore {tmp_path}/kept.db --yes --accept-rollback")
+        assert ran.code == 0, ran
         offers.acme.installation = offers.beta.installation = open_installation(settings)
+        assert asyncio.run(asked(offers.acme)).ok
+        assert offers.keys() == [THEIRS]
     assert offers("org remove beta --yes").code == 0
-    assert offers.acme.database.read("SELECT DISTINCT org FROM managed_offer") in ([(offers.acme.org,)], [])
-    assert offers.acme.database.read("SELECT COUNT(*) FROM vault_credential WHERE org = ?", (offers.beta.org,)) == [
-        (0,)
-    ]
+    for table in ("managed_offer", "vault_credential"):
+        assert offers.acme.database.read(f"SELECT DISTINCT org FROM {table}") == [(offers.acme.org,)]
 
 
 def test_a_row_that_was_altered_is_named_with_the_operators_command(offers: Offering) -> None:
