@@ -627,14 +627,14 @@ _COLUMNS = (
 
 
 _SELECT = """
-SELECT c.org, c.id, c.name, COALESCE(m.connector, c.connector),
+SELECT c.org, c.id, COALESCE(m.name, c.name), COALESCE(m.connector, c.connector),
     CASE WHEN m.id IS NULL THEN c.ownership ELSE 'managed' END,
     COALESCE(m.base_url, c.base_url), COALESCE(m.private, c.private), COALESCE(m.kind, c.kind),
     COALESCE(m.scheme, c.scheme), COALESCE(m.credential_version, c.credential_version), COALESCE(m.account, c.account),
     COALESCE(m.verified_at, c.verified_at), COALESCE(m.offered_by, c.created_by), c.created_at,
     COALESCE(m.source, c.source), c.needs_consent_at, m.own_project
 FROM connection c LEFT JOIN managed_offer m ON m.org = c.org AND m.id = c.id
-WHERE c.org = ? ORDER BY c.name"""
+WHERE c.org = ? ORDER BY 3"""
 """Of a managed connection, what counts is what the operator has offered, and not what its own row says."""
 
 

@@ -34,6 +34,7 @@ from vault import Secret, Vault, source_of
 
 THEIRS = "the operator's"
 """What an org is shown as the account, unless the operator says more."""
+MOST_CALLS = 10**9
 DAY_MS = 24 * 60 * 60 * 1000
 
 
@@ -84,8 +85,7 @@ def plan_offer(
     terms: Terms,
 ) -> Plan:
     """Check what can be checked before a secret is asked for. Raises ConnectionProblem."""
-    if terms.calls_per_day is not None and terms.calls_per_day < 1:
-        raise ConnectionProblem("A limit is at least one call a day; `keyleash managed withdraw` ends the offer.")
+    _check_limit(terms.calls_per_day)
     found = catalogue.connectors.get(connector)
     if found is not None and kind is None:
         kind = next((each.id for each in found.credentials if each.oauth is None), None)
@@ -107,6 +107,13 @@ def plan_offer(
             "is another's. Give each a project of its own, and offer that with `--own-project`."
         )
     return planned
+
+
+def _check_limit(calls_per_day: int | None) -> None:
+    if calls_per_day is not None and not 1 <= calls_per_day <= MOST_CALLS:
+        raise ConnectionProblem(
+            f"A limit is a number of calls a day, from 1 to {MOST_CALLS}; `keyleash managed withdraw` ends the offer."
+        )
 
 
 def _shares(connector: Connector) -> bool:
@@ -237,7 +244,8 @@ def rotate(
 
 
 def limit(rows: Rows, managed: Managed, calls_per_day: int | None, *, by: str) -> None:
-    """Change how many calls a day an org may make; None is as many as it likes."""
+    """Change how many calls a day an org may make; None is as many as it likes. Raises ConnectionProblem."""
+    _check_limit(calls_per_day)
     moved = rows.execute(
         "UPDATE managed_offer SET calls_per_day = ? WHERE org = ? AND id = ?",
         (calls_per_day, managed.org, managed.connection.id),

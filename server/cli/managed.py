@@ -309,7 +309,7 @@ def _names(text: str) -> list[str]:
 
 
 def _calls(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:19]) < 2**63:
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
         raise typer.BadParameter("Give a number of calls, from 1, or `none`.")
     return int(text)
 

@@ -19,6 +19,7 @@ from server.connections import ConnectionProblem, connection_named
 from server.database import DatabaseProblem
 from server.errors import ApprovalRequired, LimitReached, NoLongerValid, NoSuchTool
 from server.managed import offered
+from server.oauth.revoking import remove_and_keep
 from tests.agents import Nobody, Person, connected, decide, execute, record, with_connector
 from tests.commandline import Ran, everything
 from tests.installed import Place
@@ -221,6 +222,30 @@ def test_removing_ones_own_says_aloud_that_the_operators_is_back(offers: Offerin
     assert names(offers.acme) == []
 
 
+def test_an_own_key_that_does_not_work_changes_nothing(offers: Offering) -> None:
+    offers.offer("acme")
+    offers.upstream.secret = THEIRS
+    ran = offers(f"connect openai {offers.there()}", secret=OWN, org="acme")
+    assert ran.code == 1
+    assert "Nothing was stored" in ran.err
+    offers.upstream.requests.clear()
+    assert asyncio.run(asked(offers.acme)).ok
+    assert offers.keys() == [THEIRS]
+    assert whose(offers.acme) == [("managed", "the operator's")]
+
+
+def test_it_is_back_as_well_where_ones_own_tokens_wait_for_their_provider(offers: Offering) -> None:
+    offers.offer("acme")
+    offers.own()
+    own = connection_named(offers.acme.database, offers.acme.org, "openai")
+    vault = offers.acme.installation.vault
+    offers.acme.database.of(offers.acme.org).write_now(
+        lambda rows: remove_and_keep(rows, vault, own, by="alice", wait=False)
+    )
+    assert asyncio.run(asked(offers.acme)).ok
+    assert offers.keys() == [THEIRS]
+
+
 def test_the_place_of_a_managed_connection_is_taken_by_one_to_the_same_only(offers: Offering) -> None:
     offers.offer("acme")
     ran = offers(f"connect anthropic --name openai {offers.there()}", org="acme", secret="sk-ant-x")
@@ -353,8 +378,9 @@ def test_a_limit_is_changed_for_the_next_call(offers: Offering) -> None:
     assert offers("managed limit openai none").code == 0
     assert asyncio.run(asked(offers.acme)).ok
     assert [each.get("calls_per_day") for each in offers.acme.events("managed.changed")] == [2, None]
-    for wrong in ("0", "-1", "many", "1.5", str(2**63)):
-        assert offers(f"managed limit openai -- {wrong}").code == 2, wrong
+    for wrong in ("0", "-1", "many", "1.5", str(2**63), "9" * 5000):
+        assert offers(f"managed limit openai -- {wrong}").code in (1, 2), wrong
+    assert [each.get("calls_per_day") for each in offers.acme.events("managed.changed")] == [2, None]
 
 
 async def test_nobody_is_asked_about_a_call_for_which_no_more_may_be_made(offers: Offering) -> None:
@@ -447,6 +473,7 @@ def test_no_room_of_the_server_changes_it_for_an_org_either(offers: Offering) ->
 
 
 MOVED = {
+    "name": "renamed",
     "base_url": "https://evil.test",
     "private": '["0.0.0.0/0"]',
     "connector": "anthropic",
@@ -593,7 +620,8 @@ def test_a_frozen_org_calls_nothing_and_is_offered_to_all_the_same(offers: Offer
         ("nosuch --to acme", "There is no connector"),
         ("openai --to nosuch", "nosuch"),
         ("openai --to acme,beta --own-project", "name it alone"),
-        ("openai --to acme --calls-per-day 0", "at least one call"),
+        ("openai --to acme --calls-per-day 0", "from 1 to"),
+        ("openai --to acme --calls-per-day 99999999999999999999", "from 1 to"),
         ("openai --to acme --name Bad-Name", "cannot name a connection"),
         ("openai --to acme --base-url http://127.0.0.1:9", "plain http"),
         ("openai --to acme --kind nosuch", "no credential kind"),
@@ -784,6 +812,7 @@ def test_a_rotation_a_backup_and_an_end_take_it_along(offers: Offering, database
         ran = offers(f"vault restore {tmp_path}/kept.db --yes --accept-rollback")
         assert ran.code == 0, ran
         offers.acme.installation = offers.beta.installation = open_installation(settings)
+        assert offers("unfreeze", org="acme").code == 0, "after a rollback a person looks first"
         assert asyncio.run(asked(offers.acme)).ok
         assert offers.keys() == [THEIRS]
     assert offers("org remove beta --yes").code == 0
