@@ -485,8 +485,11 @@ def show_connector(connector: Annotated[str, typer.Argument()], json: AsJson = F
         empty="It needs no credential.",
     )
     show_table(
-        ("TOOL", "EFFECT", "ARGUMENTS (* REQUIRED)", "TITLE"),
-        ((tool.name, tool.effect.value, _arguments(tool), tool.title) for tool in found.tools.values()),
+        ("TOOL", "EFFECT", "SHARED", "ARGUMENTS (* REQUIRED)", "TITLE"),
+        (
+            (tool.name, tool.effect.value, "yes" if tool.shared else "", _arguments(tool), tool.title)
+            for tool in found.tools.values()
+        ),
         empty="It has no tools.",
     )
     for kind in found.credentials:
@@ -784,6 +787,7 @@ def _connector_as_json(connector: "Connector") -> dict[str, Any]:
                 "name": tool.name,
                 "title": tool.title,
                 "effect": tool.effect.value,
+                "shared": tool.shared,
                 "call": f"{tool.method} {tool.path}",
                 **({"document": tool.operation.document} if tool.operation else {}),
                 "description": tool.description,
