@@ -7,6 +7,7 @@ values only. An upstream's own words about a refused credential are never passed
 import base64
 import json
 import math
+import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from time import time
 from typing import TYPE_CHECKING, Any, cast
 
 from connectors import payload
-from connectors.definition import Call, Connector, Operation, Selector, Tool
+from connectors.definition import Call, Connector, CredentialKind, Operation, Selector, Tool
 from connectors.errors import CredentialRejected, RateLimited, UpstreamError
 from connectors.paging import cursor_in_link, cursor_in_url
 from connectors.scrub import Scrubber
@@ -38,7 +39,8 @@ class Result:
     text: str
     status: int
     request_id: str | None = None
-    usage: dict[str, Any] | None = None  # numbers that the provider itself reports: tokens, cost
+    usage: dict[str, Any] | None = None  # what the provider itself reports: numbers of tokens, cost and its unit
+    quota: dict[str, int] | None = None  # how much is left of what, by the provider's word
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class _Answer:
     value: Any
     size: int  # of the body, bytes
     request_id: str | None
+    quota: dict[str, int] | None
 
 
 def interpret(call: Call, reply: "Reply") -> Result:
@@ -84,17 +87,18 @@ def interpret(call: Call, reply: "Reply") -> Result:
     return _result(shaped, answer, usage)
 
 
-def interpret_verify(connector: Connector, reply: "Reply") -> str | None:
+def interpret_verify(connector: Connector, reply: "Reply", kind: CredentialKind | None = None) -> str | None:
     """The name of the account that a credential belongs to, None where the definition or the upstream names none.
 
     Raises as `interpret` does for a credential that does not work.
     """
     answer = _scrubbed(connector, reply)
-    _raise_refusal(connector, "this credential", answer, connector.verify.operation)
-    if not connector.account or not answer.json:
+    tool, account = connector.verifying(kind) if kind else (connector.verify, connector.account)
+    _raise_refusal(connector, "this credential", answer, tool.operation)
+    if not account or not answer.json:
         return None
-    found = answer.value["data"] if connector.verify.operation else answer.value
-    return _line(connector.account.search(found), _MAX_NAME)
+    found = answer.value["data"] if tool.operation else answer.value
+    return _line(account.search(found), _MAX_NAME)
 
 
 # --- taking in --------------------------------------------------------------------------------------------------------
@@ -117,7 +121,22 @@ def _scrubbed(connector: Connector, reply: "Reply") -> _Answer:
     request_id = scrubber.text(headers.get(named, "")) if named else None
     if not request_id and connector.errors.request_id:
         request_id = connector.errors.request_id.search(value) if is_json else None
-    return _Answer(reply.status, shown, is_json, value, len(reply.body), _line(request_id, _MAX_NAME))
+    left = _left(connector, headers, scrubber)
+    return _Answer(reply.status, shown, is_json, value, len(reply.body), _line(request_id, _MAX_NAME), left)
+
+
+def _left(connector: Connector, headers: Mapping[str, str], scrubber: Scrubber) -> dict[str, int] | None:
+    """How much is left of each quota of which this answer says so, in digits and nothing else."""
+    found: dict[str, int] = {}
+    for quota in connector.quota:
+        text, of = headers.get(quota.left, "").strip(), headers.get(quota.of, "").strip() if quota.of else ""
+        if _DIGITS.fullmatch(text) and (not quota.of or (_NAMED.fullmatch(of) and not scrubber.finds(of))):
+            found[f"{quota.name} {of}".rstrip()] = int(text)
+    return found or None
+
+
+_DIGITS = re.compile(r"[0-9]{1,15}")
+_NAMED = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 
 def _whole_once_flat(value: Any, secrets: Sequence[str]) -> bool:
@@ -260,7 +279,7 @@ def _line(value: Any, most: int) -> str | None:
 
 def _result(structured: dict[str, Any], answer: _Answer, usage: dict[str, Any] | None) -> Result:
     structured, text = _bounded(structured)
-    return Result(True, structured, text, answer.status, answer.request_id, usage)
+    return Result(True, structured, text, answer.status, answer.request_id, usage, answer.quota)
 
 
 def _next_cursor(tool: Tool, answer: _Answer) -> str | None:
@@ -297,14 +316,22 @@ def _text_of(answer: _Answer, text: str | None) -> dict[str, Any]:
 
 
 def _numbers(value: Any) -> dict[str, Any] | None:
+    """The numbers of what the provider reports, and in what its cost is stated."""
     if not isinstance(value, dict):
         return None
     fields = cast("dict[str, Any]", value).items()
-    return {
+    numbers: dict[str, Any] = {
         name: number
         for name, number in fields
         if isinstance(number, (int, float)) and not isinstance(number, bool) and math.isfinite(number)
     }
+    unit = cast("dict[str, Any]", value).get("cost_unit")
+    if "cost" in numbers and isinstance(unit, str) and _UNIT.fullmatch(unit):
+        numbers["cost_unit"] = unit.upper()
+    return numbers
+
+
+_UNIT = re.compile(r"[A-Za-z]{1,12}")
 
 
 def _without(value: Any, keys: tuple[str, ...]) -> Any:

@@ -24,6 +24,7 @@ ENDPOINT_PATTERN = r"^/\S*$"
 VARIABLE_PATTERN = r"^[A-Za-z][A-Za-z0-9_]*$"
 DOCUMENT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.json$"
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
+AWS_NAME_PATTERN = r"^[a-z0-9-]{1,64}$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,8 @@ CONNECTOR: Mapping[str, Key] = {
     "credentials": _blocks("credential", "The ways to sign in, best first.", required=True),
     "verify": _block("verify", "A harmless call that succeeds only with a working credential.", required=True),
     "errors": _block("errors", "Where an error says what it says, as JMESPath."),
+    "quota": _blocks("quota", "Name: where an answer says how much of it is left."),
+    "limits": _block("limits", "What one account takes, by the vendor's word; a connection may set its own."),
     "deprecations": Key({"type": "array", "items": {"$ref": "#/$defs/deprecation"}}),
     "tools": _blocks("tool", "What is offered; nothing else is.", required=True),
 }
@@ -103,20 +106,34 @@ CREDENTIAL: Mapping[str, Key] = {
         }
     ),
     "fields": _blocks("field", "Where there is more than one value; for basic, of `user` and `password`."),
-    "oauth": _block("oauth", "The secret is a token that is had, and renewed, by OAuth 2 with an app of one's own."),
+    "oauth": _block("oauth", "The secret is a token that is had, and renewed, by OAuth 2 or with a private key."),
+    "service": _text("Of aws_sigv4: the service's name in signatures, `secretsmanager`.", pattern=AWS_NAME_PATTERN),
+    "region": _text("Of aws_sigv4: the region; left out, it is asked for.", pattern=AWS_NAME_PATTERN),
+    "verify": _block("verify", "In place of the connector's own, where this kind of credential cannot make that call."),
 }
 
 # --- OAuth 2
 
-OAUTH_URL_PATTERN = r"^(https://[a-z0-9.-]+(:[0-9]+)?)?/[A-Za-z0-9._~/-]*$"
-REVOKE_URL_PATTERN = r"^(https://[a-z0-9.-]+(:[0-9]+)?)?/([A-Za-z0-9._~/-]|\{client_id\})*$"
-_ENDPOINT_HELP = "https://…, or a /path at the host of the base URL where every account has its own."
+OAUTH_URL_PATTERN = r"^(https://[a-z0-9.-]+(:[0-9]+)?|\.)?/[A-Za-z0-9._~/-]*$"
+TOKEN_URL_PATTERN = r"^(https://[a-z0-9.-]+(:[0-9]+)?|\.)?/([A-Za-z0-9._~/-]|\{[a-z_]+\})*$"  # noqa: S105 - a pattern
+REVOKE_URL_PATTERN = r"^(https://[a-z0-9.-]+(:[0-9]+)?|\.)?/([A-Za-z0-9._~/-]|\{client_id\})*$"
+_ENDPOINT_HELP = (
+    "https://…, or, where every account has its own, a /path at the host of the base URL or a ./path below it."
+)
 _PARAMS = {"type": "object", "additionalProperties": {"type": ["string", "integer"]}}
 
 OAUTH: Mapping[str, Key] = {
-    "grant": _one_of(get_args(Grant), "A person consents (code, the default), or the app acts for itself."),
+    "grant": _one_of(
+        get_args(Grant),
+        "A person consents (code, the default); the app acts for itself; or a private key signs for it: of a Google "
+        "service account (jwt_bearer, RFC 7523), or of a GitHub App.",
+    ),
     "authorize": _text(f"Where a person consents. {_ENDPOINT_HELP}", pattern=OAUTH_URL_PATTERN),
-    "token": _text(f"Where tokens are had. {_ENDPOINT_HELP}", required=True, pattern=OAUTH_URL_PATTERN),
+    "token": _text(
+        f"Where tokens are had. {_ENDPOINT_HELP} A github_app's holds {{installation_id}}.",
+        required=True,
+        pattern=TOKEN_URL_PATTERN,
+    ),
     "revoke": _block("revoke", "How a token is ended when the account is disconnected."),
     "scopes": _texts("What is asked for, unless the person who connects says otherwise."),
     "separator": _text("Between scopes; a space by default.", pattern="^[,;+]$"),
@@ -139,7 +156,10 @@ OAUTH: Mapping[str, Key] = {
     "rotates": _flag("A refresh token is used once; true by default, which is the careful side."),
     "answer": _text("Where the tokens stand in the answer, as `a.b`; at its top by default.", pattern=r"^[a-z_.]+$"),
     "issuer": _text("What `iss` in the redirect has to be (RFC 9207), where the provider gives it."),
-    "ended": _texts("Codes that say the same as invalid_grant: only consenting again helps."),
+    "ended": _texts("Codes that say the same as invalid_grant: only consenting again, or another key, helps."),
+    "token_uris": _texts(
+        "Of jwt_bearer: what a key file may call the place for tokens, besides; nothing is sent there."
+    ),
 }
 
 REVOKE: Mapping[str, Key] = {
@@ -180,6 +200,8 @@ IDEMPOTENCY: Mapping[str, Key] = {
 VERIFY: Mapping[str, Key] = {
     "call": _CALL,
     "account": _text("Names the account in the answer, as JMESPath."),
+    "headers": _HEADERS,
+    "fixed": _block("fixed", "What it sends."),
 }
 
 ERRORS: Mapping[str, Key] = {
@@ -191,6 +213,21 @@ ERRORS: Mapping[str, Key] = {
     "limited": _texts("Codes that ask for fewer calls, whatever the status."),
     "rejected": _texts("Codes that refuse the credential, whatever the status."),
     "unclear": _texts("Codes after which a call that changes something may have done so."),
+}
+
+QUOTA: Mapping[str, Key] = {
+    "left": _text("The header with the number that is left.", required=True),
+    "of": _text("The header that says which one it is, where one name stands for several."),
+}
+
+
+def _count(most: int, help: str) -> Key:  # noqa: A002
+    return Key({"type": "integer", "minimum": 1, "maximum": most, "description": help})
+
+
+LIMITS: Mapping[str, Key] = {
+    "concurrent": _count(10_000, "Calls under way at once; each server process keeps to it by itself."),
+    "per_minute": _count(1_000_000, "Calls in a minute of the clock, of all server processes together."),
 }
 
 DEPRECATION: Mapping[str, Key] = {
@@ -239,7 +276,10 @@ OUTPUT: Mapping[str, Key] = {
     "next": _text("The query parameter that leads to the next page; its value there comes back as next_cursor."),
     "next_url": _text("The URL of the next page in the answer, as JMESPath; without it, the Link header's."),
     "text": _flag("The answer is a text, to be passed on as it is even where it reads as JSON: a file, say."),
-    "usage": _text("JMESPath to the object in which the provider reports tokens or cost."),
+    "usage": _text(
+        "JMESPath to an object of what the provider itself reports: tokens_in (cached ones among them), tokens_out, "
+        "tokens_cached, cost and cost_unit are counted; other numbers stand in the record only."
+    ),
 }
 
 # The part of JSON Schema that arguments may use. `required: true` stands at the property itself, at every level.
@@ -413,6 +453,8 @@ BLOCKS: Mapping[str, Mapping[str, Key]] = {
     "idempotency": IDEMPOTENCY,
     "verify": VERIFY,
     "errors": ERRORS,
+    "quota": QUOTA,
+    "limits": LIMITS,
     "deprecation": DEPRECATION,
     "tool": TOOL,
     "fixed": FIXED,

@@ -25,6 +25,7 @@ from server.keys import Keys
 from server.oauth import revoking
 from server.oauth.apps import Apps
 from server.oauth.renewal import Renewals
+from server.pacing import Turns
 from server.recorded import sweeping
 from server.settings import Settings
 from server.sqlite import require_here
@@ -62,6 +63,7 @@ class Installation:
 
     def parts(self, egress: "Egress") -> Parts:
         """The rooms that a call passes through."""
+        references = resolver_of(self.settings)
         return Parts(
             database=self.database,
             directory=self.directory,
@@ -70,8 +72,9 @@ class Installation:
             egress=egress,
             approvals=self.approvals,
             keys=Keys(self.database, self.vault),
-            references=resolver_of(self.settings),
-            renewals=Renewals(self.database, self.vault, egress, Apps(self.settings.oauth_apps)),
+            references=references,
+            pace=Turns(self.settings.wait_seconds),
+            renewals=Renewals(self.database, self.vault, egress, Apps(self.settings.oauth_apps), references),
             telemetry=listened_to(),
         )
 

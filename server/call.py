@@ -16,7 +16,7 @@ import anyio
 from connectors.answer import Result, interpret
 from connectors.auth import attaching
 from connectors.bounded import DEFAULT_LIMITS
-from connectors.definition import Call, CredentialKind
+from connectors.definition import Call, CredentialKind, Pace
 from connectors.errors import (
     ConnectorError,
     CredentialRejected,
@@ -40,14 +40,16 @@ from server.approval import (
     last_done,
     still_enough,
 )
-from server.audit import AuditError, Event, append, argument_fields
+from server.audit import AUDIT_VALUES, AuditError, Event, append, argument_fields
+from server.budgets import Budget
 from server.clock import iso, now_ms, running_s
 from server.connections import Connection, Workspaces, credential_kind, take_credential
-from server.credential import is_reference, resolved
+from server.credential import resolved, stays_elsewhere
 from server.database import Database, DatabaseProblem, Rows
 from server.errors import (
     ApprovalRequired,
     AskFirst,
+    AtLimit,
     BadArguments,
     Busy,
     CallRefused,
@@ -66,11 +68,14 @@ from server.keys import Keys
 from server.managed import count_call, require_left
 from server.oauth.renewal import Renewals
 from server.oauth.tokens import rejected
+from server.pacing import Full, Turns, count
 from server.policy import Request, Ruling, Verdict, decide
 from server.prompt import Prompt, render
 from server.reach import shown, subject
 from server.recorded import Decided, decided, keep, text_of
+from server.spending import raised, reserve, spend, used_up
 from server.telemetry import Seen, Telemetry
+from server.usage import Slot, attempted, ended, turned_down
 from vault import CannotOpen, CannotResolve, Resolver, Secret, Vault, VaultError
 
 if TYPE_CHECKING:
@@ -101,6 +106,8 @@ class Parts:
         default_factory=lambda: defaultdict(lambda: anyio.CapacityLimiter(REFERENCES_AT_ONCE)), compare=False
     )
     """How many calls of each connection read its secret from where it stays: a slow place holds up nobody else's."""
+    pace: Turns = field(default_factory=lambda: Turns(10.0), compare=False)
+    """Whose turn it is, where a connection takes so many calls and no more."""
     clock: Callable[[], float] = field(default=running_s, compare=False)
     """Seconds, by which a call is too old to be sent."""
 
@@ -118,14 +125,26 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class _Bound:
-    """A call with everything that was found for it."""
+class _Judged:
+    """A call whose arguments are in form, with what the rules say of it."""
 
     caller: Caller
     call: Call
     connection: Connection
-    request: Prepared
     verdict: Verdict
+
+
+@dataclass(frozen=True)
+class _Bound(_Judged):
+    """A call with everything that was found for it."""
+
+    request: Prepared
+    ruled: Verdict
+    """What the rules alone say: `verdict` is stricter where a budget is used up."""
+    budgets: tuple[Budget, ...]
+    pace: Pace
+    over: str = ""
+    """Which budget is used up."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +157,8 @@ class _Attempt:
     """By the clock of `Parts`, no later than the record says."""
     unsettled: str | None
     """What it stands under among the calls whose outcome is not known, where it runs by a grant."""
+    slot: Slot
+    """Where its usage is added up."""
 
 
 async def call(
@@ -217,7 +238,7 @@ async def _call(  # noqa: PLR0917 - the arguments of `call`
     for _ in range(_TRIES):
         await _renew(parts, bound)
         try:
-            return await _shielded(parts, bound, clearance, seen)
+            return await _in_turn(parts, bound, clearance, seen)
         except Moved:
             bound, clearance = await _anew(parts, bound, clearance, person)
             if clearance.outcome is not None:
@@ -247,6 +268,22 @@ async def _renew(parts: Parts, bound: _Bound) -> None:
         raise
 
 
+async def _in_turn(parts: Parts, bound: _Bound, clearance: Clearance, seen: Seen) -> Outcome:
+    """Carry it out once the connection takes one more call. Raises AtLimit, on record, and Moved; nothing was sent."""
+    try:
+        async with parts.pace.taken(bound.connection.id, bound.connection.name, bound.pace) as turn:
+            while True:
+                await turn.come()
+                try:
+                    return await _shielded(parts, bound, clearance, seen)
+                except Full as full:
+                    most = f"it has had the {bound.pace.per_minute} calls that it takes in a minute"
+                    await turn.wait(full.seconds, most)
+    except AtLimit as refusal:
+        await _refuse(parts, bound.caller, bound.call.name, refusal, bound)
+        raise
+
+
 async def _shielded(parts: Parts, bound: _Bound, clearance: Clearance, seen: Seen) -> Outcome:
     outcome = _SILENT
     with anyio.CancelScope(shield=True):
@@ -255,8 +292,11 @@ async def _shielded(parts: Parts, bound: _Bound, clearance: Clearance, seen: See
 
 
 async def _anew(parts: Parts, bound: _Bound, clearance: Clearance, person: Person) -> tuple[_Bound, Clearance]:
-    """Decide again, with the caller, rules and connections of now; what was approved stays so if it is enough."""
-    again = await _again(parts, bound, clearance)
+    """Decide again, with the caller, rules and connections of now; what was approved stays so if it is enough.
+
+    A grant is looked up anew, under the verdict of now.
+    """
+    again = await _again(parts, bound, clearance if clearance.grant is None else Clearance())
     if clearance.approval is not None or again.verdict.ruling is Ruling.ALLOW:
         return again, Clearance(approval=clearance.approval, again=clearance.again)
     return await _require(parts, again, person, None)
@@ -269,25 +309,39 @@ async def _bind(  # noqa: PLR0917
     workspace = parts.workspaces.of(caller)
     if shown(caller, workspace, name) is None:
         raise await _out_of_reach(parts, caller, name, arguments)
+    judged: _Judged | None = None
     refused: Decided | None = None
     try:
         bound_call = workspace.offer.bind(name, arguments)
         connection = workspace.connections[bound_call.connection]
         request = Request(bound_call.connection, bound_call.tool.name, bound_call.tool.effect, bound_call.arguments)
         verdict = decide(subject(caller), request, workspace.rules, workspace.preset)
+        judged = _Judged(caller, bound_call, connection, verdict)
         seen.bound(bound_call, ownership=connection.ownership, ruling=verdict.ruling.value)
         if verdict.ruling is Ruling.DENY:
             refused = decided(bound_call, verdict)
             await parts.approvals.overrule(caller.org, caller.agent, bound_call)
             raise Refused(verdict.reason)
         prepared = prepare(bound_call, base_url=connection.base_url, idempotency_key=key)
+        budgets = workspace.budgets_of(caller.agent_name, connection.name)
+        over = used_up(parts.database, caller.org, budgets)
     except (InvalidArguments, Unsendable) as error:
         refusal: CallRefused = BadArguments(error.for_model)
     except Refused as error:
         refusal = error
     else:
-        return _Bound(caller, bound_call, connection, prepared, verdict)
-    await _refuse(parts, caller, name, refusal, kept=refused)
+        return _Bound(
+            caller,
+            bound_call,
+            connection,
+            raised(verdict, over),
+            prepared,
+            ruled=verdict,
+            budgets=budgets,
+            pace=workspace.pace(connection, bound_call.connector),
+            over=str(over) if over else "",
+        )
+    await _refuse(parts, caller, name, refusal, judged, kept=refused)
     raise refusal
 
 
@@ -339,12 +393,17 @@ async def _required(parts: Parts, bound: _Bound, person: Person, pointer: str | 
         ownership=bound.connection.ownership,
         done_before=when if before is not None and before.known else None,
         lost_before=when if before is not None and not before.known else None,
+        over=bound.over,
     )
-    asked = Asked(caller, bound_call, bound.connection, bound.verdict, prompt, before)
+    asked = Asked(caller, bound_call, bound.connection, bound.verdict, prompt, before, bound.ruled, bound.over)
     try:
         clearance = await parts.approvals.clear(asked, person, pointer)
     except AskFirst:
         raise
+    except ApprovalRequired as held:
+        refusal = ApprovalRequired(held.approval, held.expires_at, reaches_nobody=held.reaches_nobody, over=bound.over)
+        await _refuse(parts, caller, bound_call.name, refusal, bound)
+        raise refusal from None
     except CallRefused as refusal:
         await _refuse(parts, caller, bound_call.name, refusal, bound)
         raise
@@ -376,6 +435,7 @@ async def _write_replay(parts: Parts, bound: _Bound, clearance: Clearance) -> No
             **_who(bound.caller),
             **_what(bound),
             **_by_leave_of(clearance),
+            **_arguments(parts.vault.derive(rows, bound.caller.org, AUDIT_VALUES), bound),
             outcome="replayed",
         )
         used(rows, bound.caller)
@@ -435,7 +495,7 @@ async def _carry_out(parts: Parts, bound: _Bound, clearance: Clearance, seen: Se
     facts["milliseconds"] = round((time.monotonic() - started) * 1000)
 
     def change(rows: Rows) -> None:
-        append(
+        entry = append(
             rows,
             bound.caller.org,
             Event.CALL_OUTCOME,
@@ -443,9 +503,13 @@ async def _carry_out(parts: Parts, bound: _Bound, clearance: Clearance, seen: Se
             **_who(bound.caller),
             **_what(bound),
             **_by_leave_of(clearance),
+            method=bound.request.method,
+            host=bound.request.origin,
             outcome=state.value,
             **facts,
         )
+        said = ended(rows, bound.caller.org, entry.at, attempt.slot, facts, outcome=state.value)
+        spend(rows, bound.caller.org, bound.budgets, said)
         if facts.get("error") == "credential rejected" and facts.get("status") == 401:
             rejected(rows, bound.connection)
         if clearance.approval is not None:
@@ -475,25 +539,26 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attemp
         require_unmoved(rows, bound.caller)
         count_call(rows, bound.connection)
         parts.approvals.claim(rows, asked, clearance)
+        reserve(rows, bound.caller.org, bound.budgets, agreed=_agreed(clearance))
+        count(rows, bound.caller.org, bound.connection.name, bound.pace)
         taken = take_credential(rows, parts.vault, bound.connection)
-        key = parts.vault.derive(rows, bound.caller.org, "audit-values")
+        said = {**_who(bound.caller), **_what(bound), **_by_leave_of(clearance)}
         entry = append(
             rows,
             bound.caller.org,
             Event.CALL_ATTEMPT,
-            **_who(bound.caller),
-            **_what(bound),
-            **_by_leave_of(clearance),
-            **argument_fields(key, bound.call.arguments, plain=bound.call.tool.plain),
+            **said,
+            **_arguments(parts.vault.derive(rows, bound.caller.org, AUDIT_VALUES), bound),
             resent=clearance.again or None,
             method=bound.request.method,
             host=bound.request.origin,
         )
         if clearance.approval is None:  # else it was kept when it was held
             keep(rows, parts.vault, bound.caller, decided(bound.call, bound.verdict))
+        slot = attempted(rows, bound.caller.org, entry.at, said)
         used(rows, bound.caller)
         unsettled = parts.approvals.unknown.begun(rows, asked, clearance, entry.seq)
-        return _Attempt(entry.seq, taken, begun, unsettled)
+        return _Attempt(entry.seq, taken, begun, unsettled, slot)
 
     try:
         return await parts.database.of(bound.caller.org).write(change)
@@ -516,6 +581,11 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attemp
         return Outcome(**outcome)
 
 
+def _agreed(clearance: Clearance) -> bool:
+    """Whether somebody who is signed in has agreed to exactly this call: then no budget holds it any more."""
+    return clearance.approval is not None and clearance.approval.ruling is Ruling.APPROVE
+
+
 async def _send(
     parts: Parts, bound: _Bound, attempt: _Attempt, *, again: bool
 ) -> tuple[State, Outcome, dict[str, Any]]:
@@ -535,7 +605,7 @@ async def _send(
         try:
             reply = await parts.egress.send(
                 bound.request,
-                attach=_in_time(parts, attempt, attaching(kind, secret)),
+                attach=_in_time(parts, attempt, attaching(kind, secret, bound.request)),
                 private=connection.networks,
             )
         finally:
@@ -547,11 +617,13 @@ async def _send(
         else:
             result = interpret(bound_call, reply)
     except ConnectorError as error:
+        if isinstance(error, RateLimited):
+            parts.pace.pause(connection.id, error.retry_after)
         return _failed(error, bound, facts, maybe_before=maybe_before)
     except Exception as error:
         log.error("a call failed inside Keyleash: %s", type(error).__name__)
         return State.UNKNOWN, _SILENT, {**facts, "error": "internal"}
-    facts |= {"request_id": result.request_id, "usage": result.usage}
+    facts |= {"request_id": result.request_id, "usage": result.usage, "quota": result.quota}
     return State.SUCCEEDED if result.ok else State.FAILED, _heard(result), facts
 
 
@@ -584,7 +656,7 @@ def _in_time(parts: Parts, attempt: _Attempt, attach: "Attach") -> "Attach":
 async def _opened(parts: Parts, connection: Connection, kind: CredentialKind, taken: Callable[[], Secret]) -> Secret:
     """The credential, read from where it stays if that is elsewhere. Raises CannotOpen or CannotResolve, in time."""
     sealed = taken()
-    if not is_reference(connection, sealed):
+    if not stays_elsewhere(connection, kind, sealed):
         return sealed
     with sealed, anyio.move_on_after(parts.references.seconds):  # for its turn; from then on the resolver keeps time
         return await anyio.to_thread.run_sync(
@@ -678,7 +750,7 @@ async def _refuse(
     caller: Caller,
     name: str,
     refusal: CallRefused,
-    bound: _Bound | None = None,
+    judged: _Judged | None = None,
     *,
     kept: Decided | None = None,
 ) -> None:
@@ -686,15 +758,23 @@ async def _refuse(
     refusal.on_record = True
     held = isinstance(refusal, ApprovalRequired)
     approval = getattr(refusal, "approval", None)
-    known: dict[str, Any] = _what(bound) if bound is not None else {"tool": name[:200]}
+    known: dict[str, Any] = {"tool": name[:200]} if judged is None else _what(judged)
+    if judged is None and kept is not None:  # hidden from the agent: its arguments were looked at by nobody
+        known |= {"connection": kept.connection, "effect": kept.effect}
+        known |= {"verdict": kept.ruling, "rules": list(kept.rules)}
+    said = {**_who(caller), **known}
 
     def change(rows: Rows) -> None:
-        append(
+        hashes: dict[str, Any] = {}
+        if judged is not None:
+            with contextlib.suppress(VaultError):  # without its keys the refusal is on record all the same
+                hashes = _arguments(parts.vault.derive(rows, caller.org, AUDIT_VALUES), judged)
+        entry = append(
             rows,
             caller.org,
             Event.CALL_HELD if held else Event.CALL_REFUSED,
-            **_who(caller),
-            **known,
+            **said,
+            **hashes,
             approval=approval,
             reason=refusal.reason,
             outcome="held" if held else "denied" if isinstance(refusal, Denied) else "refused",
@@ -702,6 +782,7 @@ async def _refuse(
         if kept is not None:
             with contextlib.suppress(VaultError):  # without its arguments' seal it is on record all the same
                 keep(rows, parts.vault, caller, kept)
+        turned_down(rows, caller.org, entry.at, said, held=held)
         used(rows, caller)
 
     try:
@@ -715,6 +796,7 @@ def _who(caller: Caller) -> dict[str, Any]:
         "agent": caller.agent_name,
         "agent_id": caller.agent,
         "member": caller.member_name,
+        "member_id": caller.member,
         "client": caller.client or None,
         "client_version": caller.client_version or None,
         "transport": caller.transport or None,
@@ -722,28 +804,34 @@ def _who(caller: Caller) -> dict[str, Any]:
     }
 
 
-def _what(bound: _Bound) -> dict[str, Any]:
+def _what(judged: _Judged) -> dict[str, Any]:
     return {
-        "connection": bound.connection.name,
-        "account": bound.connection.account,
-        "ownership": bound.connection.ownership,
-        "credential_version": bound.connection.credential_version,
-        "source": bound.connection.source,
-        "tool": bound.call.name,
-        "definition": bound.call.tool.definition_hash,
-        "effect": bound.call.tool.effect.value,
-        "verdict": bound.verdict.ruling.value,
-        "rules": list(bound.verdict.rules),
+        "connection": judged.connection.name,
+        "account": judged.connection.account,
+        "ownership": judged.connection.ownership,
+        "credential_version": judged.connection.credential_version,
+        "source": judged.connection.source,
+        "tool": judged.call.name,
+        "definition": judged.call.tool.definition_hash,
+        "effect": judged.call.tool.effect.value,
+        "verdict": judged.verdict.ruling.value,
+        "rules": list(judged.verdict.rules),
     }
 
 
+def _arguments(key: bytes, judged: _Judged) -> dict[str, Any]:
+    """The names with hashes under the org's key for these."""
+    return argument_fields(key, judged.call.arguments, plain=judged.call.tool.plain)
+
+
 def _by_leave_of(clearance: Clearance) -> dict[str, Any]:
-    approval = clearance.approval
-    if approval is None:
-        return {"grant": clearance.grant, "work": clearance.work}
-    last = approval.decisions[-1] if approval.decisions else {}
+    """Who agreed, to this call or to the grant that covers it."""
+    decided_on = clearance.approval or clearance.given
+    last = decided_on.decisions[-1] if decided_on is not None and decided_on.decisions else {}
     return {
-        "approval": approval.id,
+        "approval": None if clearance.approval is None else clearance.approval.id,
+        "grant": clearance.grant,
+        "work": clearance.work,
         "approver": last.get("by"),
         "channel": last.get("channel"),
         "known_by": last.get("known_by"),

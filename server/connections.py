@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 from connectors.answer import interpret_verify
 from connectors.auth import Revealing, attaching
 from connectors.catalogue import Catalogue, Offer, is_shipped
-from connectors.definition import Connector, CredentialKind
+from connectors.definition import Connector, CredentialKind, Pace
 from connectors.errors import Unsendable
 from connectors.request import base, prepare_verify
 from server.audit import Event, append
+from server.budgets import Budget, budgets_in
 from server.clock import now_ms
 from server.database import Database, Rows
 from server.ending import end_with
 from server.erasure import request
 from server.identity import Caller, new_id, touch
+from server.pacing import pace_of, paces_in
 from server.policy import RuleSet, load_preset, parse_rule
 from vault import CannotOpen, Secret, Vault, source_of
 
@@ -61,6 +63,12 @@ class Connection:
     """Since when the account's provider takes its tokens no more, or a restore has made them doubtful."""
     shared_only: bool = False
     """Whether other orgs use the account too, so that only what is safe for that is on offer."""
+
+    @property
+    def signed(self) -> bool:
+        """Whether its tokens are had with a private key, so that nobody consents to anything."""
+        return self.scheme.startswith(_SIGNED)
+
     networks: tuple[Network, ...] = field(init=False, repr=False, compare=False)
     origin: str = field(init=False, repr=False, compare=False)
     """Where the secret may go, as bound into the sealed credential: it opens for nowhere else."""
@@ -85,13 +93,26 @@ def bound_origin(base_url: str, private: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Workspace:
-    """What an org has at one revision: connections, the tools on offer, rules and preset. Never changes."""
+    """What an org has at one revision: connections and their paces, the tools on offer, rules, preset and budgets.
+
+    Never changes.
+    """
 
     revision: int
     connections: Mapping[str, Connection]
     offer: Offer
     rules: RuleSet
     preset: RuleSet
+    budgets: tuple[Budget, ...] = ()
+    paces: Mapping[str, Pace] = field(default_factory=dict[str, Pace])
+
+    def budgets_of(self, agent: str, connection: str) -> tuple[Budget, ...]:
+        """The budgets that calls of this agent by this connection count in."""
+        return tuple(one for one in self.budgets if one.concerns(agent, connection))
+
+    def pace(self, connection: Connection, connector: Connector) -> Pace:
+        """How many calls a connection takes at once, and in a minute."""
+        return pace_of(connector.limits, self.paces.get(connection.name), managed=connection.ownership != "own")
 
 
 class Workspaces:
@@ -112,13 +133,14 @@ class Workspaces:
         return workspace
 
     def _read(self, org: str) -> Workspace:
-        def read(rows: Rows) -> tuple[Any, list[Any], list[Any]]:
+        def read(rows: Rows) -> tuple[Any, list[Any], list[Any], Any, Any]:
             head = rows.execute("SELECT revision, preset FROM org WHERE id = ?", (org,)).fetchone()
             connections = rows.execute(_SELECT, (org,))
             rules = rows.execute("SELECT id, body FROM rule WHERE org = ? ORDER BY created_at, id", (org,))
-            return head, connections.fetchall(), rules.fetchall()
+            found = connections.fetchall(), rules.fetchall()
+            return head, *found, budgets_in(rows, org), paces_in(rows, org)
 
-        head, connection_rows, rule_rows = self._database.of(org).snapshot(read)
+        head, connection_rows, rule_rows, budgets, paces = self._database.of(org).snapshot(read)
         revision, preset = head or _REMOVED
         connections = {row[2]: _connection(row) for row in connection_rows}
         for connection in connections.values():
@@ -130,6 +152,8 @@ class Workspaces:
             offer=offer_of(self._catalogue, connections.values()),
             rules=RuleSet(parse_rule({"id": rule, **json.loads(body)}) for rule, body in rule_rows),
             preset=load_preset(preset),
+            budgets=budgets,
+            paces=paces,
         )
 
 
@@ -265,13 +289,13 @@ async def verify(egress: "Egress", planned: Plan | Connection, connector: Connec
     """
     kind = planned.kind if isinstance(planned, Plan) else credential_kind(planned, connector)
     private = tuple(ipaddress.ip_network(text) for text in planned.private)
-    request = prepare_verify(connector, base_url=planned.base_url)
+    request = prepare_verify(connector, kind, base_url=planned.base_url)
     reply = await egress.send(
         request,
-        attach=attaching(kind, secret),
+        attach=attaching(kind, secret, request),
         private=private,
     )
-    return interpret_verify(connector, reply)
+    return interpret_verify(connector, reply, kind)
 
 
 def store(
@@ -587,9 +611,16 @@ def bound_scheme(kind: CredentialKind) -> str:
     What tokens are renewed with is sent to the provider's endpoints besides, and to no others than these.
     """
     place = kind.scheme if kind.scheme in ("bearer", "basic") else f"{kind.scheme}:{kind.name.lower()}"
+    if kind.scheme == "aws_sigv4":
+        place = f"aws_sigv4:{kind.service}:{kind.region}"
     if kind.oauth is None:
         return place
-    return f"oauth2 {place} {kind.oauth.token} {kind.oauth.revoke.url if kind.oauth.revoke else '-'}"
+    how = f"{_SIGNED}{kind.oauth.grant}" if kind.oauth.signed else "oauth2"
+    return f"{how} {place} {kind.oauth.token} {kind.oauth.revoke.url if kind.oauth.revoke else '-'}"
+
+
+_SIGNED = "signed:"
+"""How the scheme of a credential begins that is a private key."""
 
 
 def credential_kind(connection: Connection, connector: Connector) -> CredentialKind:

@@ -67,6 +67,7 @@ OF_AN_ORG = (
     *("work_tool", "work", "lost_call", "log_mark"),
     *("call_grant", "approval", "recorded_call", "rule_version", "rule", "connection", "agent", "member"),
     *("notice", "channel"),
+    *("usage_cost", "usage_day", "usage_quota", "budget", "connection_limit", "connection_pace"),
 )
 """Every table whose rows end with their org, those that refer to others first; its log and its erasures stay."""
 

@@ -103,21 +103,24 @@ class OutcomeUnknown(CallRefused):
 class ApprovalRequired(CallRefused):
     """The call is held: a person has yet to decide, outside this client."""
 
-    def __init__(self, approval: str, expires_at: str, *, reaches_nobody: bool = False) -> None:
+    def __init__(self, approval: str, expires_at: str, *, reaches_nobody: bool = False, over: str = "") -> None:
+        """`over` says which budget is used up, where the call waits for that."""
         nobody = (
             " As things stand, nobody can decide it: too few people of your organisation may, or can be asked. Tell "
             "the person you work for to let an admin of your organisation know."
         )
+        budget = f" It waits, for {over}." if over else ""
         super().__init__(
             f"This call needs a person's approval, and has been put to them outside this conversation (approval "
-            f"{approval}, until {expires_at}). Nothing was sent.{nobody if reaches_nobody else ''} Go on with other "
-            "work, or tell the person you work for that you wait; once they have decided, repeat exactly this call. Do "
-            "not try another way to the same end.",
+            f"{approval}, until {expires_at}). Nothing was sent.{nobody if reaches_nobody else ''}{budget} Go on with "
+            "other work, or tell the person you work for that you wait; once they have decided, repeat exactly this "
+            "call. Do not try another way to the same end.",
             reason="approval required, and nobody can give it" if reaches_nobody else "approval required",
         )
         self.approval = approval
         self.expires_at = expires_at
         self.reaches_nobody = reaches_nobody
+        self.over = over
 
 
 class Busy(CallRefused):
@@ -140,6 +143,18 @@ class LimitReached(CallRefused):
             "with an account of your organisation's own there is no such limit.",
             reason="the operator's limit is reached",
         )
+
+
+class AtLimit(CallRefused):
+    """The connection takes no more calls just now, and this one has waited as long as a call waits."""
+
+    def __init__(self, connection: str, why: str, retry_after: int) -> None:
+        super().__init__(
+            f"{connection} takes no more calls just now: {why}. Nothing was sent. Make the call again in {retry_after} "
+            "s, and fewer at once.",
+            reason=f"at its limit: {why}",
+        )
+        self.retry_after = retry_after
 
 
 class Unrecorded(CallRefused):
@@ -186,6 +201,17 @@ class ConsentNeeded(CallRefused):
         )
 
 
+class KeyRefused(CallRefused):
+    """The account's provider takes no more what its private key signs: an admin has to give another, elsewhere."""
+
+    def __init__(self, connection: str) -> None:
+        super().__init__(
+            f"The key of {connection} is no longer accepted by its provider. Nothing was sent. Tell the person you "
+            f"work for that an admin has to give {connection} a new one; until then none of its tools can work.",
+            reason="credential rejected: it needs a new key",
+        )
+
+
 class NotRenewed(CallRefused):
     """The account's token has ended and a new one cannot be had just now."""
 
@@ -217,8 +243,11 @@ class AskFirst(Exception):
 def structured(error: CallRefused) -> dict[str, Any] | None:
     """What a client may read by program from a refusal: the approval's id, status and expiry, where there is one."""
     if isinstance(error, ApprovalRequired):
-        nobody = {"nobody_can_decide": True} if error.reaches_nobody else {}
-        return {"approval": {"id": error.approval, "status": "pending", "expires_at": error.expires_at, **nobody}}
+        more = {"nobody_can_decide": True} if error.reaches_nobody else {}
+        more |= {"over_budget": True} if error.over else {}
+        return {"approval": {"id": error.approval, "status": "pending", "expires_at": error.expires_at, **more}}
+    if isinstance(error, AtLimit):
+        return {"retry_after": error.retry_after}
     if isinstance(error, Denied):
         return {"approval": {"id": error.approval, "status": "denied"}}
     if isinstance(error, OutcomeUnknown):

@@ -49,11 +49,12 @@ def render(
     ownership: str,
     done_before: str | None,
     lost_before: str | None = None,
+    over: str = "",
 ) -> Prompt:
     """Write the prompt for one call from the request that will be sent.
 
     `done_before` says when the same agent last carried out exactly this call, as ISO 8601, or is None; `lost_before`,
-    when it set about it and nobody knows what came of that.
+    when it set about it and nobody knows what came of that; `over`, which budget is used up.
     """
     acting = f"for {caller.member_name}" if caller.member_name else "standalone: nobody stands behind it"
     key = _whose(ownership)
@@ -83,6 +84,8 @@ def render(
         lines.append(f"Careful: this agent has already done exactly this, at {done_before}")
     if lost_before:
         lines.append(f"Careful: exactly this was set about at {lost_before}; whether it was done, nobody knows")
+    if over:
+        lines.append(f"Careful: {plain(over)}")
     text = "\n".join(lines)
     return Prompt(text, whole=len(text) <= IN_CLIENT)
 

@@ -19,6 +19,8 @@ class Settings:
 
     home: Path
     hold_seconds: float = 45.0
+    wait_seconds: float = 10.0
+    """How long a call waits for its turn, where its connection takes no more just now."""
     allowed_hosts: tuple[str, ...] = ()
     trusted_proxies: tuple[Network, ...] = ()
     """The reverse proxies whose X-Forwarded-For is believed."""
@@ -62,6 +64,16 @@ class Settings:
     public_url: str = ""
     """Under which address people reach this server's pages, without a slash at its end; empty where they do not."""
 
+    syslog: tuple[str, str, int] | None = None
+    """The receiver that the record may be streamed to: udp, tcp or tls, its host and its port."""
+    syslog_ca_file: Path | None = None
+    """The authorities that are believed about a receiver over TLS; None: the system's."""
+
+    @property
+    def streams(self) -> Path:
+        """How far each stream of the record got."""
+        return self.home / "streams"
+
     @property
     def database(self) -> Path:
         """The SQLite file."""
@@ -96,6 +108,7 @@ class Settings:
 def read_settings() -> Settings:
     """Read the environment. Raises SettingsProblem."""
     hold_seconds = _seconds("KEYLEASH_HOLD_SECONDS", 45, 0, 50)
+    wait_seconds = _seconds("KEYLEASH_WAIT_SECONDS", 10, 0, 30)
     reference_seconds = _seconds("KEYLEASH_REFERENCE_SECONDS", 10, 1, 30)
     key_seconds = _seconds("KEYLEASH_KEY_SECONDS", 300, 1, 3600)
     level = os.environ.get("KEYLEASH_LOG", "WARNING").upper()
@@ -111,6 +124,7 @@ def read_settings() -> Settings:
     return Settings(
         home=home(),
         hold_seconds=hold_seconds,
+        wait_seconds=wait_seconds,
         allowed_hosts=tuple(host.strip() for host in hosts.split(",") if host.strip()),
         trusted_proxies=tuple(_proxy(each.strip()) for each in proxies.split(",") if each.strip()),
         log_level=level,
@@ -126,6 +140,8 @@ def read_settings() -> Settings:
         database_url=os.environ.get("KEYLEASH_DATABASE") or None,
         database_owner=os.environ.get("KEYLEASH_DATABASE_OWNER") or None,
         public_url=_public_url(),
+        syslog=_syslog(),
+        syslog_ca_file=_path("KEYLEASH_SYSLOG_CA_FILE"),
     )
 
 
@@ -142,6 +158,27 @@ def _public_url() -> str:
             "https://keyleash.example.com"
         )
     return given.rstrip("/")
+
+
+def _syslog() -> tuple[str, str, int] | None:
+    given = os.environ.get("KEYLEASH_SYSLOG", "").strip()
+    if not given:
+        return None
+    found = _RECEIVER.fullmatch(given)
+    port = 0 if found is None else int(found["port"] or _SYSLOG_PORTS[found["kind"]])
+    if found is None or not 0 < port < 65536:
+        raise SettingsProblem(
+            f"KEYLEASH_SYSLOG is {given!r}: give udp://HOST:PORT, tcp://HOST:PORT or tls://HOST:PORT, where the syslog "
+            "receiver of the record is."
+        )
+    return found["kind"], (found["host"] or found["six"]).lower(), port
+
+
+_RECEIVER = re.compile(
+    r"(?P<kind>udp|tcp|tls)://((?P<host>[A-Za-z0-9._-]+)|\[(?P<six>[0-9A-Fa-f:.]+)\])(:(?P<port>[0-9]{1,5}))?/?"
+)
+_SYSLOG_PORTS = {"udp": 514, "tcp": 601, "tls": 6514}
+"""The usual ones: RFC 5426, RFC 6587 (and IANA's registry), RFC 5425."""
 
 
 def _proxy(text: str) -> Network:

@@ -441,3 +441,105 @@ class AuditEntry(SQLModel, table=True):
     connection: str | None
     tool: str | None
     outcome: str | None
+
+
+def _counter() -> Column[int]:
+    return Column(BigInteger, nullable=False, server_default="0")
+
+
+class UsageDay(SQLModel, table=True):
+    """What the calls of one day (UTC) came to, of one agent, member, connection, account and tool: see `usage.py`.
+
+    `line` is a hash of what is named besides; the names stay when what they name is gone.
+    """
+
+    __tablename__: ClassVar[Any] = "usage_day"
+    org: str = Field(primary_key=True)
+    day: str = Field(primary_key=True)
+    line: str = Field(primary_key=True)
+    agent_id: str
+    agent: str
+    member_id: str
+    member: str
+    connection: str
+    account: str
+    ownership: str
+    tool: str
+    calls: int = Field(sa_column=_counter())
+    approved: int = Field(sa_column=_counter())
+    refused: int = Field(sa_column=_counter())
+    held: int = Field(sa_column=_counter())
+    succeeded: int = Field(sa_column=_counter())
+    failed: int = Field(sa_column=_counter())
+    milliseconds: int = Field(sa_column=_counter())
+    bytes: int = Field(sa_column=_counter())
+    reported: int = Field(sa_column=_counter())
+    tokens_in: int = Field(sa_column=_counter())
+    tokens_out: int = Field(sa_column=_counter())
+    tokens_cached: int = Field(sa_column=_counter())
+
+
+class UsageCost(SQLModel, table=True):
+    """What providers said that a row of `usage_day` cost, in billionths of a unit."""
+
+    __tablename__: ClassVar[Any] = "usage_cost"
+    org: str = Field(primary_key=True)
+    day: str = Field(primary_key=True)
+    line: str = Field(primary_key=True)
+    unit: str = Field(primary_key=True)
+    billionths: int = Field(sa_column=_counter())
+
+
+class UsageQuota(SQLModel, table=True):
+    """How much was left of a provider's quota when it last said so."""
+
+    __tablename__: ClassVar[Any] = "usage_quota"
+    org: str = Field(primary_key=True)
+    connection: str = Field(primary_key=True)
+    account: str = Field(primary_key=True)
+    name: str = Field(primary_key=True)
+    remaining: int = Field(sa_column=Column(BigInteger, nullable=False))
+    at: int = Field(sa_column=_ms())
+
+
+class Budget(SQLModel, table=True):
+    """How much may be used in a window before further calls wait for a person, and how much was.
+
+    `agent` and `connection` are names, empty for all. `used` is since `window_at`; `told` is how far people were told.
+    """
+
+    __tablename__: ClassVar[Any] = "budget"
+    org: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    agent: str
+    connection: str
+    measure: str
+    unit: str
+    per: str
+    most: int = Field(sa_column=Column(BigInteger, nullable=False))
+    warn: int
+    window_at: int = Field(sa_column=_ms())
+    used: int = Field(sa_column=Column(BigInteger, nullable=False))
+    told: int
+    created_by: str
+    created_at: int = Field(sa_column=_ms())
+
+
+class ConnectionLimit(SQLModel, table=True):
+    """What an admin says that a connection (its name) takes: calls at once, and in a minute; None: as its file says."""
+
+    __tablename__: ClassVar[Any] = "connection_limit"
+    org: str = Field(primary_key=True)
+    connection: str = Field(primary_key=True)
+    concurrent: int | None
+    per_minute: int | None
+
+
+class ConnectionPace(SQLModel, table=True):
+    """How many calls of a connection (its name) were begun in the minute that began at `window_at`."""
+
+    __tablename__: ClassVar[Any] = "connection_pace"
+    org: str = Field(primary_key=True)
+    connection: str = Field(primary_key=True)
+    window_at: int = Field(sa_column=_ms())
+    used: int = Field(sa_column=Column(BigInteger, nullable=False))

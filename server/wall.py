@@ -22,6 +22,8 @@ MAY: dict[str, tuple[str, ...]] = {
     "org": ("SELECT", "UPDATE (preset, revision, frozen_at)"),
     "removed_org": ("SELECT",),
     "rule_version": ("SELECT", "INSERT"),
+    "usage_day": ("SELECT", "INSERT", "UPDATE"),
+    "usage_cost": ("SELECT", "INSERT", "UPDATE"),
     "recorded_call": ("SELECT", "INSERT", "DELETE"),
     "managed_offer": ("SELECT", "UPDATE (set_aside_at, used_day, used_calls)"),
     "vault_org_key": ("SELECT",),

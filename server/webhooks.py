@@ -292,6 +292,8 @@ def _text(facts: dict[str, Any], link: str | None) -> str:
     """One line that a chat tool can show: every name in it is reduced to what no tool takes for markup or a mention."""
     org = _word(facts["org"])
     one = facts.get("approval")
+    if "budget" in facts:
+        return f"Keyleash ({org}): {_budget(facts['event'], facts['budget'])}"
     if one is None:
         return f"Keyleash ({org}): a test. Calls that wait for a person will be announced here."
     call = f"`{_word(one['tool'])}` ({_word(one['effect'])}) by the agent `{_word(one['agent'])}`"
@@ -318,6 +320,15 @@ def _decided(one: dict[str, Any], call: str) -> str:
 
 def _expired(_one: dict[str, Any], call: str) -> str:
     return f"{call} ran out before it was carried out. Nothing was sent."
+
+
+def _budget(event: str, budget: dict[str, Any]) -> str:
+    words = " ".join(_word(word) for word in budget["in_words"].split())
+    until = budget["until"][:16].replace("T", " ")
+    if event == Event.BUDGET_REACHED:
+        return f"the budget of {words} is used up: further calls wait for an approver until {until} UTC."
+    percent = budget["used"] * 100 // budget["most"]
+    return f"{percent} percent of the budget of {words} is used. It starts anew at {until} UTC."
 
 
 def _unknown(_one: dict[str, Any], call: str) -> str:

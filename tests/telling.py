@@ -39,7 +39,7 @@ def hooked(
 ) -> tuple[Hook, str]:
     """Add a webhook; returns it and its signing secret."""
     planned, vault = plan(url, private), place.installation.vault
-    return place.installation.database.write_now(
+    return place.installation.database.of(place.org).write_now(
         lambda rows: create(
             rows,
             vault,
@@ -60,7 +60,7 @@ def hook(place: Place, name: str = "chat") -> Hook:
 
 def outbox(place: Place) -> list[tuple[Any, ...]]:
     """What waits: channel, event, tries, due."""
-    rows = place.installation.database.read(
+    rows = place.installation.database.of(place.org).read(
         "SELECT c.name, n.facts, n.tries, n.due_at FROM notice n JOIN channel c ON c.org = n.org AND c.id = n.channel "
         "WHERE n.org = ? ORDER BY n.created_at, n.id",
         (place.org,),

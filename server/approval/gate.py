@@ -88,14 +88,16 @@ class Approvals(Register):
         return self._clearance(record)
 
     def _granted(self, asked: Asked, call_hash: str) -> Clearance | None:
-        """A grant that covers the call. Not where an earlier one just like it may have been done: a person decides."""
-        if unsure(asked.call, asked.before):
+        """A grant that covers the call. Not where an earlier one just like it may have been done, nor over a budget.
+
+        Then a person decides.
+        """
+        if asked.over or unsure(asked.call, asked.before):
             return None
-        grant = self._grants.match(asked)
-        if grant is not None:
-            return Clearance(grant=grant, call_hash=call_hash)
-        work = self._works.match(asked)
-        return None if work is None else Clearance(grant=work.id, work=work.name, call_hash=call_hash)
+        found = self._grants.match(asked) or self._works.match(asked)
+        if found is None:
+            return None
+        return Clearance(grant=found.id, work=found.name, call_hash=call_hash, given=found.given)
 
     def _clearance(self, record: Approval) -> Clearance:
         match record.state:
@@ -412,7 +414,7 @@ class Approvals(Register):
             verdict=verdict.ruling.value,
             rules=list(verdict.rules),
         )
-        keep(rows, self._vault, caller, decided(call, verdict))
+        keep(rows, self._vault, caller, decided(call, asked.ruled or verdict))
         tell(rows, record.org, record.id, Happening.OPENED)
         return record
 

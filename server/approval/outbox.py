@@ -21,6 +21,7 @@ class Happening(StrEnum):
     DECIDED = "decided"
     EXPIRED = "expired"
     UNKNOWN = "unknown"
+    BUDGET = "budget"  # of no call: how much of a budget is used
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,25 @@ class Listening:
 
 
 def listening(rows: Rows, org: str, happening: Happening, ruling: Ruling) -> list[Listening]:
-    """The webhooks of an org that are told of this. An unknown outcome concerns them all, whatever the ruling was."""
+    """The webhooks of an org that are told of this. Some things concern them all, whatever the ruling was."""
     found = rows.execute(
         "SELECT id, name, events, rulings FROM channel WHERE org = ? AND disabled_at IS NULL ORDER BY name", (org,)
     ).fetchall()
     return [
         Listening(identifier, name)
         for identifier, name, events, rulings in found
-        if happening in json.loads(events) and (happening is Happening.UNKNOWN or ruling in json.loads(rulings))
+        if happening in json.loads(events) and (happening in _OF_ALL or ruling in json.loads(rulings))
     ]
+
+
+def put_budget(rows: Rows, org: str, event: str, budget: dict[str, Any]) -> None:
+    """Write a notice for each webhook that wants to know how much of a budget is used."""
+    hooks = listening(rows, org, Happening.BUDGET, Ruling.APPROVE)
+    if not hooks:
+        return
+    (org_name,) = rows.execute("SELECT name FROM org WHERE id = ?", (org,)).fetchone()
+    facts = {"event": event, "time": iso(now_ms()), "org": org_name, "approval": None, "budget": budget}
+    _put(rows, org, hooks, facts, turn=0)
 
 
 def put(rows: Rows, org: str, approval: str, happening: Happening) -> None:
@@ -58,10 +69,9 @@ def put(rows: Rows, org: str, approval: str, happening: Happening) -> None:
     if not hooks:
         return
     connection, org_name = names
-    now = now_ms()
     facts: dict[str, Any] = {
         "event": f"approval.{happening}",
-        "time": iso(now),
+        "time": iso(now_ms()),
         "org": org_name,
         "approval": {
             "id": approval,
@@ -78,7 +88,14 @@ def put(rows: Rows, org: str, approval: str, happening: Happening) -> None:
             "agent": agent,
         },
     }
-    turn = 0 if ruling == Ruling.APPROVE or happening is Happening.UNKNOWN else 1
+    _put(rows, org, hooks, facts, turn=0 if ruling == Ruling.APPROVE or happening is Happening.UNKNOWN else 1)
+
+
+_OF_ALL = (Happening.UNKNOWN, Happening.BUDGET)
+
+
+def _put(rows: Rows, org: str, hooks: list[Listening], facts: dict[str, Any], *, turn: int) -> None:
+    now = now_ms()
     for hook in hooks:
         rows.execute(
             "INSERT INTO notice (org, id, channel, facts, created_at, due_at, turn, tries, lease, leased_until) "

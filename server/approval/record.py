@@ -134,6 +134,10 @@ class Asked:
     prompt: Prompt
     before: "Before | None" = None
     """When this agent last did exactly this, or set about it."""
+    ruled: Verdict | None = None
+    """What the rules alone say, where a budget that is used up has made the verdict stricter."""
+    over: str = ""
+    """Which budget is used up: then no grant is enough, for none was given knowing that."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,8 @@ class Clearance:
     call_hash: str | None = None
     outcome: dict[str, Any] | None = None
     again: bool = False
+    given: Approval | None = None
+    """The record that the grant was decided on."""
 
 
 class ApprovalProblem(Exception):

@@ -5,14 +5,16 @@ that no value can start a second entry and the text survives any database, file 
 everything that is known of the event, the entry's own place included: ``v`` (1), ``org``, ``seq`` (1, 2, 3, …),
 ``at`` (``2026-01-31T08:05:09.123Z``), ``event``, then the fields that `server.audit.chain.append` was given.
 
-The fields of a call, each where it is known: ``agent``, ``agent_id``, ``member``, ``client``, ``client_version``,
-``transport``, ``address``; ``connection``, ``account``, ``ownership`` (own or managed), ``credential_version``,
-``source`` (vault, or the kind of place where a reference says that the secret is); ``tool``, ``definition``,
-``effect``; ``verdict``, ``rules``, ``reason``; ``approval``, ``grant``, ``work`` (the name of a grant that was prepared
-ahead), ``approver``, ``channel``, ``known_by``; ``arguments`` (names with keyed hashes), ``plain`` (what the definition
-lets be read); ``host``, ``method``, ``status``, ``bytes``, ``milliseconds``, ``request_id``; ``outcome``, and with it
-``attempt``, the number of the attempt that it ends. Other events have what they need, under the same names where the
-meaning is the same.
+The fields of a call, each where it is known: ``agent``, ``agent_id``, ``member``, ``member_id``, ``client``,
+``client_version``, ``transport``, ``address``; ``connection``, ``account``, ``ownership`` (own or managed),
+``credential_version``, ``source`` (vault, or the kind of place where a reference says that the secret is); ``tool``,
+``definition``, ``effect``; ``verdict``, ``rules``, ``reason``; ``approval``, ``grant``, ``work`` (the name of a grant
+that was prepared ahead), ``approver``, ``channel``, ``known_by`` (of the approval, or of the grant); ``arguments``
+(names with keyed hashes, of every call whose arguments were in form; the outcome's stand at its attempt), ``plain``
+(what the definition lets be read); ``host``, ``method``, ``status``, ``bytes``, ``milliseconds``, ``request_id``,
+``usage`` and ``quota`` (what the provider reports), ``error``, ``code``; ``outcome``, and with it ``attempt``, the
+number of the attempt that it ends. Other events have what they need, under the same names where the meaning is the
+same.
 
 Hashes, all SHA-256 and written as 64 lower-case hex digits, so that anyone can recompute them in any language::
 
@@ -63,7 +65,7 @@ class ExportFailed(AuditError):
 
 
 class Event(StrEnum):
-    """Everything that can be on record. The list only grows: a name, once used, keeps its meaning."""
+    """Everything that can be on record. The list only grows: a name, once used, keeps its meaning (`events.py`)."""
 
     CALL_ATTEMPT = "call.attempt"  # durable before any secret is opened
     CALL_OUTCOME = "call.outcome"  # durable before the client hears; names its attempt
@@ -104,7 +106,7 @@ class Event(StrEnum):
     CONNECTION_TESTED = "connection.tested"
     CONNECTION_REMOVED = "connection.removed"
     CONNECTION_RENEWED = "connection.renewed"  # its tokens, by OAuth; or why not. The credential's version stays
-    CONNECTION_NEEDS_CONSENT = "connection.needs_consent"  # its provider ended the tokens: a person has to consent anew
+    CONNECTION_NEEDS_CONSENT = "connection.needs_consent"  # tokens or key are taken no more: a person has to act
     CONNECTION_REVOKED = "connection.revoked"  # after it was removed: whether its provider has ended its tokens
 
     MANAGED_OFFERED = "managed.offered"  # by the operator: an account of theirs, on the terms that are named
@@ -122,6 +124,12 @@ class Event(StrEnum):
     CHANNEL_DISABLED = "channel.disabled"  # the receiver said that it is gone for good
     CHANNEL_REMOVED = "channel.removed"
     CHANNEL_GAVE_UP = "channel.gave_up"  # a notice could not be delivered within a day
+
+    BUDGET_CREATED = "budget.created"
+    BUDGET_CHANGED = "budget.changed"
+    BUDGET_REMOVED = "budget.removed"
+    BUDGET_WARNED = "budget.warned"  # so much of it was used as people wanted to be told at
+    BUDGET_REACHED = "budget.reached"  # it is used up: further calls wait for a person until its window ends
 
     RULE_ADDED = "rule.added"
     RULE_REMOVED = "rule.removed"
@@ -144,6 +152,8 @@ class Event(StrEnum):
 
     AUDIT_LISTED = "audit.listed"
     AUDIT_EXPORTED = "audit.exported"
+    AUDIT_STREAMED = "audit.streamed"  # each start of a stream; not what it then reads
+    AUDIT_HASHED = "audit.hashed"  # a value's keyed hash was asked for; names the arguments, never the value
     AUDIT_VERIFIED = "audit.verified"
 
     INSTALLATION_CREATED = "installation.created"
@@ -192,6 +202,15 @@ class Entry:
             return parse(self.text)
         except (ValueError, AttributeError):
             return {"damaged": DAMAGED}
+
+    @property
+    def fits(self) -> bool:
+        """Whether it can stand on one line as Keyleash wrote it: nothing in its stored form has another shape."""
+        try:
+            parse(self.text)
+        except (ValueError, AttributeError):
+            return False
+        return "\n" not in self.text and all(_HEX.fullmatch(str(own)) for own in (self.previous, self.hash))
 
     @property
     def head(self) -> Head:

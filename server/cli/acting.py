@@ -42,6 +42,8 @@ MAY: dict[str, tuple[str, ...]] = {
     "change rules": ADMINS,
     "replay calls": ADMINS,
     "manage channels": ADMINS,
+    "manage budgets": ADMINS,
+    "see every usage": ("owner", "admin", "auditor"),
     "freeze agents": ADMINS,
     "read the audit log": ("owner", "admin", "auditor"),
 }

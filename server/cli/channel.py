@@ -39,7 +39,9 @@ def add_channel(
     url_stdin: FromStdin = False,
     event: Annotated[
         list[str] | None,
-        typer.Option("--event", help="What is told: opened, decided, expired, unknown. Repeat, or use commas; all."),
+        typer.Option(
+            "--event", help="What is told: opened, decided, expired, unknown, budget. Repeat, or use commas; all."
+        ),
     ] = None,
     ruling: Annotated[
         list[str] | None,

@@ -16,6 +16,7 @@ from server.cli import (
     approvals,
     audit,
     backup,
+    budget,
     channel,
     client,
     connect,
@@ -23,6 +24,7 @@ from server.cli import (
     doctor,
     grants,
     importing,
+    limits,
     managed,
     offers,
     people,
@@ -30,7 +32,9 @@ from server.cli import (
     replaying,
     rulebooks,
     setup,
+    streaming,
     trying,
+    usage,
     vault,
 )
 from server.cli.acting import OrgName
@@ -101,7 +105,15 @@ def demo(
     raise typer.Exit(tell(no_input=no_input, console=Console(highlight=False)))
 
 
-for function in (setup.init, setup.upgrade, doctor.doctor, connect.connect, people.freeze, people.unfreeze):
+for function in (
+    setup.init,
+    setup.upgrade,
+    doctor.doctor,
+    connect.connect,
+    people.freeze,
+    people.unfreeze,
+    usage.usage,
+):
     app.command()(function)
 
 for name, function in backup.COMMANDS.items():
@@ -111,9 +123,14 @@ for name, function in {"new": importing.new, "import-openapi": importing.import_
     connect.connector_app.command(name)(function)
 
 connect.connection_app.command("use-managed")(offers.use_managed)
+for name, function in limits.COMMANDS.items():
+    connect.connection_app.command(name)(function)
 
 for name, function in {**rulebooks.COMMANDS, **replaying.COMMANDS}.items():
     policy.app.command(name)(function)
+
+for name, function in streaming.COMMANDS.items():
+    audit.app.command(name)(function)
 
 for name, group in {
     "connection": connect.connection_app,
@@ -126,6 +143,7 @@ for name, group in {
     "approvals": approvals.app,
     "grant": grants.app,
     "channel": channel.app,
+    "budget": budget.app,
     "audit": audit.app,
     "vault": vault.app,
     "database": database.app,

@@ -342,6 +342,7 @@ def _resolved(settings: "Settings", one: Elsewhere) -> list[Finding]:
 
 def consents(patient: Patient) -> Iterator[Finding]:
     """Accounts that are signed in to by OAuth: whose tokens have ended, and which are still to be ended."""
+    from server.cli.consent import needed
     from server.oauth.revoking import pending
     from server.oauth.tokens import standing
 
@@ -350,7 +351,7 @@ def consents(patient: Patient) -> Iterator[Finding]:
     database = patient.installation.database
     for org, connection in _connections(patient):
         if connection.needs_consent_at is not None:
-            again = f"{org}: {connection.name} needs consent again, and none of its tools can work until then: "
+            again = f"{org}: {connection.name} needs {needed(connection)}, and none of its tools can work until then: "
             yield Finding("consents", "fail", f"{again}keyleash connection rotate {connection.name} --org {org}")
             continue
         held = standing(database, connection)
@@ -551,6 +552,25 @@ def _of_channel(installation: "Installation", hook: "Hook") -> Iterator[str]:
 LATE_MS = 10 * 60 * 1000
 
 
+def budgets(patient: Patient) -> Iterator[Finding]:
+    """Which budgets are used up, so that calls wait for a person, and which are near their end."""
+    from server.spending import all_standings
+
+    if patient.installation is None:
+        return
+    total = 0
+    for org in patient.installation.directory.orgs():
+        for one in all_standings(patient.installation.database, org.id):
+            total += 1
+            change = f"`keyleash budget change {one.budget.id} --org {org.name}` makes it larger."
+            if one.up:
+                yield Finding("budgets", "warn", f"{org.name}: {one}: further calls wait for an approver. {change}")
+            elif one.near:
+                used = f"{one.budget.amount(one.used)} of the budget of {one.budget} are used"
+                yield Finding("budgets", "warn", f"{org.name}: {used}. {change}")
+    yield Finding("budgets", "ok", f"{counted(total, 'budget')} {'was' if total == 1 else 'were'} looked at.")
+
+
 def memory(_patient: Patient) -> Iterator[Finding]:
     """Whether a crash, or another process of the same user, could show what this process holds."""
     from server.hygiene import memory_is_private
@@ -655,6 +675,7 @@ CHECKS: tuple[Callable[[Patient], Iterator[Finding]], ...] = (
     agents,
     approvers,
     channels,
+    budgets,
     memory,
     packages,
     clients,

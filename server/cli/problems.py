@@ -4,6 +4,7 @@ from connectors.errors import ConnectorError
 from server.approval import ApprovalProblem
 from server.audit import AuditError
 from server.backup import BackupProblem
+from server.budgets import BudgetProblem
 from server.cli.clients import ClientError
 from server.cli.terminal import NoTerminal, NotSure
 from server.connections import ConnectionProblem
@@ -22,6 +23,7 @@ PROBLEMS: tuple[type[Exception], ...] = (
     AuditError,
     BackupProblem,
     BindProblem,
+    BudgetProblem,
     ChannelProblem,
     ClientError,
     ConnectionProblem,

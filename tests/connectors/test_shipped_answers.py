@@ -115,13 +115,14 @@ def test_a_models_answer_is_its_text_and_its_usage():
     anthropic = {
         "content": [{"type": "text", "text": "Hello"}],
         "stop_reason": "end_turn",
-        "usage": {"output_tokens": 2},
+        "usage": {"input_tokens": 3, "output_tokens": 2},
     }
     assert shaped("anthropic_create_message", anthropic)["text"] == "Hello"
     for name, answer in (("openai_create_response", openai), ("anthropic_create_message", anthropic)):
         usage = OFFER.get(name).tool.output_usage
         assert usage is not None
-        assert usage.search(answer) == answer["usage"]
+        found = usage.search(answer)
+        assert (found["tokens_in"], found["tokens_out"], found["tokens_cached"]) == (3, 2, None)
 
 
 def test_notion_results_have_their_titles_whatever_they_are():

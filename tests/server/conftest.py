@@ -9,6 +9,7 @@ import pytest
 from server.identity import system_user
 from tests.commandline import CommandLine
 from tests.installed import SECRET, Place, make
+from tests.metering import metering
 from tests.places import Places
 from tests.server.restoring import PASSPHRASE, Backup
 from tests.upstream import Upstream
@@ -31,6 +32,14 @@ def place(tmp_path: Path, upstream: Upstream) -> Iterator[Place]:
     made = make(tmp_path / "home")
     made.connect(upstream.url)
     made.agent()
+    yield made
+    made.installation.close()
+
+
+@pytest.fixture
+def metered(tmp_path: Path, upstream: Upstream) -> Iterator[Place]:
+    """An org whose connected account reports tokens, cost and quota."""
+    made = metering(tmp_path / "metered", upstream.url)
     yield made
     made.installation.close()
 

@@ -14,7 +14,11 @@ import pytest
 from server.approval import State, sweep
 from server.approval.record import LOST_MS
 from server.audit import Status, verify_database
+from server.budgets import create
 from server.clock import now_ms
+from server.recounting import differences
+from server.spending import all_standings
+from server.usage import usage_by
 from tests.installed import Place, make
 from tests.raw import Reply
 from tests.server.killing import IN_FLIGHT, PLANS, Run, Told, ask, deciding, durable_upstream, logged
@@ -36,6 +40,9 @@ async def test_no_approved_call_is_sent_twice_and_every_lost_one_is_unknown(tmp_
         place.connect(url)
         for name in ("ann", "bob", "cid", "dee"):
             place.agent(name)
+        place.database.write_now(
+            lambda rows: create(rows, place.org, measure="calls", per="month", most=10**6, by="alice")
+        )
         run = Run(place, person, log, OPERATIONS, KILLS, random.Random(seed))
         async with deciding(place, person):
             await run.run()
@@ -51,7 +58,16 @@ async def test_no_approved_call_is_sent_twice_and_every_lost_one_is_unknown(tmp_
         await assert_lost_calls_are_told_and_not_sent(place, person, run)
     assert logged(log) == sent
     assert verify_database(place.database.of(place.org), place.org).status is Status.INTACT
+    assert_usage_is_what_the_log_says(place)
     place.installation.close()
+
+
+def assert_usage_is_what_the_log_says(place: Place) -> None:
+    assert differences(place.database, place.org, since="2000-01-01")[1] == []
+    (whole,) = usage_by(place.database, place.org, "org", since="2000-01-01")
+    assert whole.calls == len(place.events("call.attempt"))
+    assert whole.unknown == whole.calls - len(place.events("call.outcome")) > 0
+    assert [one.used for one in all_standings(place.database, place.org)] == [whole.calls]
 
 
 def assert_nothing_ran_twice(place: Place, run: Run, sent: list[dict[str, str]]) -> None:

@@ -17,6 +17,7 @@ import pytest
 import typer
 
 from server.approval import Decision
+from server.budgets import create as create_budget
 from server.cli.acting import EVERYONE, MAY
 from server.cli.commands import app
 from server.connections import connection_named
@@ -170,9 +171,18 @@ STATED: dict[str, list[Case | Operators | Unowned]] = {
         Case("grant create day --tool chat_post_message --runner agent:own --uses 3 --yes", AT_WORK),
     ],
     "grant revoke": [Case("grant revoke {grant}", DECIDERS)],
+    "budget list": [Case("budget list", ALL)],
+    "budget create": [Case("budget create --calls 9 --per day", ADMINS)],
+    "budget change": [Case("budget change {budget} --calls 9", ADMINS)],
+    "budget remove": [Case("budget remove {budget} --yes", ADMINS)],
+    "connection limit": [Case("connection limit stripe", ALL), Case("connection limit stripe --concurrent 2", ADMINS)],
+    "usage": [Case("usage", ALL), Case("usage --recount", AUDITORS), Operators("usage --all-orgs")],
     "audit list": [Case("audit list", AUDITORS)],
     "audit verify": [Case("audit verify", AUDITORS)],
     "audit export": [Case("audit export --output -", AUDITORS)],
+    "audit stream": [Case("audit stream --output {folder}/log.jsonl --once", AUDITORS)],
+    "audit hash": [Case("audit hash - --argument charge", AUDITORS, stdin=b"ch_1")],
+    "audit events": [Unowned("it lists what every log can hold", "audit events --json")],
     "client add": [Case("client add cursor", AT_WORK), Case("client add cursor --agent reconciler", ADMINS)],
     "client remove": [Case("client remove cursor", AT_WORK)],
 }
@@ -269,6 +279,9 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
         place.installation.database.write_now(
             lambda rows: rows.execute("UPDATE approval SET state = 'unknown' WHERE id = ?", (lost,))
         )
+        budget = place.database.write_now(
+            lambda rows: create_budget(rows, place.org, measure="calls", per="month", most=100, by="test")
+        )
         rules = folder / "rules.yaml"
         rules.write_text("preset: strict\nrules: []\n", encoding="utf-8")
         place.installation.close()
@@ -283,6 +296,7 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
             "approval": approval,
             "lost": lost,
             "grant": grant,
+            "budget": budget.id,
             "folder": str(folder),
             "rules": str(rules),
             "connector": str(Path(__file__).parents[2] / "configs" / "connectors" / "stripe.yaml"),

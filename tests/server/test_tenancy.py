@@ -171,6 +171,11 @@ def _tour(folder: Path) -> None:
         work = line(*WORK, "--yes", "--json").json["grant"]
         lost = asyncio.run(_lost(place))
         asyncio.run(_told(place, upstream))
+        budget = line("budget", "create", "--calls", "1", "--per", "month", "--connection", "slack", "--json").json[
+            "id"
+        ]
+        assert line("connection", "limit", "slack", "--per-minute", "100").code == 0
+        asyncio.run(_budgeted(place))
         place.installation.close()
         rules = folder / "rules.yaml"
         rules.write_text(line("policy", "export").out)
@@ -178,6 +183,13 @@ def _tour(folder: Path) -> None:
             *(f"approvals resolve {each} --did-not" for each in lost),
             f"grant show {work}",
             f"grant revoke {work}",
+            "usage --by connection",
+            "usage --recount",
+            "usage --all-orgs",
+            "budget list",
+            f"budget change {budget} --calls 3",
+            f"budget remove {budget} --yes",
+            "connection limit slack --none",
             "connection remove books --yes",
             f"channel add webhook bell --url {upstream.url}/x {LOCAL}",
             "channel list",
@@ -321,6 +333,13 @@ async def _told(place: Place, upstream: Upstream) -> None:
             await delivered(delivery)
     assert len(gone.requests) == 1
     assert len(place.events("channel.gave_up")) == 1
+
+
+async def _budgeted(place: Place) -> None:
+    """The last call of a budget, of which people are told."""
+    given = {"channel": "C0123456780", "text": "within the budget"}
+    assert (await called(place, "slack_post_message", given)).ok
+    assert len(place.events("budget.reached")) == 1
 
 
 @ON_SQLITE

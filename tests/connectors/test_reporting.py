@@ -1,0 +1,109 @@
+"""What a file says of an account's limits and quota, and what of an answer's own report is believed."""
+
+import jsonschema_rs
+import pytest
+
+from connectors.answer import interpret
+from connectors.definition import Call, Pace, Quota
+from connectors.egress import Reply
+from connectors.errors import DefinitionError
+from connectors.fileformat import json_schema
+from connectors.loading import parse
+from connectors.source import read_text
+
+FILE = """\
+id: shop
+title: Shop
+base_url: https://api.shop.example
+credentials: {{key: {{label: Key, help: There., scheme: bearer}}}}
+verify: {{call: GET /me}}
+{more}
+tools:
+  ask:
+    title: Ask
+    description: An answer.
+    call: GET /ask
+    effect: read
+    output: {{usage: "report.{{tokens_in: in, cost: cost, cost_unit: unit, name: name}}"}}
+"""
+QUOTA = "quota: {requests: {left: X-Left}, bucket: {left: x-bucket-left, of: X-Bucket}}"
+
+
+def of(more: str) -> str:
+    return FILE.format(more=more)
+
+
+def test_quota_and_limits_are_read_as_written() -> None:
+    shop = parse(of(f"{QUOTA}\nlimits: {{concurrent: 5, per_minute: 1000000}}"))
+    assert shop.quota == (Quota("requests", "x-left"), Quota("bucket", "x-bucket-left", "x-bucket"))
+    assert shop.limits == Pace(5, 1_000_000)
+    assert parse(of("limits: {per_minute: 3}")).limits == Pace(None, 3)
+    assert (parse(of("")).quota, parse(of("")).limits) == ((), Pace())
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "limits: {concurrent: 0}",
+        "limits: {concurrent: 10001}",
+        "limits: {per_minute: 1000001}",
+        "limits: {per_minute: '5'}",
+        "limits: {per_minute: 1.5}",
+        "limits: {concurrent: true}",
+        "limits: {per_second: 5}",
+        "limits: 5",
+        "quota: {}",
+        "quota: {requests: x-left}",
+        "quota: {requests: {of: x-left}}",
+        "quota: {requests: {left: x-left, reset: x-reset}}",
+        "quota: {Requests: {left: x-left}}",
+        "quota: {requests: {left: 'x left'}}",
+        "quota: {requests: {left: x-left, of: 'x:of'}}",
+    ],
+)
+def test_limits_and_quota_that_say_something_else_are_refused_by_line(more: str) -> None:
+    with pytest.raises(DefinitionError) as refused:
+        parse(of(more))
+    assert refused.value.line == 6
+    if "x left" not in more and "x:of" not in more:  # what may name a header is more than a schema says
+        schema = jsonschema_rs.Draft202012Validator(json_schema())
+        assert not schema.is_valid(read_text(of(more), "shop.yaml").plain())
+
+
+def reply(headers: dict[str, str], body: bytes = b"{}", secrets: tuple[str, ...] = ()) -> Reply:
+    return Reply(200, headers, body, 1.0, len(body), secrets)
+
+
+def asked() -> Call:
+    shop = parse(of(QUOTA))
+    return Call("shop", shop, shop.tools["ask"], "shop_ask", {})
+
+
+@pytest.mark.parametrize(
+    ("headers", "left"),
+    [
+        ({"x-left": "41"}, {"requests": 41}),
+        ({"x-left": " 0 "}, {"requests": 0}),
+        ({"x-bucket-left": "7", "x-bucket": "core"}, {"bucket core": 7}),
+        ({"x-bucket-left": "7"}, None),
+        ({"x-bucket-left": "7", "x-bucket": "core and more"}, None),
+        ({"x-bucket-left": "7", "x-bucket": "s3cr3t_s3cr3t"}, None),
+        ({"x-left": "-1"}, None),
+        ({"x-left": "1e3"}, None),
+        ({"x-left": "٤"}, None),
+        ({"x-left": "1" * 16}, None),
+        ({"x-left": "1, 2"}, None),
+        ({}, None),
+    ],
+)
+def test_what_is_left_is_a_number_and_a_plain_name(headers: dict[str, str], left: dict[str, int] | None) -> None:
+    assert interpret(asked(), reply(headers, secrets=("s3cr3t_s3cr3t",))).quota == left
+
+
+def test_of_texts_in_a_report_the_unit_of_a_cost_alone_is_kept() -> None:
+    said = b'{"report": {"in": 3, "cost": 0.5, "unit": "usd", "name": "x"}}'
+    assert interpret(asked(), reply({}, said)).usage == {"tokens_in": 3, "cost": 0.5, "cost_unit": "USD"}
+    without = b'{"report": {"in": 3, "unit": "usd"}}'
+    assert interpret(asked(), reply({}, without)).usage == {"tokens_in": 3}
+    odd = b'{"report": {"cost": 1, "unit": "US$"}}'
+    assert interpret(asked(), reply({}, odd)).usage == {"cost": 1}
