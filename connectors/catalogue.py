@@ -5,7 +5,7 @@ A definition that cannot be read hides no other. Wire names are looked up and ne
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +35,11 @@ def shipped_folder(package: Path = Path(__file__).parent) -> Path:
         if folder.is_dir():
             return folder
     raise DefinitionError(package, 1, "The connectors that come with Keyleash are missing.", "Install it again.")
+
+
+def is_shipped(connector: Connector) -> bool:
+    """Whether this definition comes with the program, and is nobody's own of the same id."""
+    return Path(connector.file).parent == shipped_folder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +168,10 @@ class Catalogue:
         """What is wrong with the files in this folder; the others are not read."""
         return self.connectors.problems(folder) if isinstance(self.connectors, Definitions) else ()
 
-    def offer(self, connections: Mapping[str, str]) -> Offer:
+    def offer(self, connections: Mapping[str, str], shared: Collection[str] = ()) -> Offer:
         """The tools of these connections, given as connection name → connector id.
 
+        Of those named in `shared`, which other orgs use as well, only the tools that are marked as safe for that.
         Where a changed definition has made two tools share a name, neither is offered: a name must not change hands.
         """
         tools: dict[str, Offered] = {}
@@ -176,7 +182,7 @@ class Catalogue:
             if connector is None:
                 problems.append(f"The connection {connection} needs the connector {identifier}, which cannot be read.")
                 continue
-            for offered in _offered(connection, connector):
+            for offered in _offered(connection, connector, shared=connection in shared):
                 if offered.name in OWN_NAMES:
                     problems.append(_taken(offered.name, connection))
                 elif offered.name in tools:
@@ -188,8 +194,10 @@ class Catalogue:
                     tools[offered.name] = offered
         return Offer({name: tool for name, tool in tools.items() if name not in clashing}, tuple(problems))
 
-    def collision(self, existing: Mapping[str, str], new_name: str, connector_id: str) -> str | None:
-        """Why a connection of this name cannot be added to these, or None.
+    def collision(
+        self, existing: Mapping[str, str], new_name: str, connector_id: str, shared: Collection[str] = ()
+    ) -> str | None:
+        """Why a connection of this name cannot be added to these, or None. `shared` is as in `offer`.
 
         Raises DefinitionError where there is no such connector.
         """
@@ -200,8 +208,8 @@ class Catalogue:
             )
         if new_name in existing:
             return f"There is already a connection {new_name}."
-        taken = {offered.name: offered.connection for offered in self.offer(existing).tools}
-        for offered in _offered(new_name, connector):
+        taken = {offered.name: offered.connection for offered in self.offer(existing, shared).tools}
+        for offered in _offered(new_name, connector, shared=new_name in shared):
             if len(offered.name) > MAX_WIRE_NAME:
                 return (
                     f"The tool name {offered.name} would be longer than {MAX_WIRE_NAME} characters: use a shorter name."
@@ -223,9 +231,10 @@ class Catalogue:
         raise DefinitionError(f"{identifier}.yaml", 1, f"There is no connector {identifier!r}.", f"Known: {known}.")
 
 
-def _offered(connection: str, connector: Connector) -> Iterator[Offered]:
+def _offered(connection: str, connector: Connector, *, shared: bool) -> Iterator[Offered]:
     for tool in connector.tools.values():
-        yield Offered(f"{connection}_{tool.name}", connection, connector, tool)
+        if tool.shared or not shared:
+            yield Offered(f"{connection}_{tool.name}", connection, connector, tool)
 
 
 def _clash(name: str, one: str, other: str) -> str:

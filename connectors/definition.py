@@ -138,6 +138,7 @@ class Tool:
     ask: str = ""  # one line with {argument} holes: what a person is asked to agree to
     grant: tuple[str, ...] = ()  # arguments that a one-hour answer keeps fixed; empty: none is offered
     plain: tuple[str, ...] = ()  # arguments that the audit log may hold in plain
+    shared: bool = False  # safe where several orgs use one account
     unreviewed: Effect | None = None  # what the file says, where that counts as stricter until it is reviewed
     because: str = ""  # why the effect is milder than the method suggests
     definition_hash: str = ""  # SHA-256, hex, of everything that decides what is sent and shown

@@ -254,6 +254,10 @@ TOOL: Mapping[str, Key] = {
     "because": _text("Why the effect is milder than the method and the names suggest."),
     "ask": _text("One line with {argument} holes: what a person agrees to. Needed unless it is a read."),
     "grant": _texts("Arguments that a one-hour answer keeps fixed; without it none is offered."),
+    "shared": _flag(
+        "Several organisations may use it with one account: it neither lists, reads nor changes what another of them "
+        "put there, whatever its arguments. false by default."
+    ),
     "plain": _texts("Arguments that the audit log may hold in plain."),
     "headers": _HEADERS,
     "fixed": _block("fixed", "What every call sends as well."),

@@ -630,6 +630,7 @@ def _tool(name: str, spot: Spot, about: _About) -> Tool:
         ask=_ask(block.get("ask"), names, effect, spot, raised=effect is not stated),
         grant=_grant(block.get("grant"), names, stated, unreviewed=unreviewed),
         plain=_names_of(block.get("plain"), names),
+        shared=_shared(block.get("shared"), stated, about),
         unreviewed=None if effect is stated else stated,
         because=block["because"].text("Because") if "because" in block else "",
         definition_hash=_hash(about, {"name": name, "effect": effect} | spot.plain(), way.compiled),
@@ -698,6 +699,19 @@ def _grant(spot: Spot | None, arguments: list[str], stated: Effect, *, unreviewe
             "Remove `grant:`, or read every tool and set `reviewed: true`.",
         )
     return _names_of(spot, arguments)
+
+
+def _shared(spot: Spot | None, stated: Effect, about: _About) -> bool:
+    if spot is None or not spot.flag("Shared"):
+        return False
+    if stated.strictness > Effect.METERED.strictness:
+        spot.fail(
+            f"A tool whose effect is {stated} is not safe where several organisations use one account.",
+            "Remove `shared:`.",
+        )
+    if not about.reviewed:
+        spot.fail("Only a reviewed file says what several organisations may share.", "Remove `shared:`.")
+    return True
 
 
 def _ask(spot: Spot | None, arguments: list[str], effect: Effect, tool: Spot, *, raised: bool) -> str:

@@ -55,6 +55,7 @@ from server.errors import (
     CallRefused,
     Denied,
     KeysAway,
+    LimitReached,
     NoLongerValid,
     NoSuchTool,
     OutcomeUnknown,
@@ -64,6 +65,7 @@ from server.errors import (
 )
 from server.identity import Caller, Directory, Frozen, Moved, new_id, require_unmoved, used
 from server.keys import Keys
+from server.managed import count_call, require_left
 from server.oauth.renewal import Renewals
 from server.oauth.tokens import rejected
 from server.pacing import Full, Turns, count
@@ -229,6 +231,7 @@ async def _call(  # noqa: PLR0917 - the arguments of `call`
 ) -> Outcome:
     bound = await _bind(parts, caller, name, arguments, new_id("idm"), seen)
     clearance = Clearance()
+    await _require_left(parts, bound)
     if bound.connection.needs_consent_at is not None:  # nobody is asked about a call that cannot be carried out
         await _renew(parts, bound)
     if bound.verdict.ruling is not Ruling.ALLOW or pointer is not None:
@@ -248,6 +251,15 @@ async def _call(  # noqa: PLR0917 - the arguments of `call`
 
 _TRIES = 3
 _RESTLESS = "the organisation's rules or connections keep changing"
+
+
+async def _require_left(parts: Parts, bound: _Bound) -> None:
+    """Nobody is asked about a call for which the operator's account takes no more today. Raises LimitReached."""
+    try:
+        require_left(parts.database, bound.connection)
+    except LimitReached as refusal:
+        await _refuse(parts, bound.caller, bound.call.name, refusal, bound)
+        raise
 
 
 async def _renew(parts: Parts, bound: _Bound) -> None:
@@ -550,6 +562,7 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attemp
     def change(rows: Rows) -> _Attempt:
         begun = parts.clock()
         require_unmoved(rows, bound.caller)
+        count_call(rows, bound.connection)
         parts.approvals.claim(rows, asked, clearance)
         reserve(rows, bound.caller.org, bound.budgets, agreed=_agreed(clearance))
         count(rows, bound.caller.org, bound.connection.name, bound.pace)
@@ -580,6 +593,9 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attemp
     except NoLongerValid as refusal:
         if clearance.approval is not None:
             await parts.approvals.retire(clearance.approval, refusal.reason)
+        await _refuse(parts, bound.caller, bound.call.name, refusal, bound)
+        raise
+    except LimitReached as refusal:  # an approval stays for another day, within its time
         await _refuse(parts, bound.caller, bound.call.name, refusal, bound)
         raise
     except Lost:

@@ -4,14 +4,14 @@ import ipaddress
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from connectors.answer import interpret_verify
 from connectors.auth import Revealing, attaching
-from connectors.catalogue import Catalogue, Offer
+from connectors.catalogue import Catalogue, Offer, is_shipped
 from connectors.definition import Connector, CredentialKind, Pace
 from connectors.errors import Unsendable
 from connectors.request import base, prepare_verify
@@ -61,6 +61,8 @@ class Connection:
     """`vault`, or the kind of place that a reference names. For showing: what was sealed says which it is."""
     needs_consent_at: int | None = None
     """Since when the account's provider takes its tokens no more, or a restore has made them doubtful."""
+    shared_only: bool = False
+    """Whether other orgs use the account too, so that only what is safe for that is on offer."""
 
     @property
     def signed(self) -> bool:
@@ -74,6 +76,14 @@ class Connection:
     def __post_init__(self) -> None:
         object.__setattr__(self, "networks", tuple(ipaddress.ip_network(text) for text in self.private))
         object.__setattr__(self, "origin", bound_origin(self.base_url, self.private))
+
+    @property
+    def managed(self) -> bool:
+        """Whether the account is the operator's, who alone changes what stands here."""
+        return self.ownership == MANAGED
+
+
+MANAGED = "managed"
 
 
 def bound_origin(base_url: str, private: Sequence[str]) -> str:
@@ -125,7 +135,7 @@ class Workspaces:
     def _read(self, org: str) -> Workspace:
         def read(rows: Rows) -> tuple[Any, list[Any], list[Any], Any, Any]:
             head = rows.execute("SELECT revision, preset FROM org WHERE id = ?", (org,)).fetchone()
-            connections = rows.execute(f"SELECT {_COLUMNS} FROM connection WHERE org = ? ORDER BY name", (org,))
+            connections = rows.execute(_SELECT, (org,))
             rules = rows.execute("SELECT id, body FROM rule WHERE org = ? ORDER BY created_at, id", (org,))
             found = connections.fetchall(), rules.fetchall()
             return head, *found, budgets_in(rows, org), paces_in(rows, org)
@@ -133,21 +143,34 @@ class Workspaces:
         head, connection_rows, rule_rows, budgets, paces = self._database.of(org).snapshot(read)
         revision, preset = head or _REMOVED
         connections = {row[2]: _connection(row) for row in connection_rows}
-        usable: dict[str, str] = {}
         for connection in connections.values():
-            if connection.connector in self._catalogue.connectors:
-                usable[connection.name] = connection.connector
-            else:
+            if not _usable(self._catalogue, connection):
                 log.warning("connection %s has no usable connector %s", connection.name, connection.connector)
         return Workspace(
             revision=revision,
             connections=MappingProxyType(connections),
-            offer=self._catalogue.offer(usable),
+            offer=offer_of(self._catalogue, connections.values()),
             rules=RuleSet(parse_rule({"id": rule, **json.loads(body)}) for rule, body in rule_rows),
             preset=load_preset(preset),
             budgets=budgets,
             paces=paces,
         )
+
+
+def offer_of(catalogue: Catalogue, connections: Iterable[Connection]) -> Offer:
+    """The tools of these connections; of an account that other orgs use too, only what is safe for that."""
+    usable = [connection for connection in connections if _usable(catalogue, connection)]
+    return catalogue.offer({each.name: each.connector for each in usable}, _shared(usable))
+
+
+def _usable(catalogue: Catalogue, connection: Connection) -> bool:
+    """Whether there is a definition for it. The operator's account is used by what comes with the program alone."""
+    found = catalogue.connectors.get(connection.connector)
+    return found is not None and (not connection.managed or is_shipped(found))
+
+
+def _shared(connections: Iterable[Connection]) -> frozenset[str]:
+    return frozenset(connection.name for connection in connections if connection.shared_only)
 
 
 _REMOVED = (0, "strict")
@@ -175,17 +198,22 @@ def plan(
     base_url: str | None,
     private: Sequence[str],
 ) -> Plan:
-    """Check what can be checked before a secret is asked for. Raises ConnectionProblem."""
+    """Check what can be checked before a secret is asked for. Raises ConnectionProblem.
+
+    Of what exists, only a managed connection of the same connector may have the name: its place is taken.
+    """
     definition = catalogue.connectors.get(connector)
     if definition is None:
         known = ", ".join(sorted(catalogue.connectors))
         raise ConnectionProblem(f"There is no connector {connector!r}. There are {known}.")
     name = checked_name(name or connector)
-    if any(connection.name == name for connection in existing):
+    before = next((connection for connection in existing if connection.name == name), None)
+    if before is not None and not (before.managed and before.connector == connector):
         raise ConnectionProblem(
             f"There is already a connection {name!r}. Remove it first, or give this one a name with `--name`."
         )
-    clash = catalogue.collision({c.name: c.connector for c in existing}, name, connector)
+    others = [connection for connection in existing if connection is not before]
+    clash = catalogue.collision({c.name: c.connector for c in others}, name, connector, _shared(others))
     if clash:
         raise ConnectionProblem(f"{clash} Choose another name with `--name`.")
     if base_url is None and definition.own_url:
@@ -281,10 +309,12 @@ def store(
     verified: bool,
     by: str,
     consent: Mapping[str, Any] | None = None,
+    replaces: Connection | None = None,
 ) -> Connection:
     """Seal the credential, or the reference to it, and write the connection, in one transaction with its entry.
 
-    `consent` is what the record says besides of tokens that were had by OAuth.
+    `consent` is what the record says besides of tokens that were had by OAuth. A managed connection that it `replaces`
+    gives way to it, with its approvals and grants; the offer stands.
     """
     secret = fields if isinstance(fields, Secret) else Secret(fields)
     del fields  # from here on a traceback that prints locals finds no secret
@@ -306,11 +336,21 @@ def store(
         created_at=now,
         source=source_of(secret),
     )
-    made = replace(new, credential_version=_seal(rows, vault, new, secret))
+    if replaces is not None:
+        give_way(rows, replaces, by=by)
+    made = replace(new, credential_version=seal(rows, vault, new, secret))
+    write(rows, made)
+    more = {**(consent or {}), **({"replaces": MANAGED} if replaces is not None else {})}
+    _given(rows, Event.CONNECTION_CREATED, made, ownership=made.ownership, verified=verified, by=by, **more)
+    return made
+
+
+def write(rows: Rows, made: Connection) -> None:
+    """Write the row of a connection whose credential is sealed."""
     rows.execute(
         f"INSERT INTO connection ({_COLUMNS}) VALUES ({', '.join('?' * 16)})",
         (
-            org,
+            made.org,
             made.id,
             made.name,
             made.connector,
@@ -320,20 +360,38 @@ def store(
             made.kind,
             made.scheme,
             made.credential_version,
-            account,
+            made.account,
             made.verified_at,
-            by,
-            now,
+            made.created_by,
+            made.created_at,
             made.source,
             made.needs_consent_at,
         ),
     )
-    more = dict(consent or {})
-    _given(rows, Event.CONNECTION_CREATED, made, ownership=made.ownership, verified=verified, by=by, **more)
-    return made
 
 
-def _seal(rows: Rows, vault: Vault, connection: Connection, secret: Secret) -> int:
+def give_way(rows: Rows, connection: Connection, *, by: str) -> None:
+    """Take a managed connection out of use: its approvals and grants end, and what is sealed for it stays.
+
+    Raises ConnectionProblem where somebody else has done so meanwhile.
+    """
+    gone = rows.execute("DELETE FROM connection WHERE org = ? AND id = ?", (connection.org, connection.id))
+    _require_one(gone.rowcount, connection)
+    end_with(rows, connection.org, "connection", connection.id, by=by)
+    touch(rows, connection.org)
+
+
+def require_own(connection: Connection) -> None:
+    """Refuse what an org may do only with an account of its own. Raises ConnectionProblem."""
+    if connection.managed:
+        raise ConnectionProblem(
+            f"{connection.name} is managed: its account is the operator's, who alone can change or try it. "
+            f"`keyleash connect {connection.connector} --name {connection.name}` puts an account of your own in its "
+            "place."
+        )
+
+
+def seal(rows: Rows, vault: Vault, connection: Connection, secret: Secret) -> int:
     """Seal it for exactly what the connection says; returns its version."""
     return vault.put(
         rows,
@@ -410,6 +468,7 @@ def rotate(
     """
     secret = fields if isinstance(fields, Secret) else Secret(fields)
     del fields
+    require_own(connection)
     pointed = replace(
         connection,
         base_url=planned.base_url,
@@ -421,7 +480,7 @@ def rotate(
         source=source_of(secret),
         needs_consent_at=None,
     )
-    changed = replace(pointed, credential_version=_seal(rows, vault, pointed, secret))
+    changed = replace(pointed, credential_version=seal(rows, vault, pointed, secret))
     moved = rows.execute(
         "UPDATE connection SET base_url = ?, private = ?, kind = ?, scheme = ?, credential_version = ?, account = ?, "
         "verified_at = ?, source = ?, needs_consent_at = NULL WHERE org = ? AND id = ? AND credential_version = ?",
@@ -454,6 +513,7 @@ def reencrypt(rows: Rows, vault: Vault, connection: Connection, *, by: str) -> N
     `erasure.attempt` afterwards sees to it that what was sealed before is gone from the files. Raises CannotOpen, and
     ConnectionProblem where somebody else has changed the connection meanwhile.
     """
+    require_own(connection)
     there = rows.execute(
         "SELECT COUNT(*) FROM connection WHERE org = ? AND id = ? AND credential_version = ?",
         (connection.org, connection.id, connection.credential_version),
@@ -488,6 +548,7 @@ def _require_one(found: int, connection: Connection) -> None:
 
 def tested(rows: Rows, connection: Connection, *, account: str | None, problem: str | None, by: str) -> None:
     """Write down what trying a connection has shown; what works is marked as verified, for the account it names."""
+    require_own(connection)
     org = connection.org
     if problem is None:
         rows.execute(
@@ -515,6 +576,7 @@ def remove(rows: Rows, vault: Vault, connection: Connection, *, by: str, keep_cr
     that their provider has yet to end (`oauth.revoking`). Raises ConnectionProblem where somebody else has removed it
     meanwhile.
     """
+    require_own(connection)
     org = connection.org
     if not keep_credential:
         vault.remove(rows, org=org, connection=connection.id)
@@ -532,10 +594,7 @@ def remove(rows: Rows, vault: Vault, connection: Connection, *, by: str, keep_cr
 
 def connections_of(database: Database, org: str) -> list[Connection]:
     """The connections of an org, by name."""
-    return [
-        _connection(row)
-        for row in database.of(org).read(f"SELECT {_COLUMNS} FROM connection WHERE org = ? ORDER BY name", (org,))
-    ]
+    return [_connection(row) for row in database.of(org).read(_SELECT, (org,))]
 
 
 def connection_named(database: Database, org: str, name: str) -> Connection:
@@ -598,6 +657,20 @@ _COLUMNS = (
 )
 
 
+_SELECT = """
+SELECT c.org, c.id, COALESCE(m.name, c.name), COALESCE(m.connector, c.connector),
+    CASE WHEN m.id IS NULL THEN c.ownership ELSE 'managed' END,
+    COALESCE(m.base_url, c.base_url), COALESCE(m.private, c.private), COALESCE(m.kind, c.kind),
+    COALESCE(m.scheme, c.scheme), COALESCE(m.credential_version, c.credential_version), COALESCE(m.account, c.account),
+    COALESCE(m.verified_at, c.verified_at), COALESCE(m.offered_by, c.created_by), c.created_at,
+    COALESCE(m.source, c.source), c.needs_consent_at, m.own_project
+FROM connection c LEFT JOIN managed_offer m ON m.org = c.org AND m.id = c.id
+WHERE c.org = ? ORDER BY 3"""
+"""Of a managed connection, what counts is what the operator has offered, and not what its own row says."""
+
+
 def _connection(row: Sequence[Any]) -> Connection:
-    org, identifier, name, connector, ownership, base_url, private, *rest = row
-    return Connection(org, identifier, name, connector, ownership, base_url, tuple(json.loads(private)), *rest)  # pyright: ignore[reportCallIssue] - the columns are the fields, in order; a test reads one back
+    org, identifier, name, connector, ownership, base_url, private, *rest, own_project = row
+    shared_only = ownership == MANAGED and not own_project
+    known = (org, identifier, name, connector, ownership, base_url, tuple(json.loads(private)), *rest, shared_only)
+    return Connection(*known)  # pyright: ignore[reportCallIssue] - the columns are the fields, in order; a test reads one back

@@ -133,6 +133,18 @@ class Busy(CallRefused):
         )
 
 
+class LimitReached(CallRefused):
+    """The operator's account takes no more calls of this org today."""
+
+    def __init__(self, connection: str) -> None:
+        super().__init__(
+            f"{connection} uses an account that is provided for your organisation, and no more calls may be made with "
+            "it today (days begin at 00:00 UTC). Nothing was sent. Go on without it, or tell the person you work for: "
+            "with an account of your organisation's own there is no such limit.",
+            reason="the operator's limit is reached",
+        )
+
+
 class AtLimit(CallRefused):
     """The connection takes no more calls just now, and this one has waited as long as a call waits."""
 

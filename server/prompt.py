@@ -57,7 +57,7 @@ def render(
     when it set about it and nobody knows what came of that; `over`, which budget is used up.
     """
     acting = f"for {caller.member_name}" if caller.member_name else "standalone: nobody stands behind it"
-    key = "your organisation's own key" if ownership == "own" else "a managed key of the operator"
+    key = _whose(ownership)
     lines = [
         summary(call),
         "",
@@ -88,6 +88,10 @@ def render(
         lines.append(f"Careful: {plain(over)}")
     text = "\n".join(lines)
     return Prompt(text, whole=len(text) <= IN_CLIENT)
+
+
+def _whose(ownership: str) -> str:
+    return "your organisation's own key" if ownership == "own" else "managed by the operator: their account pays"
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ def render_work(  # each is a line of the prompt
     lines += [f"  {in_words(bound, quote)}" for bound in bounds]
     bounded = {bound.argument for bound in bounds if bound.op != "present" or not bound.value}
     for each in tools:
-        tool, key = each.tool, "your organisation's own key" if each.ownership == "own" else "a managed key"
+        tool, key = each.tool, _whose(each.ownership)
         account = f", {quote(each.account)}" if each.account else ""
         free = [argument.name for argument in tool.arguments if argument.name not in bounded]
         lines += [

@@ -289,11 +289,15 @@ def _reseal_credentials(database: Database, vault: Vault, org: str, version: int
 
 
 def _unreadable(rows: Rows, org: str, connection: str) -> RotationProblem:
-    found = rows.execute("SELECT name FROM connection WHERE org = ? AND id = ?", (org, connection)).fetchone()
-    name = found[0] if found else connection
+    found, offered = (
+        rows.execute(f"SELECT name FROM {table} WHERE org = ? AND id = ?", (org, connection)).fetchone()
+        for table in ("connection", "managed_offer")
+    )
+    name = (offered or found or (connection,))[0]
+    again, gone = ("managed rotate", "withdraw") if offered else ("connection rotate", "remove")
     return RotationProblem(
-        f"The secret of {name} cannot be opened: its rows were altered. Give it again (`keyleash connection rotate "
-        f"{name}`) or remove it; then run this again. Until then the earlier key stays."
+        f"The secret of {name} cannot be opened: its rows were altered. Give it again (`keyleash {again} {name}`) or "
+        f"{gone} it; then run this again. Until then the earlier key stays."
     )
 
 

@@ -108,6 +108,37 @@ class Connection(SQLModel, table=True):
     needs_consent_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
 
 
+class ManagedOffer(SQLModel, table=True):
+    """A connection to an account of the operator's that an org may use, on the operator's terms.
+
+    Its credential is sealed under the org's key, for this id. Where the org uses it, a row of `connection` has the same
+    id, and says nothing that counts but that. It uses none from `set_aside_at` on. `used_day` is in days since the
+    epoch.
+    """
+
+    __tablename__: ClassVar[Any] = "managed_offer"
+    __table_args__ = (UniqueConstraint("org", "name"),)
+    org: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    name: str
+    connector: str
+    base_url: str
+    private: str
+    kind: str
+    scheme: str
+    credential_version: int
+    account: str
+    source: str
+    own_project: bool
+    calls_per_day: int | None = Field(default=None, sa_column=_ms(nullable=True))
+    verified_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
+    offered_by: str
+    offered_at: int = Field(sa_column=_ms())
+    set_aside_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
+    used_day: int = Field(sa_column=_ms())
+    used_calls: int = Field(sa_column=_ms())
+
+
 class OAuthToken(SQLModel, table=True):
     """What is known of a connection's tokens without opening them; the tokens are its sealed credential.
 

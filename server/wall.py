@@ -27,6 +27,7 @@ MAY: dict[str, tuple[str, ...]] = {
     "usage_day": ("SELECT", "INSERT", "UPDATE"),
     "usage_cost": ("SELECT", "INSERT", "UPDATE"),
     "recorded_call": ("SELECT", "INSERT", "DELETE"),
+    "managed_offer": ("SELECT", "UPDATE (set_aside_at, used_day, used_calls)"),
     "vault_org_key": ("SELECT",),
     "vault_derived": ("SELECT",),
     "vault_root": ("SELECT",),

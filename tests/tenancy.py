@@ -36,6 +36,7 @@ CARRIERS = frozenset(
         "Caller",
         "Approval",
         "Connection",
+        "Managed",
         "Asked",
         "Org",
         "Member",

@@ -109,6 +109,12 @@ class Event(StrEnum):
     CONNECTION_NEEDS_CONSENT = "connection.needs_consent"  # tokens or key are taken no more: a person has to act
     CONNECTION_REVOKED = "connection.revoked"  # after it was removed: whether its provider has ended its tokens
 
+    MANAGED_OFFERED = "managed.offered"  # by the operator: an account of theirs, on the terms that are named
+    MANAGED_CHANGED = "managed.changed"  # its terms
+    MANAGED_WITHDRAWN = "managed.withdrawn"
+    MANAGED_SET_ASIDE = "managed.set_aside"  # the org does without it; the offer stands
+    MANAGED_TAKEN_UP = "managed.taken_up"  # the org uses it again
+
     CONNECTOR_TEST_BEGUN = "connector.test_begun"  # durable before its credential is opened; names the reads
     CONNECTOR_TESTED = "connector.tested"
 

@@ -25,6 +25,8 @@ from server.cli import (
     grants,
     importing,
     limits,
+    managed,
+    offers,
     people,
     policy,
     proving,
@@ -124,6 +126,7 @@ for name, function in proving.COMMANDS.items():
 for name, function in {"new": importing.new, "import-openapi": importing.import_openapi, "test": trying.test}.items():
     connect.connector_app.command(name)(function)
 
+connect.connection_app.command("use-managed")(offers.use_managed)
 for name, function in limits.COMMANDS.items():
     connect.connection_app.command(name)(function)
 
@@ -136,6 +139,7 @@ for name, function in streaming.COMMANDS.items():
 for name, group in {
     "connection": connect.connection_app,
     "connector": connect.connector_app,
+    "managed": managed.app,
     "org": people.org_app,
     "member": people.member_app,
     "agent": agents.app,

@@ -14,6 +14,7 @@ from server.cli.terminal import require_yes
 if TYPE_CHECKING:
     from connectors.catalogue import Catalogue
     from connectors.definition import Connector, CredentialKind, Tool
+    from server.app import Installation
     from server.connections import Connection, Plan
     from server.database import Rows
     from server.oauth.tokens import Consent
@@ -93,13 +94,14 @@ def connect(
     from server.connections import connections_of, plan, store
     from server.oauth.tokens import begin
 
-    _refuse_extra(extra)
+    refuse_extra(extra)
     require_one_way(stdin=secret_stdin, reference=secret_from, copy=copy)
     with at_desk(org, as_member, "connect accounts") as desk:
         _require_able(desk, allow_private, secret_from)
+        existing = connections_of(desk.database, desk.org.id)
         planned = plan(
             desk.installation.catalogue,
-            connections_of(desk.database, desk.org.id),
+            existing,
             connector=connector,
             name=name,
             kind=kind,
@@ -119,6 +121,7 @@ def connect(
             own_app=own_app,
         )
         desk.have_keys_at_hand()
+        replaces = next((each for each in existing if each.name == planned.name), None)
 
         def change(rows: "Rows") -> "Connection":
             made = store(
@@ -131,6 +134,7 @@ def connect(
                 verified=not no_verify,
                 by=desk.by,
                 consent=consent.for_record() if consent else None,
+                replaces=replaces,
             )
             if consent:
                 begin(rows, made, consent)
@@ -143,12 +147,14 @@ def connect(
             return
         known = f" ({account})" if account else ""
         tried = "" if not no_verify else " The credential was not tried."
-        show_text(f"Connected {planned.connector.title} as {made.name}{known}.{tried}{stays}")
+        instead = "" if replaces is None else " It takes the place of the managed one: your account pays from now on."
+        show_text(f"Connected {planned.connector.title} as {made.name}{known}.{tried}{stays}{instead}")
 
 
 @connection_app.command("list")
 def list_connections(org: OrgName = None, as_member: AsMember = None, json: AsJson = False) -> None:
     """List the org's connections."""
+    from server.cli.offers import say_of_offers
     from server.connections import connections_of
 
     with at_desk(org, as_member, "look around") as desk:
@@ -177,6 +183,7 @@ def list_connections(org: OrgName = None, as_member: AsMember = None, json: AsJs
         for connection in found:
             _warn_of_consent(connection)
         _warn_of_revocations(desk)
+        say_of_offers(desk)
 
 
 @connection_app.command("show")
@@ -184,11 +191,13 @@ def show_connection(
     name: Annotated[str, typer.Argument()], org: OrgName = None, as_member: AsMember = None, json: AsJson = False
 ) -> None:
     """Show one connection. Its secret cannot be shown to anybody; where it stays is shown to admins."""
+    from server.cli.offers import offer_as_json
     from server.connections import connection_named
 
     with at_desk(org, as_member, "look around") as desk:
         found = connection_named(desk.database, desk.org.id, name)
         shown = {**_as_json(found), "reference": _reference(desk, found), **_oauth_as_json(desk, found)}
+        shown |= offer_as_json(desk, found)
         if json:
             show_json(shown)
         else:
@@ -202,7 +211,7 @@ def _reference(desk: Desk, connection: "Connection") -> str | None:
     from server.credential import is_reference
     from vault import STORED, VaultError, show_reference
 
-    if connection.source == STORED or not desk.may("connect accounts"):
+    if connection.source == STORED or connection.managed or not desk.may("connect accounts"):
         return None
     try:
         with desk.database.snapshot(lambda rows: open_credential(rows, desk.installation.vault, connection)) as sealed:
@@ -217,11 +226,12 @@ def test_connection(
     name: Annotated[str, typer.Argument()], org: OrgName = None, as_member: AsMember = None, json: AsJson = False
 ) -> None:
     """Try a connection's credential with the connector's harmless verify call."""
-    from server.connections import connection_named, tested
+    from server.connections import connection_named, require_own, tested
 
     with at_desk(org, as_member, "connect accounts") as desk:
         require_open(desk.installation)
         connection = connection_named(desk.database, desk.org.id, name)
+        require_own(connection)
         account, problem = _tried(desk, connection)
         desk.database.write_now(lambda rows: tested(rows, connection, account=account, problem=problem, by=desk.by))
     if json:
@@ -235,19 +245,26 @@ def test_connection(
 
 def _tried(desk: Desk, connection: "Connection") -> tuple[str | None, str | None]:
     """The account that the connection's credential opens, or else what is wrong with it. Raises CannotOpen."""
-    from connectors.errors import ConnectorError
     from server.cli.consent import renew
+
+    connector = desk.installation.catalogue.connector(connection.connector)
+    if problem := renew(desk, connection, connector):
+        return None, problem
+    return opens(desk.installation, connection)
+
+
+def opens(installation: "Installation", connection: "Connection") -> tuple[str | None, str | None]:
+    """The account that what is sealed opens as it is, or else what is wrong with it. Raises CannotOpen."""
+    from connectors.errors import ConnectorError
     from server.connections import credential_kind, open_credential
     from server.credential import credential, resolver_of
     from vault import CannotResolve
 
-    connector = desk.installation.catalogue.connector(connection.connector)
-    kind = credential_kind(connection, connector)
-    if problem := renew(desk, connection, connector):
-        return None, problem
-    sealed = desk.database.snapshot(lambda rows: open_credential(rows, desk.installation.vault, connection))
+    connector = installation.catalogue.connector(connection.connector)
+    kind, database = credential_kind(connection, connector), installation.database.of(connection.org)
+    sealed = database.snapshot(lambda rows: open_credential(rows, installation.vault, connection))
     try:
-        with sealed, credential(resolver_of(desk.installation.settings), connection, kind, sealed) as secret:
+        with sealed, credential(resolver_of(installation.settings), connection, kind, sealed) as secret:
             return _verify(connection, connector, secret), None
     except (ConnectorError, CannotResolve) as error:
         return None, str(error)
@@ -287,10 +304,10 @@ def rotate_connection(
     """
     from server.cli.credential import require_one_way
     from server.cli.erasing import erased, whether_gone
-    from server.connections import connection_named, replan, rotate
+    from server.connections import connection_named, replan, require_own, rotate
     from server.oauth.tokens import begin
 
-    _refuse_extra(extra)
+    refuse_extra(extra)
     require_one_way(stdin=secret_stdin, reference=secret_from, copy=copy)
     if keep_secret:
         if kind or base_url or allow_private or no_verify or secret_stdin or secret_from or own_app:
@@ -300,6 +317,7 @@ def rotate_connection(
     with at_desk(org, as_member, "connect accounts") as desk:
         _require_able(desk, allow_private, secret_from)
         connection = connection_named(desk.database, desk.org.id, name)
+        require_own(connection)
         connector = desk.installation.catalogue.connector(connection.connector)
         planned = replan(connection, connector, kind=kind, base_url=base_url, private=allow_private)
         desk.have_keys_at_hand()
@@ -379,11 +397,16 @@ def remove_connection(
 ) -> None:
     """Remove a connection with its secret. Its approvals and grants end, and its OAuth tokens at their provider."""
     from server.cli.erasing import erased, say_of_backups, whether_gone
-    from server.connections import connection_named, remove
+    from server.cli.offers import came_back, set_aside
+    from server.connections import connection_named
+    from server.managed import remove
     from server.oauth.revoking import revocable
 
     with at_desk(org, as_member, "connect accounts") as desk:
         connection = connection_named(desk.database, desk.org.id, name)
+        if connection.managed:
+            set_aside(desk, connection, yes=yes, json=json)
+            return
         require_yes(f"Remove {connection.name} ({connection.connector}) and its secret?", yes=yes)
         definition = desk.installation.catalogue.connectors.get(connection.connector)
         if definition is not None and not no_revoke and revocable(connection, definition):
@@ -395,6 +418,7 @@ def remove_connection(
             show_json({"name": connection.name, "id": connection.id, "erased": gone})
         else:
             show_text(f"Removed {connection.name}. {whether_gone(desk.installation, 'Its secret', gone=gone)}")
+        came_back(desk, connection)
         _say_of_key(connection)
         say_of_backups(desk.installation)
 
@@ -408,6 +432,7 @@ def _remove_and_revoke(desk: Desk, connection: "Connection", *, json: bool) -> N
     """Remove it, have its provider end the tokens, and say what came of that."""
     from server.cli.consent import removed_and_revoked
     from server.cli.erasing import erased, say_of_backups, whether_gone
+    from server.cli.offers import came_back
 
     why_not, waits = removed_and_revoked(desk, connection)
     gone = not waits and erased(desk.installation, connection.org, connection.id)
@@ -427,6 +452,7 @@ def _remove_and_revoke(desk: Desk, connection: "Connection", *, json: bool) -> N
     else:
         show_text(f"Removed {connection.name}. {whether_gone(desk.installation, 'Its secret', gone=gone)}")
         warn(f"its provider did not end the tokens ({why_not}): end this app's access in the account's own settings.")
+    came_back(desk, connection)
     _say_of_key(connection)
     say_of_backups(desk.installation)
 
@@ -466,8 +492,11 @@ def show_connector(connector: Annotated[str, typer.Argument()], json: AsJson = F
         empty="It needs no credential.",
     )
     show_table(
-        ("TOOL", "EFFECT", "ARGUMENTS (* REQUIRED)", "TITLE"),
-        ((tool.name, tool.effect.value, _arguments(tool), tool.title) for tool in found.tools.values()),
+        ("TOOL", "EFFECT", "SHARED", "ARGUMENTS (* REQUIRED)", "TITLE"),
+        (
+            (tool.name, tool.effect.value, "yes" if tool.shared else "", _arguments(tool), tool.title)
+            for tool in found.tools.values()
+        ),
         empty="It has no tools.",
     )
     for kind in found.credentials:
@@ -527,7 +556,7 @@ def _catalogue() -> "Catalogue":
     return Catalogue.load(shipped_folder(), read_settings().connectors)
 
 
-def _refuse_extra(extra: list[str] | None) -> None:
+def refuse_extra(extra: list[str] | None) -> None:
     if extra:
         from server.cli.arguments import REFUSED
 
@@ -561,11 +590,7 @@ def _obtain(
     Unless its kind is `fixed`, the plan comes back with the kind that it looks like. `before` is the connection that
     is consented to again. Raises ConnectionProblem or CannotResolve; nothing has been stored then.
     """
-    from dataclasses import replace
-
     from server.cli.consent import consent_for
-    from server.cli.credential import take
-    from server.credential import check_fields, recognised, resolver_of
 
     if planned.kind.oauth is not None:
         consent, account = consent_for(
@@ -582,16 +607,36 @@ def _obtain(
         return planned, consent.secret, account, consent
     if ways.given or own_app:
         raise typer.BadParameter(f"{planned.kind.id} is not signed in to by OAuth: leave out what is said of that.")
-    given = take(
-        planned.kind, stdin=stdin, reference=reference, copy=copy, resolver=resolver_of(desk.installation.settings)
+    entered_now = entered(
+        desk.installation, planned, stdin=stdin, reference=reference, copy=copy, fixed=fixed, verify=verify
     )
+    return *entered_now, None
+
+
+def entered(
+    installation: "Installation",
+    planned: "Plan",
+    *,
+    stdin: bool,
+    reference: str | None,
+    copy: bool,
+    fixed: bool,
+    verify: bool,
+) -> tuple["Plan", "Secret", str | None]:
+    """A key or a token: as `_obtain`, for a kind that is not signed in to by OAuth."""
+    from dataclasses import replace
+
+    from server.cli.credential import take
+    from server.credential import check_fields, recognised, resolver_of
+
+    given = take(planned.kind, stdin=stdin, reference=reference, copy=copy, resolver=resolver_of(installation.settings))
     if not fixed:
         others = [kind for kind in planned.connector.credentials if kind != planned.kind]
         others = [kind for kind in others if kind.oauth is None]
         planned = replace(planned, kind=recognised([planned.kind, *others], given.fields) or planned.kind)
     for warning in check_fields(planned.kind, given.fields):
         warn(warning)
-    return planned, given.sealed, _account(planned, given.fields) if verify else None, None
+    return planned, given.sealed, _account(planned, given.fields) if verify else None
 
 
 def _pasted_kind(planned: "Plan") -> "Plan":
@@ -758,6 +803,7 @@ def _connector_as_json(connector: "Connector") -> dict[str, Any]:
                 "name": tool.name,
                 "title": tool.title,
                 "effect": tool.effect.value,
+                "shared": tool.shared,
                 "call": f"{tool.method} {tool.path}",
                 **({"document": tool.operation.document} if tool.operation else {}),
                 "description": tool.description,

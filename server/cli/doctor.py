@@ -295,7 +295,8 @@ def _opened(installation: "Installation", org: str, connection: "Connection") ->
     if connector is None:
         needs = f"{org}: {connection.name} needs the connector {connection.connector}, which cannot be read."
         return Finding("connections", "fail", needs)
-    again = f"Give it again: keyleash connection rotate {connection.name} --org {org}"
+    group = "managed" if connection.managed else "connection"
+    again = f"Give it again: keyleash {group} rotate {connection.name} --org {org}"
     try:
         kind = credential_kind(connection, connector)
     except CannotOpen:
@@ -435,6 +436,7 @@ def unknown_calls(patient: Patient) -> Iterator[Finding]:
 def agents(patient: Patient) -> Iterator[Finding]:
     """Agents that can do nothing, and orgs that are frozen."""
     from server.clock import now_ms
+    from server.connections import offer_of
     from server.policy import load_preset
     from server.rules import rules_of
 
@@ -443,9 +445,7 @@ def agents(patient: Patient) -> Iterator[Finding]:
     directory = patient.installation.directory
     for org in directory.orgs():
         rules, preset = rules_of(patient.installation.database, org.id), load_preset(org.preset)
-        offer = patient.installation.catalogue.offer(
-            {c.name: c.connector for name, c in _connections(patient) if name == org.name}
-        )
+        offer = offer_of(patient.installation.catalogue, (c for name, c in _connections(patient) if name == org.name))
         if org.frozen_at is not None:
             yield Finding(
                 "agents", "warn", f"{org.name} is frozen: no agent may call. keyleash unfreeze --org {org.name}"

@@ -293,10 +293,10 @@ def blind_spots(desk: Desk, rule: "Rule") -> list[str]:
     """What a rule that was just added does not do, though its author may think so."""
     from fnmatch import fnmatchcase
 
-    from server.connections import connections_of
+    from server.connections import connections_of, offer_of
 
     connections = connections_of(desk.database, desk.org.id)
-    offer = desk.installation.catalogue.offer({c.name: c.connector for c in connections})
+    offer = offer_of(desk.installation.catalogue, connections)
     meant = [
         offered.tool
         for offered in offer.tools

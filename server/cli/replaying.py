@@ -68,12 +68,12 @@ def _on_record(desk: Desk, wanted: "Rulebook", begin: int) -> None:
 
 
 def _replayed(desk: Desk, wanted: "Rulebook", current: "Rulebook", begin: int, examples: int) -> "Replay":
-    from server.connections import connections_of
+    from server.connections import connections_of, offer_of
     from server.recorded import recorded
     from server.replaying import replay
 
     connections = connections_of(desk.database, desk.org.id)
-    offer = desk.installation.catalogue.offer({c.name: c.connector for c in connections})
+    offer = offer_of(desk.installation.catalogue, connections)
     calls = recorded(desk.installation.database, desk.installation.vault, desk.org.id, since=begin)
     agents = {subject.agent: subject for _, subject in subjects_of(desk)}
     return replay(calls, offer, agents, wanted, current, examples)

@@ -142,11 +142,11 @@ def _book(desk: Desk, version: int | None) -> "Rulebook":
 
 
 def _openings(desk: Desk, before: "Rulebook", after: "Rulebook") -> "list[Opening]":
-    from server.connections import connections_of
+    from server.connections import connections_of, offer_of
     from server.difference import openings
 
     connections = connections_of(desk.database, desk.org.id)
-    offer = desk.installation.catalogue.offer({c.name: c.connector for c in connections})
+    offer = offer_of(desk.installation.catalogue, connections)
     return openings(before, after, subjects_of(desk), offer.tools)
 
 

@@ -42,11 +42,12 @@ def test(
 
     Only tools whose effect is `read` are sent. What comes back is not shown.
     """
-    from server.connections import connection_named
+    from server.connections import connection_named, require_own
 
     with at_desk(org, as_member, "connect accounts") as desk:
         require_open(desk.installation)
         connection = connection_named(desk.database, desk.org.id, name)
+        require_own(connection)
         offer = desk.installation.catalogue.offer({connection.name: connection.connector})
         desk.installation.catalogue.connector(connection.connector)  # says why it cannot be read, where that is so
         left_out = [(each.name, why) for each in offer.tools if (why := _why_not(each.tool))]

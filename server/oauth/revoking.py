@@ -22,6 +22,7 @@ from server.connections import Connection, bound_origin, bound_scheme, credentia
 from server.database import Database, DatabaseProblem, Rows
 from server.erasure import request
 from server.keys import Keys
+from server.managed import come_back
 from server.oauth.apps import AppProblem, Apps
 from server.oauth.tokens import LIMITS, OWN, host_of
 from vault import CannotOpen, CannotResolve, Sealed, Secret, Vault, VaultError
@@ -84,6 +85,7 @@ def remove_and_keep(rows: Rows, vault: Vault, connection: Connection, *, by: str
     if wait and lease_until is not None and lease_until > now:
         raise BeingRenewed
     remove(rows, vault, connection, by=by, keep_credential=True)
+    come_back(rows, org, connection.name, by=by)
     rows.execute(
         "INSERT INTO oauth_revocation (org, id, name, connector, base_url, private, kind, scheme, credential_version, "
         "app, attempts, reason, requested_by, requested_at, next_at) "

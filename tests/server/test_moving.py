@@ -17,7 +17,7 @@ from server.audit import verify_database
 from server.call import call
 from server.database import DatabaseProblem
 from server.duty import on_duty, require_current
-from server.errors import ApprovalRequired
+from server.errors import ApprovalRequired, LimitReached
 from server.locks import shared
 from server.moving import move
 from server.sqlite import SqliteDatabase
@@ -25,6 +25,7 @@ from tests import postgres
 from tests.agents import Nobody
 from tests.commandline import CommandLine
 from tests.installed import SECRET, Place, add_org
+from tests.offering import THEIRS, offered_by_operator
 from tests.upstream import Upstream
 
 pytestmark = pytest.mark.anyio
@@ -79,6 +80,26 @@ async def filled(place: Place, upstream: Upstream) -> None:
         await call(parts, place.caller(), "stripe_list_charges", {}, Nobody())
         with pytest.raises(ApprovalRequired):
             await call(parts, place.caller(), "stripe_create_refund", {"charge": "ch_ü–漢"}, Nobody())
+
+
+async def test_what_the_operator_offers_is_used_on_the_other_side_within_what_is_left_of_today(
+    place: Place, owner: CommandLine, upstream: Upstream, target: str
+) -> None:
+    offered_by_operator(place, upstream.url, calls_per_day=2)
+    text = {"input": "x"}
+    upstream.secret = THEIRS
+    async with running(place.installation) as parts:
+        assert (await call(parts, place.caller(), "openai_create_moderation", text, Nobody())).ok
+    assert owner("database", "migrate", "--to", target, "--yes").code == 0
+    there = moved(place, target)
+    with on_duty(there.installation.database, there.installation.settings):
+        async with running(there.installation) as parts:
+            assert (await call(parts, there.caller(), "openai_create_moderation", text, Nobody())).ok
+            with pytest.raises(LimitReached):
+                await call(parts, there.caller(), "openai_create_moderation", text, Nobody())
+    assert len(upstream.requests) == 2
+    there.installation.close()
+    there.database.close()
 
 
 async def test_everything_is_on_the_other_side_and_serves_there(

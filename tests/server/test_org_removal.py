@@ -33,6 +33,7 @@ from tests.commandline import CommandLine
 from tests.consenting import noted
 from tests.installed import SECRET, Place, add_org
 from tests.leaks import leak
+from tests.offering import THEIRS, offered_by_operator
 from tests.processes import holding
 from tests.remnants import remnants, sealed_of
 from tests.serving import serving
@@ -109,6 +110,7 @@ async def parts(place: Place) -> AsyncIterator[Parts]:
 @pytest.fixture
 async def whole(place: Place, parts: Parts, upstream: Upstream) -> Place:
     await full(place, parts, upstream)
+    offered_by_operator(place, upstream.url)
     return place
 
 
@@ -138,7 +140,7 @@ async def test_nothing_of_the_org_is_left_but_its_log_and_other_orgs_keep_everyt
     assert ran.json["had"] == {
         "members": 2,
         "agents": 2,
-        "connections": 2,
+        "connections": 3,
         "rules": 1,
         "approvals": 3,
         "grants": 1,
@@ -160,7 +162,7 @@ async def test_no_secret_and_no_prompt_is_in_the_files(whole: Place, owner: Comm
     whole.installation.close()
     for path in whole.home.rglob("*"):
         if path.is_file():
-            for canary in (SECRET, "kestrel over the pier"):
+            for canary in (SECRET, THEIRS, "kestrel over the pier"):
                 assert leak(path.read_bytes(), canary, layers=2) is None, path
 
 

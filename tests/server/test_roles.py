@@ -20,11 +20,14 @@ from server.approval import Decision
 from server.budgets import create as create_budget
 from server.cli.acting import EVERYONE, MAY
 from server.cli.commands import app
+from server.connections import connection_named
 from server.identity import system_user
+from server.managed import remove
 from server.policy import ROLES
 from tests.agents import Nobody, decide
 from tests.commandline import CommandLine, Ran
 from tests.installed import make
+from tests.offering import offered_by_operator
 from tests.telling import hooked
 from tests.upstream import Answer, Upstream
 
@@ -90,6 +93,15 @@ STATED: dict[str, list[Case | Operators | Unowned]] = {
     "vault drop-root": [Operators("vault drop-root 1 --yes", says="generation")],
     "vault rotate-org": [Operators("vault rotate-org acme --yes")],
     "vault backup": [Operators("vault backup {folder}/backup.db")],
+    "managed offer": [
+        Operators("managed offer openai --to acme --name two --no-verify --secret-stdin", says="API key")
+    ],
+    "managed list": [Operators("managed list")],
+    "managed show": [Operators("managed show openai")],
+    "managed limit": [Operators("managed limit openai 3")],
+    "managed rotate": [Operators("managed rotate openai --no-verify --secret-stdin", says="API key")],
+    "managed test": [Operators("managed test openai")],
+    "managed withdraw": [Operators("managed withdraw openai --yes")],
     "vault export-recovery": [Operators("vault export-recovery {folder}/recovery.json --passphrase-stdin")],
     "vault accept-rollback": [Operators("vault accept-rollback --yes", says="nothing to accept")],
     "freeze": [Case("freeze", ADMINS)],
@@ -106,6 +118,7 @@ STATED: dict[str, list[Case | Operators | Unowned]] = {
         Case("connection rotate stripe --no-verify --secret-stdin", ADMINS, stdin=b"rk_test_0123456789")
     ],
     "connection remove": [Case("connection remove stripe --yes", ADMINS)],
+    "connection use-managed": [Case("connection use-managed spare", ADMINS)],
     "org show": [Case("org show", ALL)],
     "member list": [Case("member list", ALL)],
     "member show": [Case("member show carol", ALL)],
@@ -253,6 +266,8 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
         place = make(home)
         place.connect(upstream.url)
         place.connect(upstream.url, connector="slack", name="chat")
+        for offered in ("openai", "spare"):
+            offered_by_operator(place, upstream.url, name=offered)
         place.agent()
         place.member("carol")
         place.member("dora", ("owner", "member"))
@@ -263,6 +278,8 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
         rule = place.rule(who="everyone", tools=["stripe.list_charges"], then="allow")
         hooked(place, upstream.url, "team")
         approval, lost, grant = asyncio.run(_held_and_granted(place))
+        spare = connection_named(place.database, place.org, "spare")
+        place.database.write_now(lambda rows: remove(rows, place.installation.vault, spare, by="test"))
         place.installation.database.write_now(
             lambda rows: rows.execute("UPDATE approval SET state = 'unknown' WHERE id = ?", (lost,))
         )

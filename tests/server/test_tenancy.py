@@ -194,7 +194,7 @@ def _tour(folder: Path) -> None:
             f"budget remove {budget} --yes",
             "connection limit slack --none",
             "connection remove books --yes",
-            f"channel add webhook bell --url {upstream.url}/x --allow-private 127.0.0.1/32",
+            f"channel add webhook bell --url {upstream.url}/x {LOCAL}",
             "channel list",
             "channel test bell",
             "channel rotate bell",
@@ -216,6 +216,17 @@ def _tour(folder: Path) -> None:
             "connection rotate stripe --no-verify --secret-stdin",
             f"grant revoke {grant}",
             "connection remove slack --yes",
+            f"managed offer openai --to acme --no-verify --secret-stdin --base-url {upstream.url} {LOCAL}",
+            "managed rotate openai --no-verify --secret-stdin",
+            "managed test openai",
+            "managed show openai",
+            "managed limit openai 2",
+            "connection remove openai --yes",
+            "connection use-managed openai",
+            f"connect openai --secret-stdin --base-url {upstream.url} {LOCAL}",
+            "connection remove openai --yes",
+            "connection show openai",
+            "managed withdraw openai --yes",
             "agent narrow reconciler --effect read",
             "agent rotate reconciler --yes",
             "freeze",
@@ -224,8 +235,11 @@ def _tour(folder: Path) -> None:
             "agent remove reconciler --yes",
             "org remove acme --yes",
         ):
-            ran = line(*words.split(), stdin=b"rk_test_0123456789")
+            ran = line(*words.split(), stdin=b"sk-proj-0123456789" if "openai" in words else b"rk_test_0123456789")
             assert ran.code == 0, ran
+
+
+LOCAL = "--allow-private 127.0.0.1/32"
 
 
 async def _held_and_counted(place: Place) -> str:

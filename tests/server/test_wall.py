@@ -194,7 +194,7 @@ def test_the_role_that_serves_may_do_exactly_this(walled: Walled) -> None:
     granted = walled.owner.read(
         "SELECT table_name, privilege_type FROM information_schema.role_table_grants WHERE grantee = ? "
         "UNION SELECT table_name, privilege_type || ' ' || column_name FROM information_schema.column_privileges "
-        "WHERE grantee = ? AND privilege_type = 'UPDATE' AND table_name = 'org'",
+        "WHERE grantee = ? AND privilege_type = 'UPDATE' AND table_name IN ('org', 'managed_offer')",
         (postgres.APP, postgres.APP),
     )
     all_four = ("member", "agent", "connection", "rule", "approval", "call_grant", "channel", "notice", "erasure")
@@ -209,6 +209,8 @@ def test_the_role_that_serves_may_do_exactly_this(walled: Walled) -> None:
     wanted |= {("recorded_call", may) for may in ("SELECT", "INSERT", "DELETE")}
     wanted |= {("audit_entry", "SELECT"), ("audit_entry", "INSERT"), ("org", "SELECT"), ("removed_org", "SELECT")}
     wanted |= {("org", f"UPDATE {column}") for column in ("preset", "revision", "frozen_at")}
+    wanted |= {("managed_offer", f"UPDATE {column}") for column in ("set_aside_at", "used_day", "used_calls")}
+    wanted |= {("managed_offer", "SELECT")}
     wanted |= {(table, "SELECT") for table in ("vault_org_key", "vault_derived", "vault_root", "alembic_version")}
     assert set(granted) == wanted
     ((creates, temporary, owns),) = walled.serving.read(

@@ -73,7 +73,8 @@ class Agents:
 
     def tool(self, org: Org, name: str) -> str | None:
         """A tool of one of the org's connections, on the wire."""
-        kind = {"post_message": "slack_", "list_entries": "ledger_", "add_entry": "ledger_"}.get(name, "stripe_")
+        kinds = {"post_message": "slack_", "list_entries": "ledger_", "add_entry": "ledger_"}
+        kind = (kinds | dict.fromkeys(OPENAI, "openai_")).get(name, "stripe_")
         found = [each for each in self.world.connections(org) if each.startswith(kind)]
         return f"{self.world.chance.choice(found)}_{name}" if found else None
 
@@ -81,6 +82,8 @@ class Agents:
         """One of a few charges, so that calls come again; it carries the org's canary."""
         return f"ch_cny{org.mark.letters}char{self.world.chance.choice('abcdefgh')}"
 
+
+OPENAI = ("create_response", "continue_response")
 
 Act = Callable[[Agents, Org], Awaitable[list[str]]]
 """One operation; returns everything that the org heard."""
@@ -121,6 +124,18 @@ async def books(agents: Agents, org: Org) -> list[str]:
     agent, _ = await agents.any_agent(org)
     given = {"text": f"entry {org.mark.canary()}"} if name == "add_entry" else {}
     return [(await agents.call(org, agent, tool, given)).text]
+
+
+async def asks_a_model(agents: Agents, org: Org) -> list[str]:
+    """With the operator's account or the org's own, whichever stands there; a stored answer is another org's then."""
+    name = agents.world.chance.choice([OPENAI[0], OPENAI[0], *OPENAI])
+    tool = agents.tool(org, name)
+    if tool is None:
+        return []
+    agent, _ = await agents.any_agent(org)
+    given = {"model": "gpt-6", "input": f"asked by {org.mark.canary()}"}
+    stored = {"previous_response_id": "resp_of_another"} if name == "continue_response" else {}
+    return [(await agents.call(org, agent, tool, given | stored)).text]
 
 
 async def answers(agents: Agents, org: Org) -> list[str]:
@@ -231,6 +246,7 @@ ACTS: dict[Act, int] = {
     refunds: 14,
     posts: 4,
     books: 6,
+    asks_a_model: 6,
     answers: 8,
     answers_for_another: 4,
     lists: 6,

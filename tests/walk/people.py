@@ -24,7 +24,7 @@ from tests.commandline import CommandLine
 from tests.upstream import Answer
 from tests.walk.agents import same
 from tests.walk.canary import never
-from tests.walk.world import Org, World, add_agent, sign_in
+from tests.walk.world import OPERATORS, Org, World, add_agent, sign_in
 
 PROBLEMS = (ApprovalProblem, ConnectionProblem, IdentityProblem, RuleProblem)
 
@@ -313,6 +313,7 @@ NAMED: dict[str, str] = {
     "connection show {}": "connection",
     "connection remove {} --yes": "connection",
     "connection test {}": "connection",
+    "connection use-managed {} --yes": "connection",
     "connector test {}": "connection",
     "approvals show {}": "apr",
     "approvals approve {} --yes": "apr",
@@ -364,7 +365,7 @@ def names_its_own(people: People, org: Org) -> list[str]:
 
 def connects(people: People, org: Org) -> list[str]:
     """One more account, or a new secret for one there is, or one less."""
-    names = [name for name in people.world.connections(org) if not name.startswith("ledger_")]
+    names = [name for name in people.world.connections(org) if not name.startswith(("ledger_", "openai_"))]
     secret = f"rk_test_{org.mark.canary()}".encode()
     if len(names) > 3:
         return [people.run(org, "connection", "remove", people.pick(names[2:]), "--yes")]
@@ -374,6 +375,27 @@ def connects(people: People, org: Org) -> list[str]:
     where = ("--base-url", people.world.upstream.url, "--allow-private", "127.0.0.1/32")
     name = f"stripe_{org.mark.canary()}"
     return [people.run(org, "connect", "stripe", "--name", name, "--secret-stdin", "--no-verify", *where, stdin=secret)]
+
+
+def moves(people: People, org: Org) -> list[str]:
+    """From the operator's account to one of its own, and back; or the operator changes what is offered."""
+    name, there = org.offered, people.world.upstream.url
+    where = ("--base-url", there, "--allow-private", "127.0.0.1/32")
+    secret = f"sk-proj-rk_test_{org.mark.canary()}".encode()
+    match people.world.chance.randrange(4):
+        case 0:
+            words = ("connect", "openai", "--name", name, "--secret-stdin", "--no-verify", *where)
+            return [people.run(org, *words, stdin=secret)]
+        case 1:
+            return [people.run(org, "connection", "remove", name, "--yes")]
+        case 2:
+            return [people.run(org, "connection", "use-managed", name, "--yes")]
+        case _:
+            operators = people.pick([("limit", name, "30"), ("rotate", name, "--no-verify", "--secret-stdin")])
+            ran = people.line("managed", *operators, stdin=OPERATORS.encode())
+            assert ran.code == 0, ran
+            assert OPERATORS not in ran.out + ran.err
+            return [people.run(org, "connection", "show", name)]
 
 
 def signs_in_and_out(people: People, org: Org) -> list[str]:
@@ -523,6 +545,7 @@ COMMANDS: dict[Act, int] = {
     names_anothers: 8,
     names_its_own: 6,
     connects: 2,
+    moves: 3,
     joins: 2,
     keeps_house: 2,
     signs_in_and_out: 2,

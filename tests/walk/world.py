@@ -17,11 +17,16 @@ from server.rules import rules_of
 from server.webhooks import hooks_of
 from tests.consenting import signed_in, with_ledger
 from tests.installed import Place, make, operators
+from tests.offering import offered_by_operator
 from tests.provider import CLIENT_SECRET, Provider
 from tests.upstream import Answer, Received, Upstream
 from tests.walk.canary import CANARY, ID, Mark
 
 Making = Callable[[Path], Place]
+OPERATORS = "sk-proj-rk_test_of_the_operator_0123456789"
+"""The secret of the account that the operator offers to every org."""
+MOST = 12
+"""How many calls a day each org may make with it."""
 SECRET = re.compile(r"rk_test_|\b[ar]t_cny|" + CLIENT_SECRET)
 
 
@@ -38,6 +43,8 @@ class Org:
     """Pointers that clients carry: (agent, tool, arguments, the sealed state)."""
     cursors: list[str] = field(default_factory=list)
     frozen_for: int = 0
+    offered: str = ""
+    """The name under which it may use the operator's account."""
 
 
 @dataclass
@@ -113,7 +120,7 @@ _TABLES = {
     "apr": ("approval",),
     "grt": ("call_grant", "work"),
     "rul": ("rule",),
-    "con": ("connection", "oauth_revocation"),
+    "con": ("connection", "managed_offer", "oauth_revocation"),
     "agt": ("agent",),
     "mem": ("member",),
     "lst": ("lost_call",),
@@ -184,6 +191,8 @@ def _org(world: World, mark: Mark) -> Org:
             name=f"{connector}_{mark.canary()}",
             secret=f"rk_test_{mark.canary()}",
         )
+    org.offered = f"openai_{mark.canary()}"
+    offered_by_operator(org.place, world.upstream.url, name=org.offered, secret=OPERATORS, calls_per_day=MOST)
     sign_in(world, org)
     for _ in range(2):
         add_agent(org)
