@@ -19,8 +19,8 @@ Style = Literal[ListStyle, "space", "pipe", "nested", "json"]
 """How a value stands in a query or a form, where it is no plain text: a=1&a=2, a=1,2, a[]=1, a=1%202, a=1%7C2, a[b]=1
 and a[0]=1, or as JSON in one text."""
 BodyStyle = Literal["json", "form"]
-SchemeName = Literal["bearer", "header", "query", "basic"]
-Grant = Literal["code", "client_credentials"]
+SchemeName = Literal["bearer", "header", "query", "basic", "aws_sigv4"]
+Grant = Literal["code", "client_credentials", "jwt_bearer", "github_app"]
 ClientAuth = Literal["basic", "post", "none"]
 Revoker = Literal["client", "basic", "token", "nobody"]
 TokenName = Literal["refresh_token", "access_token"]
@@ -174,6 +174,8 @@ class Field:
     name: str
     label: str
     secret: bool = True
+    optional: bool = False  # may be left out, if it comes after those that may not
+    lines: bool = False  # may be of several lines: a key file
     pattern: str = ""  # searched for; empty: anything
     warnings: tuple[tuple[str, str], ...] = ()  # (pattern, what to tell the person whose value fits it)
 
@@ -192,11 +194,14 @@ class Revocation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OAuth:
-    """How tokens are had from a provider (RFC 6749). A URL that is a path lies at the host of the base URL."""
+    """How tokens are had from a provider (RFC 6749).
+
+    A URL that is a path lies at the host of the base URL, one that begins with `./` below the base URL.
+    """
 
     grant: Grant = "code"
-    authorize: str = ""  # empty for client credentials
-    token: str
+    authorize: str = ""  # empty where nobody consents
+    token: str  # a hole is filled with the field of that name
     revoke: Revocation | None = None
     scopes: tuple[str, ...] = ()
     separator: str = " "
@@ -211,11 +216,17 @@ class OAuth:
     answer: tuple[str, ...] = ()  # the keys that lead to the tokens in the answer
     issuer: str = ""  # RFC 9207: what `iss` in the redirect has to be
     ended: frozenset[str] = frozenset()  # codes that mean invalid_grant
+    token_uris: tuple[str, ...] = ()  # what a key file may call the place for tokens, besides; nothing is sent there
+
+    @property
+    def signed(self) -> bool:
+        """Whether what is asked with is a private key, which signs each request for a token and is never sent."""
+        return self.grant in ("jwt_bearer", "github_app")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CredentialKind:
-    """One way to sign in to the upstream. With `oauth`, the fields are those of the app that asks for tokens."""
+    """One way to sign in to the upstream. With `oauth`, the fields are those of whoever asks for tokens."""
 
     id: str
     label: str
@@ -225,6 +236,10 @@ class CredentialKind:
     prefix: str = ""  # before the secret in a header: `Bearer `
     fields: tuple[Field, ...]
     oauth: OAuth | None = None
+    service: str = ""  # of aws_sigv4: what stands in the signature's scope
+    region: str = ""  # the same; empty: it is a field
+    verify: Tool | None = None  # in place of the connector's, with the account that it names
+    account: Selector | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -309,6 +324,10 @@ class Connector:
         """For how many milliseconds the same call with the same key is carried out once; 0 where nobody promises it."""
         honoured = self.idempotency_header is not None and tool.method in self.idempotency_methods
         return self.idempotency_hours * 3_600_000 if honoured else 0
+
+    def verifying(self, kind: CredentialKind) -> tuple[Tool, Selector | None]:
+        """The harmless call that tries a credential of this kind, and what names the account in its answer."""
+        return (kind.verify, kind.account) if kind.verify else (self.verify, self.account)
 
     def kind(self, identifier: str) -> CredentialKind:
         """The credential kind of this id; KeyError without one."""

@@ -63,6 +63,7 @@ class Installation:
 
     def parts(self, egress: "Egress") -> Parts:
         """The rooms that a call passes through."""
+        references = resolver_of(self.settings)
         return Parts(
             database=self.database,
             directory=self.directory,
@@ -71,9 +72,9 @@ class Installation:
             egress=egress,
             approvals=self.approvals,
             keys=Keys(self.database, self.vault),
-            references=resolver_of(self.settings),
+            references=references,
             pace=Turns(self.settings.wait_seconds),
-            renewals=Renewals(self.database, self.vault, egress, Apps(self.settings.oauth_apps)),
+            renewals=Renewals(self.database, self.vault, egress, Apps(self.settings.oauth_apps), references),
             telemetry=listened_to(),
         )
 

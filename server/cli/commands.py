@@ -30,6 +30,7 @@ from server.cli import (
     replaying,
     rulebooks,
     setup,
+    streaming,
     trying,
     usage,
     vault,
@@ -124,6 +125,9 @@ for name, function in limits.COMMANDS.items():
 
 for name, function in {**rulebooks.COMMANDS, **replaying.COMMANDS}.items():
     policy.app.command(name)(function)
+
+for name, function in streaming.COMMANDS.items():
+    audit.app.command(name)(function)
 
 for name, group in {
     "connection": connect.connection_app,

@@ -124,7 +124,7 @@ async def _sent(
             began = perf_counter()
             try:
                 request = prepare(call, base_url=connection.base_url)
-                reply = await egress.send(request, attach=attaching(kind, secret), private=connection.networks)
+                reply = await egress.send(request, attach=attaching(kind, secret, request), private=connection.networks)
                 result = interpret(call, reply)
             except ConnectorError as error:
                 status = error.status if isinstance(error, UpstreamError) else None
