@@ -12,8 +12,9 @@ The fields of a call, each where it is known: ``agent``, ``agent_id``, ``member`
 that was prepared ahead), ``approver``, ``channel``, ``known_by`` (of the approval, or of the grant); ``arguments``
 (names with keyed hashes, of every call whose arguments were in form; the outcome's stand at its attempt), ``plain``
 (what the definition lets be read); ``host``, ``method``, ``status``, ``bytes``, ``milliseconds``, ``request_id``,
-``usage`` and ``quota`` (what the provider reports), ``error``, ``code``; ``outcome``, and with it ``attempt``, the number
-of the attempt that it ends. Other events have what they need, under the same names where the meaning is the same.
+``usage`` and ``quota`` (what the provider reports), ``error``, ``code``; ``outcome``, and with it ``attempt``, the
+number of the attempt that it ends. Other events have what they need, under the same names where the meaning is
+the same.
 
 Hashes, all SHA-256 and written as 64 lower-case hex digits, so that anyone can recompute them in any language::
 

@@ -299,15 +299,12 @@ async def test_people_are_told_once_near_the_end_and_once_at_it(
     assert outbox(place) == []
     for _ in range(2):
         await calling()
-    assert [(name, event) for name, event, *_ in outbox(place)] == [
-        ("chat", "budget.warned"),
-        ("quiet", "budget.warned"),
-    ]
+    told = {(name, event) for name, event, *_ in outbox(place)}
+    assert told == {("chat", "budget.warned"), ("quiet", "budget.warned")}
     await calling()
-    assert [(name, event) for name, event, *_ in outbox(place)][2:] == [
-        ("chat", "budget.reached"),
-        ("quiet", "budget.reached"),
-    ]
+    told = {(name, event) for name, event, *_ in outbox(place)} - told
+    assert told == {("chat", "budget.reached"), ("quiet", "budget.reached")}
+    assert len(outbox(place)) == 4
     warned, reached = place.events("budget.warned", "budget.reached")
     assert (warned["budget"], warned["used"], warned["most"]) == (made.id, 3, 5)
     assert (reached["used"], reached["measure"], reached["per"]) == (5, "calls", "month")
