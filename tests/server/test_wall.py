@@ -199,6 +199,7 @@ def test_the_role_that_serves_may_do_exactly_this(walled: Walled) -> None:
     )
     all_four = ("member", "agent", "connection", "rule", "approval", "call_grant", "channel", "notice", "erasure")
     all_four += ("work", "work_tool", "lost_call", "log_mark", "oauth_token", "oauth_revocation")
+    all_four += ("usage_quota", "budget", "connection_limit", "connection_pace")
     wanted = {
         (table, may)
         for table in (*all_four, "vault_credential", "vault_field")
@@ -206,6 +207,7 @@ def test_the_role_that_serves_may_do_exactly_this(walled: Walled) -> None:
     }
     wanted |= {("audit_key", "SELECT"), ("audit_key", "INSERT"), ("audit_stub", "SELECT")}
     wanted |= {("rule_version", "SELECT"), ("rule_version", "INSERT")}
+    wanted |= {(table, may) for table in ("usage_day", "usage_cost") for may in ("SELECT", "INSERT", "UPDATE")}
     wanted |= {("recorded_call", may) for may in ("SELECT", "INSERT", "DELETE")}
     wanted |= {("audit_entry", "SELECT"), ("audit_entry", "INSERT"), ("org", "SELECT"), ("removed_org", "SELECT")}
     wanted |= {("org", f"UPDATE {column}") for column in ("preset", "revision", "frozen_at")}
