@@ -5,6 +5,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from server.approval import Decision, State
 from server.call import call
 from server.errors import ApprovalRequired, Denied
 from server.identity import create_agent
-from tests.agents import ERAS, Nobody, Person, answering, connected, with_connector
+from tests.agents import ERAS, Nobody, Person, answering, connected, decide, with_connector
 from tests.installed import SECRET, Place, files_holding
 from tests.wrapped import Wrapped, command
 from tests.wrapping import connector_text, wrapping
@@ -109,8 +110,6 @@ async def test_an_approved_call_is_sent_once_however_often_it_is_made_again(plac
     wrapping(place, url=modern.url)
     with pytest.raises(ApprovalRequired) as held:
         await called(place, "note", {"text": "x"})
-    from tests.agents import decide
-
     decide(place, held.value.approval, Decision.APPROVE)
     async with running(place.installation) as parts:
         for _ in range(3):
@@ -158,8 +157,6 @@ async def test_what_changed_is_handed_to_whoever_keeps_it_in_the_same_transactio
     modern.world.descriptions["note"] = "Another."
     noted: list[Any] = []
     async with running(place.installation) as parts:
-        from dataclasses import replace
-
         kept = replace(parts, changed=lambda _rows, connection, changed: noted.append((connection.name, changed)))
         await call(kept, place.caller(), "world_note", {"text": "x"}, Person(Decision.APPROVE))
     ((connection, changed),) = noted
@@ -298,7 +295,8 @@ async def test_a_standalone_agent_is_never_asked(place: Place, wrapped: Wrapped,
     place.tokens["robot"] = place.database.write_now(
         lambda rows: create_agent(rows, place.org, name="robot", member=None, by="alice")
     )
-    place.rule(who="agent:robot", tools=["world.ask"], then="allow")
+    robot = place.installation.directory.agent(place.org, "robot").id
+    place.rule(who=f"agent:{robot}", tools=["world.ask"], then="allow")
     answer, asked = answering("accept", YES)
     async with connected(place, "memory", era, answer, agent="robot") as client:
         result = await client.call_tool("world_ask", {"text": "x"})
