@@ -430,7 +430,7 @@ async def _carry_out(
     started = time.monotonic()
     # Bounded in time: by the resolver, by egress, and a wrapped server's questions by how long they may be open.
     changed: list[DefinitionChanged] = []
-    with parts.telemetry.sending(seen, bound.request.origin, bound.request.method) as told:
+    with parts.telemetry.sending(seen, bound.request.origin, bound.request.method.partition(" ")[0]) as told:
         if bound.call.connector.server is not None:
             state, outcome, facts = await _send_to_server(parts, bound, attempt, person, changed)
         else:

@@ -148,7 +148,7 @@ LOOPBACK = (ipaddress.ip_network(f"{HOST}/32"),)
 
 
 def _write(made: Org, identifier: str, text: str) -> None:
-    folder = made.line.home / "connectors"
+    folder = made.line.home / "data" / "connectors"
     folder.mkdir(exist_ok=True, mode=0o700)
     (folder / f"{identifier}.yaml").write_text(text, encoding="utf-8")
 
