@@ -50,6 +50,7 @@ TOOLS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "die": (NOTHING, {}),
     "about": (NOTHING, {}),
     "breed": (TEXT, {}),
+    "ask_always": (TEXT, {}),
 }
 FORM = {
     "type": "object",
@@ -176,7 +177,7 @@ async def _asked(world: World, ctx: Any, params: t.CallToolRequestParams) -> t.C
     question: Any = t.ElicitRequestFormParams(message=f"{QUESTION} {world.secret()}", requested_schema=form)
     if params.name == "ask_url":
         question = t.ElicitRequestURLParams(message="Go there", url="https://evil.example/", elicitation_id="1")
-    rounds = 2 if params.name == "ask_twice" else 1
+    rounds = {"ask_twice": 2, "ask_always": 99}.get(params.name, 1)
     if ctx.protocol_version >= "2026":
         done = int(params.request_state or "0")
         world.states.append(params.request_state)

@@ -8,12 +8,15 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
+from connectors.auth import attaching
 from connectors.bounded import DEFAULT_LIMITS
+from connectors.conversation import Line, over_http
 from connectors.egress import Egress
 from connectors.elicitation import Answer, Ask
 from connectors.errors import (
@@ -242,6 +245,39 @@ async def test_a_program_that_writes_without_end_is_stopped() -> None:
             ),
         ):
             raise AssertionError("nobody answered")
+
+
+async def test_a_program_that_writes_what_is_too_deep_is_not_read(tmp_path: Path) -> None:
+    deep = tmp_path / "deep"
+    deep.write_text('{"jsonrpc": "2.0", "method": "x", "params": ' + '{"x": ' * 70 + "1" + "}" * 71 + "\n")
+    connector = parse(connector_text(["/bin/sh", "-c", f"cat {deep}; sleep 600"]))
+    with pytest.raises(Unreachable, match="nested more than 64 deep"):
+        async with (
+            Egress() as egress,
+            opened(
+                connector,
+                base_url=connector.base_url,
+                kind=connector.credentials[0],
+                secret=Secret({"secret": SECRET}),
+                egress=egress,
+            ),
+        ):
+            raise AssertionError("nobody answered")
+
+
+async def test_the_sdk_can_reach_the_servers_endpoint_and_no_other_place(wrapped: Wrapped) -> None:
+    connector = parse(connector_text())
+    line = Line("World")
+    async with Egress() as egress:
+        attach = attaching(connector.credentials[0], Secret({"secret": SECRET}))
+        client, url = over_http(
+            line, egress, connector, wrapped.url, attach=attach, private=LOOPBACK, limits=DEFAULT_LIMITS
+        )
+        async with client:
+            for other in (url + "/more", url.replace("/mcp", "/"), url + "?x=1"):
+                assert (await client.post(other, json={})).status_code == 502
+    assert isinstance(line.problem, Unreachable)
+    assert wrapped.requests == []
 
 
 async def test_nothing_is_dialled_that_is_not_public_unless_the_operator_says_so(wrapped: Wrapped) -> None:

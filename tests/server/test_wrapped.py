@@ -1,5 +1,6 @@
 """A wrapped MCP server, called through the real server by a real client, in both eras on both sides."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -12,11 +13,13 @@ from typing import Any
 import mcp_types as t
 import pytest
 
+from connectors.elicitation import Answer, Ask
 from server.app import running
 from server.approval import Decision, State
 from server.call import call
 from server.errors import ApprovalRequired, Denied
 from server.identity import create_agent
+from server.outside import AskThrough, Onward
 from tests.agents import ERAS, Nobody, Person, answering, connected, decide, with_connector
 from tests.installed import SECRET, Place, files_holding
 from tests.wrapped import Wrapped, command
@@ -209,6 +212,7 @@ async def test_a_servers_question_reaches_the_person_marked_with_who_asks(
     assert files_holding(place.home, b"marginalia") == []
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize(("client_era", "server_era"), SIDES)
 async def test_an_approved_call_that_is_asked_twice_is_carried_out_once(
     place: Place, client_era: str, server_era: str
@@ -260,6 +264,54 @@ async def test_an_answer_that_does_not_fit_the_question_is_not_passed_on(
     async with connected(place, "memory", "legacy", answering("accept", content)[0]) as client:
         await client.call_tool("world_ask", {"text": "x"})
     assert [answer.action for answer in modern.world.answers] == ["cancel"]
+
+
+@pytest.mark.parametrize(("client_era", "server_era"), SIDES)
+async def test_a_server_that_never_stops_asking_is_left(place: Place, client_era: str, server_era: str) -> None:
+    with Wrapped(SECRET, era=server_era) as wrapped:
+        wrapping(place, url=wrapped.url)
+        answer, asked = answering("accept", YES)
+        async with connected(place, "memory", client_era, answer) as client:
+            result = await client.call_tool("world_ask_always", {"text": "x"})
+    assert len(asked) <= 5
+    if server_era == "modern":
+        assert result.is_error
+        assert "asked more than 5 times" in text_of(result)
+        assert wrapped.world.calls == []
+    else:
+        assert {answer.action for answer in wrapped.world.answers[5:]} == {"decline"}
+
+
+async def test_answers_to_another_definition_are_not_passed_on(place: Place, modern: Wrapped) -> None:
+    wrapping(place, url=modern.url)
+    ask = Ask("Which?", {"type": "object", "properties": {"colour": {"type": "string"}}})
+    tool = place.installation.catalogue.connectors["world"].tools["ask"]
+
+    class Later:
+        answers_later = True
+
+        def __init__(self, definition: str) -> None:
+            given = {"q": Answer("accept", {"colour": "red"})}
+            self.onward = Onward("world", definition, "0", 1, {"q": ask}, given)
+
+    for definition, passed in (("0" * 64, []), (tool.definition_hash, ["accept"])):
+        person = Nobody()
+        person.outside = Later(definition)  # type: ignore[assignment]
+        with contextlib.suppress(AskThrough):
+            await called(place, "ask", {"text": "x"}, person)
+        assert [answer.action for answer in modern.world.answers] == passed
+
+
+async def test_a_call_that_is_too_old_is_not_sent(place: Place, modern: Wrapped) -> None:
+    wrapping(place, url=modern.url)
+    async with running(place.installation) as parts:
+        for late, sent in ((46.0, 0), (44.0, 1)):
+            clock = iter([0.0])
+            slow = replace(parts, clock=lambda clock=clock, late=late: next(clock, late))  # type: ignore[misc]
+            outcome = await call(slow, place.caller(), "world_echo", {"text": f"{late}"}, Nobody())
+            assert outcome.ok is bool(sent)
+            assert len(modern.world.calls) == sent
+    assert place.events("call.outcome")[0]["error"] == "too late"
 
 
 @pytest.mark.parametrize("tool", ["ask_url", "ask_badly"])
