@@ -678,6 +678,8 @@ def _failed(
         facts |= {"status": error.status or None, "code": error.code, "request_id": error.request_id}
     elif isinstance(error, Unreachable):
         maybe_done = error.maybe_sent
+    elif isinstance(error, CredentialRejected) and error.status is not None:
+        facts |= {"status": error.status}
     facts |= {"error": said}
     if bound.request.safe or not (maybe_done or (maybe_before and _of_this_sending_alone(error))):
         return State.FAILED, _failure(error.for_model), facts

@@ -436,6 +436,7 @@ async def test_a_server_that_shuts_its_door_was_sent_nothing(
     assert "stack trace" not in outcome.text
     body = last(place)
     assert (body["outcome"], body["error"]) == ("failed", error)
+    assert body.get("status") == (answer[0] if answer[0] in (401, 403, 429) else None)
     assert wrapped.world.calls == []
 
 
