@@ -483,7 +483,7 @@ async def test_what_a_server_starts_ends_with_it(place: Place) -> None:
 
 
 def _command_lines() -> list[str]:
-    return subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    return subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 async def test_a_server_that_dies_in_mid_call_leaves_a_write_unknown_and_its_words_to_the_log(
