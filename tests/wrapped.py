@@ -73,6 +73,7 @@ class World:
         self.hidden: set[str] = set()
         self.after_list: Callable[[], None] = lambda: None
         self.endless = False
+        self.traced: list[Any] = []
 
 
 def _said(text: str, *, error: bool = False) -> t.CallToolResult:
@@ -103,6 +104,8 @@ def build(world: World, era: str) -> Server[Any]:
 
     async def call_tool(ctx: Any, params: t.CallToolRequestParams) -> t.CallToolResult | t.InputRequiredResult:
         arguments = params.arguments or {}
+        if params.meta and "traceparent" in params.meta:
+            world.traced.append(params.meta)
         if params.name.startswith("ask"):
             return await _asked(world, ctx, params)
         world.calls.append((params.name, arguments))

@@ -11,6 +11,10 @@ from typing import Any
 
 import anyio
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
 
 from connectors.auth import attaching
 from connectors.bounded import DEFAULT_LIMITS
@@ -101,6 +105,23 @@ async def test_a_definition_that_repeats_the_secret_is_told_without_it(wrapped: 
     assert changed.value.found is not None
     assert changed.value.found["description"] == "It has [removed by Keyleash]."
     assert wrapped.world.calls == []
+
+
+async def test_no_span_of_the_sdk_holds_the_secret_and_no_trace_of_ours_leaves(
+    wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporter = InMemorySpanExporter()
+    tracers = TracerProvider()
+    tracers.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr("mcp.shared._otel._tracer", tracers.get_tracer("test"))
+    with pytest.raises(ProtocolRefused):
+        await call(wrapped.url, "refuse", {"text": "-32602"})
+    spans = [
+        span for span in exporter.get_finished_spans() if span.kind is SpanKind.CLIENT
+    ]  # the server's are here too
+    assert any("refuse" in span.name for span in spans)
+    assert all(SECRET not in span.to_json() for span in spans)
+    assert wrapped.world.traced == []
 
 
 async def test_a_server_that_hangs_is_left_in_time(wrapped: Wrapped) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import mcp_types as t
 import pytest
+import yaml
 
 from connectors.elicitation import Answer, Ask
 from server.app import running
@@ -497,6 +498,24 @@ async def test_a_server_that_dies_in_mid_call_leaves_a_write_unknown_and_its_wor
     assert last(place)["outcome"] == "unknown"
     assert "dying with [removed by Keyleash]" in caplog.text
     assert SECRET not in caplog.text
+
+
+async def test_a_person_sees_the_command_that_will_be_started_and_a_denied_one_is_not(
+    place: Place, tmp_path: Path
+) -> None:
+    witness = tmp_path / "started"
+    whole = yaml.safe_load(connector_text(["/usr/bin/touch", str(witness)], signed=False))
+    whole["tools"]["note"]["input"]["properties"]["folder"] = {"type": "string"}
+    whole["tools"]["note"]["fixed"] = {"folder": "mine"}
+    with_connector(place, "world", yaml.safe_dump(whole))
+    place.connect(None, connector="world")
+    person = Person(Decision.DENY)
+    with pytest.raises(Denied):
+        await called(place, "note", {"text": "x"}, person)
+    (question,) = person.questions
+    assert f'tools/call note, of an MCP server that Keyleash starts: ["/usr/bin/touch", "{witness}"]' in question.text
+    assert 'Sent along by the connector, always: {"folder": "mine"}' in question.text
+    assert os.listdir(tmp_path).count("started") == 0  # noqa: PTH208
 
 
 async def test_a_program_that_is_not_there_was_sent_nothing(place: Place) -> None:
