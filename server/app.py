@@ -62,6 +62,7 @@ class Installation:
 
     def parts(self, egress: "Egress") -> Parts:
         """The rooms that a call passes through."""
+        references = resolver_of(self.settings)
         return Parts(
             database=self.database,
             directory=self.directory,
@@ -70,8 +71,8 @@ class Installation:
             egress=egress,
             approvals=self.approvals,
             keys=Keys(self.database, self.vault),
-            references=resolver_of(self.settings),
-            renewals=Renewals(self.database, self.vault, egress, Apps(self.settings.oauth_apps)),
+            references=references,
+            renewals=Renewals(self.database, self.vault, egress, Apps(self.settings.oauth_apps), references),
             telemetry=listened_to(),
         )
 

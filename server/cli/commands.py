@@ -28,6 +28,7 @@ from server.cli import (
     replaying,
     rulebooks,
     setup,
+    streaming,
     trying,
     vault,
 )
@@ -110,6 +111,9 @@ for name, function in {"new": importing.new, "import-openapi": importing.import_
 
 for name, function in {**rulebooks.COMMANDS, **replaying.COMMANDS}.items():
     policy.app.command(name)(function)
+
+for name, function in streaming.COMMANDS.items():
+    audit.app.command(name)(function)
 
 for name, group in {
     "connection": connect.connection_app,
