@@ -199,9 +199,9 @@ class Heard:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
     ) -> None:
-        await self._stream.__aexit__(kind, error, trace)
+        await self._stream.__aexit__(exc_type, exc_val, exc_tb)
 
     def _scrubbed(self, item: SessionMessage | Exception) -> SessionMessage | Exception:
         if isinstance(item, SessionMessage) and isinstance(item.message, t.JSONRPCError):
@@ -233,9 +233,9 @@ class Said:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
     ) -> None:
-        await self._stream.__aexit__(kind, error, trace)
+        await self._stream.__aexit__(exc_type, exc_val, exc_tb)
 
 
 _TRACED = ("traceparent", "tracestate", "baggage")
