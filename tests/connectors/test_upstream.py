@@ -25,6 +25,7 @@ from connectors.errors import (
     ConnectorError,
     DefinitionChanged,
     ProtocolRefused,
+    ResponseTooLarge,
     Unreachable,
 )
 from connectors.loading import parse
@@ -88,6 +89,11 @@ async def test_every_page_of_the_list_is_read_and_pinned(wrapped: Wrapped) -> No
     assert [each.hash for each in found] == [definition(each.name).hash for each in found]
     assert len(found) > 16
     assert wrapped.world.lists == 3
+
+
+async def test_too_many_values_are_noticed_before_they_are_parsed(wrapped: Wrapped) -> None:
+    with pytest.raises(ResponseTooLarge, match=r"127\.0\.0\.1:\d+ sent more than 50000 values\. Ask for less\.$"):
+        await call(wrapped.url, "many")
 
 
 async def test_a_list_without_end_is_left(wrapped: Wrapped) -> None:
