@@ -10,7 +10,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from connectors import payload, waiting
@@ -18,7 +18,7 @@ from connectors.brief import BRIEFS
 from connectors.definition import Call, Connector, CredentialKind, ErrorShape, Operation, Selector, Tool
 from connectors.errors import CredentialRejected, RateLimited, UpstreamError
 from connectors.paging import cursor_in_link, cursor_in_url
-from connectors.portions import portion
+from connectors.portions import dumped, portion
 from connectors.scrub import Scrubber
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MAX_MESSAGE = 500  # characters of an upstream's own error message
 _MAX_NAME = 128  # characters of a code, a request id, an account's name
+MAX_SAID = 8_000  # characters of what a wrapped server says of its own failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,19 @@ def interpret(call: Call, reply: "Reply") -> Result:
     return _result(shaped, answer, usage, scrubber)
 
 
+def failed(connector: Connector, result: Result) -> Result:
+    """What is told of a call of which the wrapped server itself says that it failed: its text, which is scrubbed."""
+    said = (result.structured or {}).get("text")
+    text = said if isinstance(said, str) else result.text
+    shown = text[:MAX_SAID] + ("…" if len(text) > MAX_SAID else "")
+    return replace(result, ok=False, structured=None, text=f"{connector.title} says that it failed: {shown}")
+
+
+def written(value: Mapping[str, Any]) -> str:
+    """An object as a model reads it."""
+    return dumped(value)
+
+
 def interpret_verify(connector: Connector, reply: "Reply", kind: CredentialKind | None = None) -> str | None:
     """The name of the account that a credential belongs to, None where the definition or the upstream names none.
 
@@ -101,7 +115,7 @@ def interpret_verify(connector: Connector, reply: "Reply", kind: CredentialKind 
     if not account or not answer.json:
         return None
     found = answer.value["data"] if tool.operation else answer.value
-    return _line(account.search(found), _MAX_NAME)
+    return one_line(account.search(found), _MAX_NAME)
 
 
 # --- taking in --------------------------------------------------------------------------------------------------------
@@ -125,7 +139,7 @@ def _scrubbed(connector: Connector, reply: "Reply") -> _Answer:
     if not request_id and connector.errors.request_id:
         request_id = connector.errors.request_id.search(value) if is_json else None
     left = _left(connector, headers, scrubber)
-    return _Answer(reply.status, shown, is_json, value, len(reply.body), _line(request_id, _MAX_NAME), left)
+    return _Answer(reply.status, shown, is_json, value, len(reply.body), one_line(request_id, _MAX_NAME), left)
 
 
 def _left(connector: Connector, headers: Mapping[str, str], scrubber: Scrubber) -> dict[str, int] | None:
@@ -198,8 +212,8 @@ def _raise_refusal(connector: Connector, whose: str, answer: _Answer, operation:
     if answer.status < 400 and not failed:
         return
     refused = refused or payload.Refusal()
-    code = _line(refused.code, _MAX_NAME) or _found(errors.code, answer, _MAX_NAME)
-    said = _line(refused.said, MAX_MESSAGE) or _found(errors.message, answer, MAX_MESSAGE)
+    code = one_line(refused.code, _MAX_NAME) or _found(errors.code, answer, _MAX_NAME)
+    said = one_line(refused.said, MAX_MESSAGE) or _found(errors.message, answer, MAX_MESSAGE)
     if code in errors.spent:
         why = said or "the account's quota or budget is used up"
         raise UpstreamError(
@@ -220,7 +234,7 @@ def _raise_refusal(connector: Connector, whose: str, answer: _Answer, operation:
             request_id=answer.request_id,
         )
     if answer.status in (401, 403) or code in errors.rejected:
-        raise CredentialRejected(_rejected(title, whose, answer.status))
+        raise credential_rejected(title, whose, answer.status)
     meaning = refused.meaning or _meaning(answer.status)
     raise UpstreamError(
         answer.status,
@@ -233,17 +247,19 @@ def _raise_refusal(connector: Connector, whose: str, answer: _Answer, operation:
 
 def _incomplete(connector: Connector, operation: Operation, answer: _Answer) -> dict[str, Any]:
     """What is told beside a GraphQL result of which the upstream could not give every part."""
-    said = _line(payload.incomplete(answer.value), MAX_MESSAGE)
+    said = one_line(payload.incomplete(answer.value), MAX_MESSAGE)
     done = "The call took effect. " if operation.kind == "mutation" else ""
     note = f"{done}{connector.title} could not give the whole answer and says: {said}"
     return {"note_on_errors": note} if said else {}
 
 
-def _rejected(title: str, whose: str, status: int) -> str:
+def credential_rejected(title: str, whose: str, status: int) -> CredentialRejected:
+    """What is told of a refused credential; never a word of the upstream's own."""
     why = "it is not permitted to do this, or no longer valid" if status == 403 else "it is wrong, expired or revoked"
-    return (
+    return CredentialRejected(
         f"Credential rejected: {title} does not accept {whose} (HTTP {status}); {why}. "
-        "Calling again will not help; an admin of the org has to enter a credential that works."
+        "Calling again will not help; an admin of the org has to enter a credential that works.",
+        status,
     )
 
 
@@ -267,10 +283,10 @@ def _used_up(answer: _Answer) -> bool:
 
 
 def _found(selector: Selector | None, answer: _Answer, most: int) -> str | None:
-    return _line(selector.search(answer.value), most) if selector and answer.json else None
+    return one_line(selector.search(answer.value), most) if selector and answer.json else None
 
 
-def _line(value: Any, most: int) -> str | None:
+def one_line(value: Any, most: int) -> str | None:
     """One line of text: no control, format or private characters, and not longer than `most`; None for nothing."""
     if value is None or value == "":
         return None
@@ -308,7 +324,7 @@ def _object(value: Any, status: int) -> dict[str, Any]:
 
 def _not_json(answer: _Answer, *, shaped: bool) -> dict[str, Any]:
     """The text, labelled; nothing of it where the definition selects or removes, which it can do in JSON only."""
-    kind = _line(answer.headers.get("content-type"), _MAX_NAME)
+    kind = one_line(answer.headers.get("content-type"), _MAX_NAME)
     label = {"status": answer.status, "content_type": kind, "bytes": answer.size}
     if shaped or answer.value is None:
         return label | {"note": "The answer is not JSON and is not shown."}

@@ -112,6 +112,31 @@ class Basic:
         return (pair, *(values[field.name] for field in kind.fields if field.secret))
 
 
+class NotInRequest:
+    """The secret of a server that is started stands in its environment; one that needs none has none."""
+
+    def apply(
+        self,
+        headers: dict[str, str],
+        query: list[tuple[str, str]],
+        kind: CredentialKind,
+        secret: Revealing,
+        sending: Sending | None,
+    ) -> tuple[str, ...]:
+        if kind.scheme != "none":
+            raise CredentialMalformed(f"{kind.label} is no credential that a request can carry. {_MEND}")
+        return ()
+
+
+def environment(kind: CredentialKind, secret: Revealing) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The variables that a server which is started gets of a credential, and every secret string in them."""
+    if kind.scheme == "none":
+        return {}, ()
+    values = {field.name: _printable(secret.reveal(field.name)) for field in kind.fields if field.variable}
+    secrets = tuple(values[field.name] for field in kind.fields if field.variable and field.secret)
+    return {field.variable: values[field.name] for field in kind.fields if field.variable}, secrets
+
+
 class AwsSigV4:
     """AWS Signature Version 4, made anew for each sending; the secret access key itself never leaves."""
 
@@ -144,6 +169,8 @@ SCHEMES: Mapping[SchemeName, Scheme] = {
     "query": InQuery(),
     "basic": Basic(),
     "aws_sigv4": AwsSigV4(),
+    "env": NotInRequest(),
+    "none": NotInRequest(),
 }
 
 Attach = Callable[[dict[str, str], list[tuple[str, str]]], tuple[str, ...]]
@@ -202,7 +229,7 @@ def _check_field(kind: CredentialKind, field: Field, value: str) -> None:
         if not value.strip() or len(value) > MAX_SECRET:
             what = "empty" if not value.strip() else f"longer than {MAX_SECRET} characters"
             raise CredentialMalformed(f"What was given as {field.label} is {what}.")
-    elif kind.scheme == "basic":
+    elif kind.scheme in ("basic", "env", "none"):
         _printable(value, mend="Enter it again.")
     else:
         _visible(value, mend="Enter it again.")

@@ -17,9 +17,11 @@ from connectors.answer import Result, interpret
 from connectors.auth import attaching
 from connectors.bounded import DEFAULT_LIMITS
 from connectors.definition import Call, CredentialKind, Pace
+from connectors.elicitation import ASKING_S
 from connectors.errors import (
     ConnectorError,
     CredentialRejected,
+    DefinitionChanged,
     InvalidArguments,
     RateLimited,
     ResponseTooLarge,
@@ -68,6 +70,8 @@ from server.keys import Keys
 from server.managed import count_call, require_left
 from server.oauth.renewal import Renewals
 from server.oauth.tokens import rejected
+from server.outside import AskThrough, Questions, may_ask
+from server.outside import send as send_to_server
 from server.pacing import Full, Turns, count
 from server.policy import Request, Ruling, Verdict, decide
 from server.prompt import Prompt, render
@@ -113,6 +117,10 @@ class Parts:
     """What was left of long answers."""
     clock: Callable[[], float] = field(default=running_s, compare=False)
     """Seconds, by which a call is too old to be sent."""
+    changed: Callable[[Rows, Connection, DefinitionChanged], None] = field(
+        default=lambda _rows, _connection, _changed: None, compare=False
+    )
+    """What is noted of a wrapped server's tool that is not what was agreed to, with the outcome's entry."""
 
 
 REFERENCES_AT_ONCE = 4
@@ -173,7 +181,7 @@ async def call(
     *,
     pointer: str | None = None,
 ) -> Outcome:
-    """Carry out one tool call for `caller`, or raise CallRefused saying why not, or AskFirst.
+    """Carry out one tool call for `caller`, or raise CallRefused saying why not, or AskFirst, or AskThrough.
 
     `pointer` names the approval that an earlier answer to this call opened. From the attempt's record to the
     outcome's, nothing the client does can interrupt; egress bounds how long that takes.
@@ -241,7 +249,7 @@ async def _call(  # noqa: PLR0917 - the arguments of `call`
     for _ in range(_TRIES):
         await _renew(parts, bound)
         try:
-            return await _in_turn(parts, bound, clearance, seen)
+            return await _in_turn(parts, bound, clearance, person, seen)
         except Moved:
             bound, clearance = await _anew(parts, bound, clearance, person)
             if clearance.outcome is not None:
@@ -271,14 +279,14 @@ async def _renew(parts: Parts, bound: _Bound) -> None:
         raise
 
 
-async def _in_turn(parts: Parts, bound: _Bound, clearance: Clearance, seen: Seen) -> Outcome:
+async def _in_turn(parts: Parts, bound: _Bound, clearance: Clearance, person: Person, seen: Seen) -> Outcome:
     """Carry it out once the connection takes one more call. Raises AtLimit, on record, and Moved; nothing was sent."""
     try:
         async with parts.pace.taken(bound.connection.id, bound.connection.name, bound.pace) as turn:
             while True:
                 await turn.come()
                 try:
-                    return await _shielded(parts, bound, clearance, seen)
+                    return await _shielded(parts, bound, clearance, person, seen)
                 except Full as full:
                     most = f"it has had the {bound.pace.per_minute} calls that it takes in a minute"
                     await turn.wait(full.seconds, most)
@@ -287,11 +295,13 @@ async def _in_turn(parts: Parts, bound: _Bound, clearance: Clearance, seen: Seen
         raise
 
 
-async def _shielded(parts: Parts, bound: _Bound, clearance: Clearance, seen: Seen) -> Outcome:
-    outcome = _SILENT
+async def _shielded(parts: Parts, bound: _Bound, clearance: Clearance, person: Person, seen: Seen) -> Outcome:
+    outcome: Outcome | Questions = _SILENT
     with anyio.CancelScope(shield=True):
-        outcome = await _carry_out(parts, bound, clearance, seen)
-    return outcome  # noqa: RET504 - a cancelled scope leaves by the end of its block
+        outcome = await _carry_out(parts, bound, clearance, person, seen)
+    if isinstance(outcome, Questions):
+        raise AskThrough(outcome.forms, outcome.onward, clearance.approval.id if clearance.approval else None)
+    return outcome
 
 
 async def _anew(parts: Parts, bound: _Bound, clearance: Clearance, person: Person) -> tuple[_Bound, Clearance]:
@@ -504,7 +514,9 @@ def _still_there(parts: Parts, caller: Caller) -> Caller | None:
         raise Refused(str(frozen)) from None
 
 
-async def _carry_out(parts: Parts, bound: _Bound, clearance: Clearance, seen: Seen) -> Outcome:
+async def _carry_out(
+    parts: Parts, bound: _Bound, clearance: Clearance, person: Person, seen: Seen
+) -> Outcome | Questions:
     """Attempt, send, outcome. Whatever happens in between, the outcome says what is known."""
     with parts.telemetry.recording(Event.CALL_ATTEMPT):
         attempt = await _attempt(parts, bound, clearance)
@@ -513,9 +525,13 @@ async def _carry_out(parts: Parts, bound: _Bound, clearance: Clearance, seen: Se
     if clearance.approval is not None:
         parts.telemetry.waited(seen, now_ms() - clearance.approval.created_at)
     started = time.monotonic()
-    # Bounded in time: by the resolver, and by egress.
-    with parts.telemetry.sending(seen, bound.request.origin, bound.request.method) as told:
-        state, outcome, facts = await _send(parts, bound, attempt, again=clearance.again)
+    # Bounded in time: by the resolver, by egress, and a wrapped server's questions by how long they may be open.
+    changed: list[DefinitionChanged] = []
+    with parts.telemetry.sending(seen, bound.request.origin, bound.request.method.partition(" ")[0]) as told:
+        if bound.call.connector.server is not None:
+            state, outcome, facts = await _send_to_server(parts, bound, attempt, person, changed)
+        else:
+            state, outcome, facts = await _send(parts, bound, attempt, again=clearance.again)
         told.update(facts)
     facts["milliseconds"] = round((time.monotonic() - started) * 1000)
 
@@ -530,14 +546,18 @@ async def _carry_out(parts: Parts, bound: _Bound, clearance: Clearance, seen: Se
             **_by_leave_of(clearance),
             method=bound.request.method,
             host=bound.request.origin,
-            outcome=state.value,
+            outcome=_ASKED if isinstance(outcome, Questions) else state.value,
             **facts,
         )
         said = ended(rows, bound.caller.org, entry.at, attempt.slot, facts, outcome=state.value)
         spend(rows, bound.caller.org, bound.budgets, said)
+        for each in changed:
+            parts.changed(rows, bound.connection, each)
         if facts.get("error") == "credential rejected" and facts.get("status") == 401:
             rejected(rows, bound.connection)
-        if clearance.approval is not None:
+        if clearance.approval is not None and isinstance(outcome, Questions):
+            parts.approvals.give_back(rows, clearance.approval)
+        elif clearance.approval is not None:
             parts.approvals.finish(rows, clearance.approval, state, asdict(outcome), again=clearance.again)
         if attempt.unsettled is not None:
             parts.approvals.unknown.ended(rows, bound.caller.org, attempt.unsettled, known=state is not State.UNKNOWN)
@@ -623,8 +643,7 @@ async def _send(
     maybe_before = again
     try:
         try:
-            kind = credential_kind(connection, bound_call.connector)
-            secret = await _opened(parts, connection, kind, attempt.taken)
+            kind, secret = await _opened(parts, bound, attempt.taken)
         except VaultError as error:
             return _without_credential(error, bound, again=again)
         try:
@@ -650,6 +669,52 @@ async def _send(
         return State.UNKNOWN, _SILENT, {**facts, "error": "internal"}
     facts |= {"request_id": result.request_id, "usage": result.usage, "quota": result.quota}
     return State.SUCCEEDED if result.ok else State.FAILED, _heard(parts, bound, result), facts
+
+
+async def _send_to_server(
+    parts: Parts, bound: _Bound, attempt: _Attempt, person: Person, changed: list[DefinitionChanged]
+) -> tuple[State, Outcome | Questions, dict[str, Any]]:
+    """The same for a wrapped server; what it wants to know before it does anything is no failure."""
+    connection, bound_call = bound.connection, bound.call
+    try:
+        try:
+            kind, secret = await _opened(parts, bound, attempt.taken)
+        except VaultError as error:
+            return _without_credential(error, bound, again=False)
+        try:
+            sent = await send_to_server(
+                parts.egress,
+                bound_call,
+                base_url=connection.base_url,
+                private=connection.networks,
+                kind=kind,
+                secret=secret,
+                before=_server_in_time(parts, attempt),
+                outside=may_ask(bound.caller, person.outside),
+            )
+        finally:
+            secret.wipe()
+    except DefinitionChanged as error:
+        changed.append(error)
+        return _failed(error, bound, {"definition_found": error.hash or "gone"}, maybe_before=False)
+    except ConnectorError as error:
+        return _failed(error, bound, {}, maybe_before=False)
+    except Exception as error:
+        log.error("a call failed inside Keyleash: %s", type(error).__name__)
+        return State.UNKNOWN, _SILENT, {"error": "internal"}
+    if isinstance(sent, Questions):
+        return State.APPROVED, sent, {}
+    return State.SUCCEEDED if sent.result.ok else State.FAILED, _heard(parts, bound, sent.result), dict(sent.facts)
+
+
+def _server_in_time(parts: Parts, attempt: _Attempt) -> Callable[[], None]:
+    """Sooner than others, since a person may be asked in mid-call."""
+
+    def in_time() -> None:
+        if parts.clock() - attempt.begun > SENT_WITHIN_S - ASKING_S:
+            raise _TooLate
+
+    return in_time
 
 
 class _TooLate(Unreachable):
@@ -678,13 +743,18 @@ def _in_time(parts: Parts, attempt: _Attempt, attach: "Attach") -> "Attach":
     return attach_in_time
 
 
-async def _opened(parts: Parts, connection: Connection, kind: CredentialKind, taken: Callable[[], Secret]) -> Secret:
-    """The credential, read from where it stays if that is elsewhere. Raises CannotOpen or CannotResolve, in time."""
+async def _opened(parts: Parts, bound: _Bound, taken: Callable[[], Secret]) -> tuple[CredentialKind, Secret]:
+    """The credential, and how it is used; read from where it stays if that is elsewhere.
+
+    Raises CannotOpen or CannotResolve, in time.
+    """
+    connection = bound.connection
+    kind = credential_kind(connection, bound.call.connector)
     sealed = taken()
     if not stays_elsewhere(connection, kind, sealed):
-        return sealed
+        return kind, sealed
     with sealed, anyio.move_on_after(parts.references.seconds):  # for its turn; from then on the resolver keeps time
-        return await anyio.to_thread.run_sync(
+        return kind, await anyio.to_thread.run_sync(
             resolved, parts.references, kind, sealed, limiter=parts.turns[connection.id]
         )
     raise CannotResolve("Other calls wait for the same secret. Look at why it takes so long where it stays.")
@@ -721,9 +791,11 @@ def _failed(
     if isinstance(error, UpstreamError):
         said = "upstream"
         maybe_done = error.maybe_done or error.status >= 500 or error.status == 408 or 300 <= error.status < 400
-        facts |= {"status": error.status, "code": error.code, "request_id": error.request_id}
+        facts |= {"status": error.status or None, "code": error.code, "request_id": error.request_id}
     elif isinstance(error, Unreachable):
         maybe_done = error.maybe_sent
+    elif isinstance(error, CredentialRejected) and error.status is not None:
+        facts |= {"status": error.status}
     facts |= {"error": said}
     if bound.request.safe or not (maybe_done or (maybe_before and _of_this_sending_alone(error))):
         return State.FAILED, _failure(error.for_model), facts
@@ -743,7 +815,10 @@ _SAID: dict[type[ConnectorError], str] = {
     CredentialRejected: "credential rejected",
     Unreachable: "unreachable",
     _TooLate: "too late",
+    DefinitionChanged: "definition changed",
 }
+_ASKED = "asked"
+"""The outcome of an attempt that its server has not begun: it wants answers from a person first."""
 _NOT_THIS_TIME = "This call was lost on its way before, and this time it could not be sent."
 _LOOK_FIRST = "It is not known whether the call took effect; look before you repeat it."
 

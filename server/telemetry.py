@@ -33,6 +33,7 @@ from server.errors import (
     Unrecorded,
     VaultSealed,
 )
+from server.outside import AskThrough
 
 if TYPE_CHECKING:
     from connectors.definition import Call
@@ -44,6 +45,7 @@ SCOPE = "keyleash"
 
 OUTCOMES: dict[type[BaseException], str] = {
     AskFirst: "asked",
+    AskThrough: "asked",
     ApprovalRequired: "held",
     NoSuchTool: "no such tool",
     BadArguments: "invalid arguments",

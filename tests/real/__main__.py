@@ -16,7 +16,7 @@ from pathlib import Path
 
 import anyio
 
-from tests.real import conformance, documents, github, inspector, oauth, openapi_documents, slack, stripe
+from tests.real import conformance, documents, github, inspector, oauth, openapi_documents, slack, stripe, wrapped
 from tests.real.fetching import Cache
 from tests.real.report import Came, Report
 
@@ -29,6 +29,7 @@ CHECKS: dict[str, Callable[[Report, Cache], Awaitable[None]]] = {
     "documents": documents.check,
     "openapi": openapi_documents.check,
     "oauth": oauth.check,
+    "wrapped": wrapped.check,
 }
 
 

@@ -1,0 +1,268 @@
+"""A conversation with a wrapped server ends in time and within bounds, whatever the server does."""
+
+import ipaddress
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
+
+from connectors.auth import attaching
+from connectors.bounded import DEFAULT_LIMITS
+from connectors.conversation import Line, over_http
+from connectors.egress import Egress
+from connectors.elicitation import Answer, Ask
+from connectors.errors import (
+    ConnectorError,
+    DefinitionChanged,
+    ProtocolRefused,
+    ResponseTooLarge,
+    Unreachable,
+)
+from connectors.loading import parse
+from connectors.upstream import Returned, Upstream, Wanted, opened
+from tests.installed import SECRET
+from tests.wrapped import Wrapped, command
+from tests.wrapping import connector_text, definition
+from vault import Secret
+
+pytestmark = pytest.mark.anyio
+
+SHORT = replace(DEFAULT_LIMITS, total_s=1.0)
+LOOPBACK = (ipaddress.ip_network("127.0.0.1/32"),)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(params=["modern", "handshake"])
+def wrapped(request: pytest.FixtureRequest) -> Iterator[Wrapped]:
+    with Wrapped(SECRET, era=request.param) as running:
+        yield running
+
+
+@asynccontextmanager
+async def talking(
+    url: str | None = None, *, limits: Any = DEFAULT_LIMITS, started: Any = None, private: Any = LOOPBACK
+) -> AsyncIterator[Upstream]:
+    connector = parse(connector_text(None if url else started or command()))
+    async with Egress() as egress:
+        conversation = opened(
+            connector,
+            base_url=url or connector.base_url,
+            kind=connector.credentials[0],
+            secret=Secret({"secret": SECRET}),
+            egress=egress,
+            private=private,
+            limits=limits,
+        )
+        async with conversation as upstream:
+            yield upstream
+
+
+async def begun(url: str | None = None, **more: Any) -> None:
+    """A conversation that must not come about."""
+    async with talking(url, **more):
+        raise AssertionError("somebody answered")
+
+
+async def call(url: str | None, tool: str, arguments: Any = None, limits: Any = DEFAULT_LIMITS, **more: Any) -> Any:
+    async with talking(url, limits=limits) as upstream:
+        return await upstream.call(tool, arguments or {}, pinned=definition(tool).hash, **more)
+
+
+async def test_every_page_of_the_list_is_read_and_pinned(wrapped: Wrapped) -> None:
+    async with talking(wrapped.url) as upstream:
+        found = await upstream.definitions()
+        assert upstream.server["name"] == "world"
+    assert [each.hash for each in found] == [definition(each.name).hash for each in found]
+    assert len(found) > 16
+    assert wrapped.world.lists == 3
+
+
+async def test_too_many_values_are_noticed_before_they_are_parsed(wrapped: Wrapped) -> None:
+    with pytest.raises(ResponseTooLarge, match=r"127\.0\.0\.1:\d+ sent more than 50000 values\. Ask for less\.$"):
+        await call(wrapped.url, "many")
+
+
+async def test_a_list_without_end_is_left(wrapped: Wrapped) -> None:
+    wrapped.world.endless = True
+    with pytest.raises(ProtocolRefused, match="pages"):
+        await call(wrapped.url, "echo", {"text": "x"})
+    assert wrapped.world.calls == []
+    assert wrapped.world.lists == 50
+
+
+async def test_a_definition_that_repeats_the_secret_is_told_without_it(wrapped: Wrapped) -> None:
+    wrapped.world.descriptions["echo"] = f"It has {SECRET}."
+    with pytest.raises(DefinitionChanged) as changed:
+        await call(wrapped.url, "echo", {"text": "x"})
+    assert changed.value.found is not None
+    assert changed.value.found["description"] == "It has [removed by Keyleash]."
+    assert wrapped.world.calls == []
+
+
+async def test_no_span_of_the_sdk_holds_the_secret_and_no_trace_of_ours_leaves(
+    wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporter = InMemorySpanExporter()
+    tracers = TracerProvider()
+    tracers.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr("mcp.shared._otel._tracer", tracers.get_tracer("test"))
+    with pytest.raises(ProtocolRefused):
+        await call(wrapped.url, "refuse", {"text": "-32602"})
+    spans = [
+        span for span in exporter.get_finished_spans() if span.kind is SpanKind.CLIENT
+    ]  # the server's are here too
+    assert any("refuse" in span.name for span in spans)
+    assert all(SECRET not in span.to_json() for span in spans)
+    assert wrapped.world.traced == []
+
+
+async def test_a_server_that_hangs_is_left_in_time(wrapped: Wrapped) -> None:
+    began = time.monotonic()
+    with pytest.raises(Unreachable, match="did not finish") as left:
+        await call(wrapped.url, "hang", limits=SHORT)
+    assert left.value.maybe_sent
+    assert time.monotonic() - began < 8
+
+
+async def test_a_process_that_hangs_is_killed_in_time() -> None:
+    began = time.monotonic()
+    with pytest.raises(Unreachable, match="did not finish") as left:
+        await begun(started=["/bin/sleep", "600"], limits=SHORT)
+    assert not left.value.maybe_sent
+    assert time.monotonic() - began < 8
+
+
+async def test_the_time_that_a_person_takes_is_not_the_servers(wrapped: Wrapped) -> None:
+    async def slowly(_ask: Ask) -> Answer:
+        await anyio.sleep(1.5)
+        return Answer("accept", {"colour": "red"})
+
+    limits = replace(DEFAULT_LIMITS, total_s=1.2)
+    returned = await call(wrapped.url, "ask", {"text": "x"}, limits, relay=slowly)
+    assert isinstance(returned, Returned)
+    assert returned.asked == ("accept",)
+
+
+async def test_a_server_may_ask_only_so_often(wrapped: Wrapped) -> None:
+    asked: list[Ask] = []
+
+    async def yes(ask: Ask) -> Answer:
+        asked.append(ask)
+        return Answer("decline")
+
+    await call(wrapped.url, "ask_twice", {"text": "x"}, relay=yes)
+    assert len(asked) == 2
+    assert all(SECRET not in ask.message for ask in asked)
+
+
+async def test_what_a_modern_server_wants_first_is_returned_and_goes_on_from_there() -> None:
+    with Wrapped(SECRET) as wrapped:
+        first = await call(wrapped.url, "ask", {"text": "x"}, defer=True)
+        assert isinstance(first, Wanted)
+        assert wrapped.world.calls == []
+        second = await call(
+            wrapped.url,
+            "ask",
+            {"text": "x"},
+            defer=True,
+            answers={"q": Answer("accept", {"colour": "red"})},
+            state=first.state,
+        )
+    assert isinstance(second, Returned)
+    assert wrapped.world.states == [None, "0"]
+    assert json.loads(second.reply.body)["text"] == "answered: accept {'colour': 'red'}"
+
+
+async def test_what_runs_before_the_call_can_stop_it(wrapped: Wrapped) -> None:
+    def late() -> None:
+        raise Unreachable("too late", maybe_sent=False)
+
+    with pytest.raises(Unreachable, match="too late"):
+        await call(wrapped.url, "note", {"text": "x"}, before=late)
+    assert wrapped.world.calls == []
+
+
+async def test_a_session_with_an_endless_name_is_not_begun() -> None:
+    with Wrapped(SECRET, era="handshake") as wrapped:
+        wrapped.refuse = lambda _method, _headers: (
+            200,
+            {"content-type": "application/json", "mcp-session-id": "x" * 600},
+            b"{}",
+        )
+        with pytest.raises(Unreachable, match="too many characters"):
+            await call(wrapped.url, "echo", {"text": "x"})
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (200, {"content-type": "text/html"}, b"<p>hello"),
+        (200, {"content-type": "application/json"}, b"not json"),
+        (200, {"content-type": "application/json"}, b'{"jsonrpc": "2.0", "id": 99, "result": {}}'),
+        (200, {"content-type": "text/event-stream"}, b"event: endpoint\ndata: https://evil.example/x\n\n"),
+        (202, {}, b""),
+        (404, {}, b""),
+        (101, {}, b""),
+    ],
+    ids=lambda answer: f"{answer[0]} {answer[1].get('content-type', '')} {answer[2][:12]!r}",
+)
+async def test_what_is_no_mcp_was_sent_nothing(wrapped: Wrapped, answer: Any) -> None:
+    wrapped.refuse = lambda _method, _headers: answer
+    with pytest.raises(ConnectorError) as refused:
+        await call(wrapped.url, "note", {"text": "x"}, SHORT)
+    assert not getattr(refused.value, "maybe_sent", False)
+    assert not getattr(refused.value, "maybe_done", False)
+    assert wrapped.world.calls == []
+    assert {path for _, path, _ in wrapped.requests} == {"/mcp"}
+
+
+async def test_a_program_that_writes_without_end_is_stopped() -> None:
+    with pytest.raises(Unreachable, match=r"other things than MCP|more than 10 MiB"):
+        await begun(started=["/usr/bin/yes"])
+
+
+async def test_a_line_without_end_is_not_taken_in() -> None:
+    with pytest.raises(Unreachable, match="more than 10 MiB"):
+        await begun(started=["/usr/bin/head", "-c", "12000000", "/dev/zero"])
+
+
+async def test_a_program_that_writes_what_is_too_deep_is_not_read(tmp_path: Path) -> None:
+    deep = tmp_path / "deep"
+    deep.write_text('{"jsonrpc": "2.0", "method": "x", "params": ' + '{"x": ' * 70 + "1" + "}" * 71 + "\n")
+    with pytest.raises(Unreachable, match="nested more than 64 deep"):
+        await begun(started=["/bin/sh", "-c", f"cat {deep}; sleep 600"])
+
+
+async def test_the_sdk_can_reach_the_servers_endpoint_and_no_other_place(wrapped: Wrapped) -> None:
+    connector = parse(connector_text())
+    line = Line("World")
+    async with Egress() as egress:
+        attach = attaching(connector.credentials[0], Secret({"secret": SECRET}))
+        client, url = over_http(
+            line, egress, connector, wrapped.url, attach=attach, private=LOOPBACK, limits=DEFAULT_LIMITS
+        )
+        async with client:
+            for other in (url + "/more", url.replace("/mcp", "/"), url + "?x=1"):
+                assert (await client.post(other, json={})).status_code == 502
+    assert isinstance(line.problem, Unreachable)
+    assert wrapped.requests == []
+
+
+async def test_nothing_is_dialled_that_is_not_public_unless_the_operator_says_so(wrapped: Wrapped) -> None:
+    with pytest.raises(Unreachable, match="not public"):
+        await begun(wrapped.url, private=())
+    assert wrapped.requests == []
