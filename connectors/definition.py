@@ -211,6 +211,7 @@ class OAuth:
     answer: tuple[str, ...] = ()  # the keys that lead to the tokens in the answer
     issuer: str = ""  # RFC 9207: what `iss` in the redirect has to be
     ended: frozenset[str] = frozenset()  # codes that mean invalid_grant
+    register: str = ""  # RFC 7591: where an app is made for whoever brings none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

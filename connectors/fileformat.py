@@ -140,6 +140,9 @@ OAUTH: Mapping[str, Key] = {
     "answer": _text("Where the tokens stand in the answer, as `a.b`; at its top by default.", pattern=r"^[a-z_.]+$"),
     "issuer": _text("What `iss` in the redirect has to be (RFC 9207), where the provider gives it."),
     "ended": _texts("Codes that say the same as invalid_grant: only consenting again helps."),
+    "register": _text(
+        f"Where an app is made for whoever brings none (RFC 7591). {_ENDPOINT_HELP}", pattern=OAUTH_URL_PATTERN
+    ),
 }
 
 REVOKE: Mapping[str, Key] = {

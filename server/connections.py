@@ -494,7 +494,8 @@ def remove(rows: Rows, vault: Vault, connection: Connection, *, by: str, keep_cr
     org = connection.org
     if not keep_credential:
         vault.remove(rows, org=org, connection=connection.id)
-    rows.execute("DELETE FROM oauth_token WHERE org = ? AND connection = ?", (org, connection.id))
+    for table in ("oauth_token", "held_definition"):
+        rows.execute(f"DELETE FROM {table} WHERE org = ? AND connection = ?", (org, connection.id))
     gone = rows.execute("DELETE FROM connection WHERE org = ? AND id = ?", (org, connection.id))
     if gone.rowcount != 1:
         raise ConnectionProblem(f"{connection.name} was removed meanwhile. Nothing was changed.")

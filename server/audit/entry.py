@@ -107,6 +107,10 @@ class Event(StrEnum):
     CONNECTION_NEEDS_CONSENT = "connection.needs_consent"  # its provider ended the tokens: a person has to consent anew
     CONNECTION_REVOKED = "connection.revoked"  # after it was removed: whether its provider has ended its tokens
 
+    TOOL_HELD = "tool.held"  # what its wrapped server says of it is not what was reviewed, or it is gone
+    TOOL_REVIEWED = "tool.reviewed"  # a person has seen the difference, and it is pinned from now on
+    TOOL_RETURNED = "tool.returned"  # its wrapped server says again what was reviewed
+
     CONNECTOR_TEST_BEGUN = "connector.test_begun"  # durable before its credential is opened; names the reads
     CONNECTOR_TESTED = "connector.tested"
 

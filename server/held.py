@@ -1,0 +1,136 @@
+"""Tools of wrapped servers that are held: what their upstream says of them is not what a person has reviewed.
+
+A hold counts against one pin. Once the connector's file pins something else, because a person has reviewed what was
+found, it counts no more, in whichever org. Until then the tool is listed to no agent and never called.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from server.audit import Event, append
+from server.clock import now_ms
+from server.connections import Connection
+from server.database import Database, Rows
+from server.identity import touch
+
+MOST_BYTES = 256 * 1024
+"""Of a definition that is kept to be shown; of a longer one there is only its hash."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a wrapped server says now of a tool whose pin it no longer fits. Without a definition the tool is gone."""
+
+    tool: str
+    pinned: str
+    hash: str = ""
+    definition: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Held:
+    """A tool that is held, as it was noted. `definition` is None where the tool is gone, or is too long to be kept."""
+
+    org: str
+    connection: str
+    name: str
+    connector: str
+    tool: str
+    pinned: str
+    found: str
+    definition: dict[str, Any] | None
+    found_at: int
+
+    @property
+    def gone(self) -> bool:
+        """Whether the upstream has no such tool any more."""
+        return not self.found
+
+
+def hold(rows: Rows, connection: Connection, found: Sequence[Found], *, by: str | None = None) -> list[str]:
+    """Hold these tools of a connection, each on record; returns those that are held for something new.
+
+    Whoever watches the org's tools is told, and no approval or grant for them is used while they are held.
+    """
+    new = [each for each in found if _note(rows, connection, each)]
+    for each in new:
+        append(
+            rows,
+            connection.org,
+            Event.TOOL_HELD,
+            connection=connection.name,
+            connector=connection.connector,
+            tool=f"{connection.name}_{each.tool}",
+            pinned=each.pinned,
+            found=each.hash or None,
+            outcome="gone" if not each.hash else "changed",
+            by=by,
+        )
+    if new:
+        touch(rows, connection.org)
+    return [each.tool for each in new]
+
+
+def _note(rows: Rows, connection: Connection, found: Found) -> bool:
+    key = (connection.org, connection.id, found.tool)
+    there = rows.execute(
+        "SELECT pinned, found FROM held_definition WHERE org = ? AND connection = ? AND tool = ?", key
+    ).fetchone()
+    if there is not None and tuple(there) == (found.pinned, found.hash):
+        return False
+    rows.execute("DELETE FROM held_definition WHERE org = ? AND connection = ? AND tool = ?", key)
+    rows.execute(
+        "INSERT INTO held_definition (org, connection, tool, pinned, found, definition, found_at) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (*key, found.pinned, found.hash, _kept(found.definition), now_ms()),
+    )
+    return True
+
+
+def _kept(definition: Mapping[str, Any] | None) -> str:
+    text = json.dumps(definition) if definition is not None else ""  # in ASCII: any database can store it
+    return text if len(text) <= MOST_BYTES else ""
+
+
+def let_go(rows: Rows, held: Held, event: Event, *, by: str | None = None, **more: Any) -> bool:
+    """A tool is no longer held, which is on record as `event`; False where it was not, or is for something else now."""
+    gone = rows.execute(
+        "DELETE FROM held_definition WHERE org = ? AND connection = ? AND tool = ? AND pinned = ? AND found = ?",
+        (held.org, held.connection, held.tool, held.pinned, held.found),
+    )
+    if gone.rowcount != 1:
+        return False
+    append(
+        rows,
+        held.org,
+        event,
+        connection=held.name,
+        connector=held.connector,
+        tool=f"{held.name}_{held.tool}",
+        pinned=held.pinned,
+        found=held.found or None,
+        by=by,
+        **more,
+    )
+    touch(rows, held.org)
+    return True
+
+
+def held_of(database: Database, org: str) -> list[Held]:
+    """Everything of an org that was noted and not let go, by connection and tool."""
+    return [_held(row) for row in database.of(org).read(SELECTED, (org,))]
+
+
+SELECTED = (
+    "SELECT h.org, h.connection, c.name, c.connector, h.tool, h.pinned, h.found, h.definition, h.found_at "
+    "FROM held_definition h JOIN connection c ON c.org = h.org AND c.id = h.connection WHERE h.org = ? "
+    "ORDER BY c.name, h.tool"
+)
+
+
+def _held(row: Sequence[Any]) -> Held:
+    org, connection, name, connector, tool, pinned, found, definition, found_at = row
+    kept: dict[str, Any] | None = json.loads(definition) if definition else None
+    return Held(org, connection, name, connector, tool, pinned, found, kept, found_at)
