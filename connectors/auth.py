@@ -74,11 +74,33 @@ class Basic:
         return (pair, *(values[field.name] for field in kind.fields if field.secret))
 
 
+class NotInRequest:
+    """The secret of a server that is started stands in its environment; one that needs none has none."""
+
+    def apply(
+        self, headers: dict[str, str], query: list[tuple[str, str]], kind: CredentialKind, secret: Revealing
+    ) -> tuple[str, ...]:
+        if kind.scheme != "none":
+            raise CredentialMalformed(f"{kind.label} is no credential that a request can carry. {_MEND}")
+        return ()
+
+
+def environment(kind: CredentialKind, secret: Revealing) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The variables that a server which is started gets of a credential, and every secret string in them."""
+    if kind.scheme == "none":
+        return {}, ()
+    values = {field.name: _printable(secret.reveal(field.name)) for field in kind.fields if field.variable}
+    secrets = tuple(values[field.name] for field in kind.fields if field.variable and field.secret)
+    return {field.variable: values[field.name] for field in kind.fields if field.variable}, secrets
+
+
 SCHEMES: Mapping[SchemeName, Scheme] = {
     "bearer": InHeader(),
     "header": InHeader(),
     "query": InQuery(),
     "basic": Basic(),
+    "env": NotInRequest(),
+    "none": NotInRequest(),
 }
 
 Attach = Callable[[dict[str, str], list[tuple[str, str]]], tuple[str, ...]]
@@ -117,7 +139,7 @@ def recognise(kinds: Sequence[CredentialKind], fields: Mapping[str, str]) -> Cre
 
 
 def _check_field(kind: CredentialKind, value: str) -> None:
-    if kind.scheme == "basic":
+    if kind.scheme in ("basic", "env", "none"):
         _printable(value, mend="Enter it again.")
     else:
         _visible(value, mend="Enter it again.")

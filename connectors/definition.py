@@ -12,14 +12,16 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
-Kind = Literal["rest", "graphql", "openapi"]
+Kind = Literal["rest", "graphql", "openapi", "mcp"]
 Place = Literal["path", "query", "header", "body"]
 ListStyle = Literal["repeat", "comma", "brackets"]
 Style = Literal[ListStyle, "space", "pipe", "nested", "json"]
 """How a value stands in a query or a form, where it is no plain text: a=1&a=2, a=1,2, a[]=1, a=1%202, a=1%7C2, a[b]=1
 and a[0]=1, or as JSON in one text."""
 BodyStyle = Literal["json", "form"]
-SchemeName = Literal["bearer", "header", "query", "basic"]
+RequestScheme = Literal["bearer", "header", "query", "basic"]
+SchemeName = Literal[RequestScheme, "env", "none"]
+"""How a credential reaches the upstream: in a request; in the environment of a server that is started; not at all."""
 Grant = Literal["code", "client_credentials"]
 ClientAuth = Literal["basic", "post", "none"]
 Revoker = Literal["client", "basic", "token", "nobody"]
@@ -59,7 +61,7 @@ DEFAULTS: dict[str, Effect] = {
 
 _EXAMPLE = re.compile(r"(https?://[^/]+)\.invalid((?::[0-9]+)?(?:/.*)?)")  # .invalid exists nowhere: RFC 2606
 
-HOLE = re.compile(r"\{([a-z][a-z0-9_]*)\}")
+HOLE = re.compile(r"\{([A-Za-z][A-Za-z0-9_-]*)\}")
 
 
 class Validator(Protocol):
@@ -139,6 +141,8 @@ class Tool:
     plain: tuple[str, ...] = ()  # arguments that the audit log may hold in plain
     unreviewed: Effect | None = None  # what the file says, where that counts as stricter until it is reviewed
     because: str = ""  # why the effect is milder than the method suggests
+    upstream: str = ""  # of a wrapped server: the tool's name there
+    pinned: str = ""  # SHA-256, hex, of the upstream's own definition, as a person last agreed to it
     definition_hash: str = ""  # SHA-256, hex, of everything that decides what is sent and shown
     validator: Validator = field(repr=False, compare=False)
 
@@ -148,6 +152,8 @@ class Tool:
 
         A query of which the file says that it changes something is none.
         """
+        if self.upstream:  # nothing in the way it is sent tells; a person has stated the effect
+            return self.effect.strictness < Effect.WRITE.strictness
         if self.operation is None:
             return self.method in ("GET", "HEAD")
         return self.operation.kind == "query" and self.effect.strictness < Effect.WRITE.strictness
@@ -176,6 +182,7 @@ class Field:
     secret: bool = True
     pattern: str = ""  # searched for; empty: anything
     warnings: tuple[tuple[str, str], ...] = ()  # (pattern, what to tell the person whose value fits it)
+    variable: str = ""  # of the scheme `env`: in which it stands
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,12 +260,25 @@ class Deprecation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WrappedServer:
+    """An MCP server whose tools are offered as a connector's: reached over HTTP, or started as a process of its own."""
+
+    endpoint: str = ""  # over HTTP: its path below the base URL; empty: the base URL itself
+    command: tuple[str, ...] = ()  # over stdio: the program and its arguments; no shell reads them
+
+    @property
+    def transport(self) -> Literal["http", "stdio"]:
+        return "stdio" if self.command else "http"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Connector:
     """One integration: where it is, how to sign in, and what it can do."""
 
     id: str
     title: str
-    base_url: str
+    base_url: str  # of a server that is started: `stdio:` and its command
+    server: WrappedServer | None = None
     headers: tuple[tuple[str, str], ...] = ()  # sent with every call
     credentials: tuple[CredentialKind, ...]
     verify: Tool  # harmless; succeeds only with a working credential

@@ -46,6 +46,7 @@ _NOUNS: Mapping[Effect, frozenset[str]] = {
     ),
 }
 _SECRETIVE = frozenset({"secret", "secrets", "token", "tokens", "password", "passwords", "credentials"})
+_READING = frozenset({"get", "list", "read", "search", "find", "describe", "fetch", "show", "query", "count", "view"})
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+|[A-Z]+")
 
 
@@ -59,6 +60,22 @@ def until_reviewed(effect: Effect) -> Effect:
     return {Effect.READ: Effect.SENSITIVE, Effect.METERED: Effect.SENSITIVE, Effect.WRITE: Effect.SEND}.get(
         effect, effect
     )
+
+
+def derive_wrapped(name: str) -> Effect:
+    """Of a wrapped server's tool, by its name alone: it reads where its first word does, and writes otherwise."""
+    words = [word.lower() for word in _WORD.findall(name)]
+    return derive("GET" if words and words[0] in _READING else "POST", "", name)
+
+
+def raised(effect: Effect, annotations: Mapping[str, object]) -> Effect:
+    """The effect, or what a server's own annotations say beyond it (MCP, ToolAnnotations): they never lower one."""
+    least = [effect]
+    if annotations.get("readOnlyHint") is False:
+        least.append(Effect.WRITE)
+    if annotations.get("destructiveHint") is True:
+        least.append(Effect.DESTROY)
+    return max(least, key=lambda each: each.strictness)
 
 
 def derive(method: str, path: str, name: str) -> Effect:

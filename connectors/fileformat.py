@@ -1,7 +1,7 @@
 """The keys of a connector file, once: the loader takes exactly these, and the editors' JSON Schema is made of them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from connectors.definition import (
@@ -13,7 +13,7 @@ from connectors.definition import (
     ListStyle,
     Place,
     Revoker,
-    SchemeName,
+    RequestScheme,
     TokenName,
 )
 from connectors.encoding import ENCODERS
@@ -24,6 +24,9 @@ ENDPOINT_PATTERN = r"^/\S*$"
 VARIABLE_PATTERN = r"^[A-Za-z][A-Za-z0-9_]*$"
 DOCUMENT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.json$"
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
+UPSTREAM_PATTERN = r"^[A-Za-z0-9_./-]{1,128}$"
+UPSTREAM_ARGUMENT_PATTERN = r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$"
+ENVIRONMENT_PATTERN = r"^[A-Z_][A-Z0-9_]{0,127}$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,7 @@ CONNECTOR: Mapping[str, Key] = {
 CREDENTIAL: Mapping[str, Key] = {
     "label": _text("What the vendor calls it.", required=True),
     "help": _text("Where to make one, and with which rights.", required=True),
-    "scheme": _one_of(get_args(SchemeName), "How it enters the request.", required=True),
+    "scheme": _one_of(get_args(RequestScheme), "How it enters the request.", required=True),
     "name": _text("The header or query parameter, for those schemes."),
     "prefix": _text(
         "Before the secret in a header, and a space after it unless it ends in `=`; `Bearer` by default for bearer."
@@ -383,6 +386,75 @@ OPENAPI_TOOL: Mapping[str, Key] = {
     ),
 }
 
+# --- kind: mcp, where it differs
+
+MCP_CONNECTOR: Mapping[str, Key] = {
+    **{name: key for name, key in CONNECTOR.items() if name not in ("body", "idempotency", "verify", "errors")},
+    "kind": _one_of(["mcp"], "Named tools of an MCP server.", required=True),
+    "base_url": _text(
+        "https://host/base of a server that is reached over HTTP. In place of it, `command:` starts one.",
+        pattern="^https://",
+    ),
+    "endpoint": _text("/path below the base URL; without it, the base URL itself.", pattern=ENDPOINT_PATTERN),
+    "command": Key(
+        {
+            "type": "array",
+            "items": {"type": "string"},
+            "minItems": 1,
+            "description": "The program and its arguments, for a server that is started for each call and spoken to "
+            "over stdio. No shell reads it, and it inherits no environment. Only the operator connects it.",
+        }
+    ),
+    "reviewed": OPENAPI_CONNECTOR["reviewed"],
+    "credentials": _blocks("mcpCredential", "The ways to sign in, best first; left out where the server needs none."),
+    "tools": _blocks("mcpTool", "What is offered; nothing else is.", required=True),
+}
+
+MCP_CREDENTIAL: Mapping[str, Key] = {
+    **CREDENTIAL,
+    "scheme": _one_of(
+        [*get_args(RequestScheme), "env"],
+        "How it reaches the server: in each request, or with `command:` as an environment variable (env).",
+        required=True,
+    ),
+    "name": _text("The header, the query parameter or the environment variable, for those schemes."),
+    "fields": _blocks("mcpField", "Where there is more than one value; for env, each with its `variable`."),
+}
+
+MCP_FIELD: Mapping[str, Key] = {
+    **FIELD,
+    "variable": _text("The environment variable, for the scheme env.", pattern=ENVIRONMENT_PATTERN),
+}
+
+MCP_TOOL: Mapping[str, Key] = {
+    **{name: key for name, key in TOOL.items() if name not in ("call", "headers", "encode", "arguments")},
+    "upstream": _text("The tool's name at the server.", required=True, pattern=UPSTREAM_PATTERN),
+    "pinned": _text(
+        "SHA-256 of the server's own definition of it; with another one nothing is sent until a person has looked.",
+        required=True,
+        pattern=SHA256_PATTERN,
+    ),
+    "annotations": _block("annotations", "What the server says that it does: this raises the effect, never lowers it."),
+    "input": Key(
+        {
+            "type": "object",
+            "description": "JSON Schema of the arguments: a root object, no references; what is left out is not "
+            "offered.",
+        },
+        required=True,
+    ),
+    "fixed": Key({"type": "object", "description": "Argument: the value that every call sends; it is not offered."}),
+    "absent": OPENAPI_TOOL["absent"],
+    "output": _block("mcpOutput", "What of the answer reaches the model."),
+}
+
+ANNOTATIONS: Mapping[str, Key] = {
+    name: _flag("As the server gives it.")
+    for name in ("readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint")
+}
+
+MCP_OUTPUT: Mapping[str, Key] = {name: OUTPUT[name] for name in ("select", "redact", "usage")}
+
 
 @dataclass(frozen=True, slots=True)
 class Form:
@@ -394,6 +466,8 @@ class Form:
     errors: Mapping[str, Key]
     tool: Mapping[str, Key]
     output: Mapping[str, Key]
+    credential: Mapping[str, Key] = field(default_factory=lambda: CREDENTIAL)
+    credential_field: Mapping[str, Key] = field(default_factory=lambda: FIELD)
 
 
 FORMS: Mapping[Kind, Form] = {
@@ -402,6 +476,7 @@ FORMS: Mapping[Kind, Form] = {
         GRAPHQL_CONNECTOR, GRAPHQL_IDEMPOTENCY, GRAPHQL_VERIFY, GRAPHQL_ERRORS, GRAPHQL_TOOL, GRAPHQL_OUTPUT
     ),
     "openapi": Form(OPENAPI_CONNECTOR, IDEMPOTENCY, VERIFY, ERRORS, OPENAPI_TOOL, OUTPUT),
+    "mcp": Form(MCP_CONNECTOR, {}, {}, {}, MCP_TOOL, MCP_OUTPUT, MCP_CREDENTIAL, MCP_FIELD),
 }
 
 BLOCKS: Mapping[str, Mapping[str, Key]] = {
@@ -425,6 +500,11 @@ BLOCKS: Mapping[str, Mapping[str, Key]] = {
     "graphqlOutput": GRAPHQL_OUTPUT,
     "variable": VARIABLE,
     "openapiTool": OPENAPI_TOOL,
+    "mcpCredential": MCP_CREDENTIAL,
+    "mcpField": MCP_FIELD,
+    "mcpTool": MCP_TOOL,
+    "mcpOutput": MCP_OUTPUT,
+    "annotations": ANNOTATIONS,
 }
 
 
@@ -443,7 +523,11 @@ def json_schema() -> dict[str, Any]:
         "else": {
             "if": _of_kind("openapi"),
             "then": _object(OPENAPI_CONNECTOR),
-            "else": _object(CONNECTOR),
+            "else": {
+                "if": _of_kind("mcp"),
+                "then": _object(MCP_CONNECTOR),
+                "else": _object(CONNECTOR),
+            },
         },
         "$defs": {name: _object(keys) for name, keys in BLOCKS.items()},
     }

@@ -31,13 +31,15 @@ from connectors.definition import (
     Kind,
     OAuth,
     Operation,
+    RequestScheme,
     SchemeName,
     Selector,
     Tool,
+    WrappedServer,
     canonical,
 )
 from connectors.document import Document
-from connectors.effects import derive, derive_operation, until_reviewed
+from connectors.effects import derive, derive_operation, derive_wrapped, raised, until_reviewed
 from connectors.errors import Unsendable
 from connectors.layout import Layout, read_layout
 from connectors.oauthblock import fields_of_app, read_oauth
@@ -45,6 +47,7 @@ from connectors.operations import pinned_document, read_operation_of
 from connectors.request import base
 from connectors.source import NAME_MEND, NAME_PATTERN, Spot, read_file, read_text, suggestion
 from connectors.variables import read_operation, read_variables
+from connectors.wrapping import address_of, check_variable, read_server, read_wrapped
 
 _ID = re.compile(NAME_PATTERN)
 _CALL = re.compile(keys.CALL_PATTERN)
@@ -74,7 +77,8 @@ def _connector(spot: Spot) -> Connector:
     form = keys.FORMS[kind]
     block = spot.block("A connector", form.connector, keys.required(form.connector))
     identifier = block["id"].matching("The id", _ID, NAME_MEND)
-    credentials = tuple(_credential(name, kind) for name, kind in block["credentials"].named("Credentials").items())
+    server = read_server(block, spot) if kind == "mcp" else None
+    credentials = _credentials(block.get("credentials"), form, started=bool(server and server.command))
     taken = RESERVED_HEADERS | {kind.name.lower() for kind in credentials if kind.scheme == "header"}
     errors = _errors(block.get("errors"), kind)
     about = _About(
@@ -82,8 +86,8 @@ def _connector(spot: Spot) -> Connector:
         kind=kind,
         form=form,
         document=pinned_document(block["document"], block["sha256"]) if kind == "openapi" else None,
-        endpoint=_endpoint(block.get("endpoint")),
-        base_url=_base_url(block["base_url"]),
+        endpoint=_endpoint(block.get("endpoint")) if kind == "graphql" else "",
+        base_url=address_of(server) if server and server.command else _base_url(block["base_url"]),
         headers=_headers(block.get("headers"), taken),
         body_style=_body_style(block.get("body")),
         idempotency=_idempotency(block.get("idempotency")) if kind != "graphql" else (None, ()),
@@ -91,16 +95,18 @@ def _connector(spot: Spot) -> Connector:
         key_variable=_key_variable(block.get("idempotency")) if kind == "graphql" else "",
         user_errors=errors.user_errors,
         reviewed="reviewed" in block and block["reviewed"].flag("Reviewed"),
+        server=server,
         taken=Taken(taken, frozenset(kind.name for kind in credentials if kind.scheme == "query")),
     )
-    verify = block["verify"].block("Verify", form.verify, keys.required(form.verify))
+    verify = block["verify"].block("Verify", form.verify, keys.required(form.verify)) if server is None else {}
     return Connector(
         id=identifier,
         title=block["title"].text("The title"),
         base_url=about.base_url,
+        server=server,
         headers=about.headers,
         credentials=credentials,
-        verify=_verify(verify, about),
+        verify=_verify(verify, about) if server is None else _verify_wrapped(about),
         account=_selector(verify.get("account")),
         errors=errors,
         idempotency_header=about.idempotency[0],
@@ -131,6 +137,7 @@ class _About:
     key_variable: str  # of GraphQL, in place of a header
     user_errors: str
     reviewed: bool
+    server: WrappedServer | None
     taken: Taken
 
 
@@ -293,9 +300,26 @@ def _deprecation(spot: Spot) -> Deprecation:
 # --- credentials ---------------------------------------------------------------------------------------------------
 
 
-def _credential(identifier: str, spot: Spot) -> CredentialKind:
-    block = spot.block("A credential", keys.CREDENTIAL, keys.required(keys.CREDENTIAL))
-    scheme = cast("SchemeName", block["scheme"].one_of("The scheme", get_args(SchemeName)))
+NOTHING = CredentialKind(
+    id="none",
+    label="Nothing",
+    help="The server asks for no credential.",
+    scheme="none",
+    fields=(Field(name="nothing", label="Nothing", secret=False),),
+)
+"""What an account of a wrapped server is connected with that needs no credential."""
+
+
+def _credentials(spot: Spot | None, form: keys.Form, *, started: bool) -> tuple[CredentialKind, ...]:
+    if spot is None:
+        return (NOTHING,)
+    return tuple(_credential(name, one, form, started=started) for name, one in spot.named("Credentials").items())
+
+
+def _credential(identifier: str, spot: Spot, form: keys.Form, *, started: bool) -> CredentialKind:
+    block = spot.block("A credential", form.credential, keys.required(form.credential))
+    known = ("env",) if started else get_args(RequestScheme)
+    scheme = cast("SchemeName", block["scheme"].one_of("The scheme", known))
     label = block["label"].text("The label")
     oauth = read_oauth(block["oauth"], scheme) if "oauth" in block else None
     return CredentialKind(
@@ -305,7 +329,7 @@ def _credential(identifier: str, spot: Spot) -> CredentialKind:
         scheme=scheme,
         name=_credential_name(scheme, block, spot),
         prefix=_prefix(scheme, block),
-        fields=_fields_of_oauth(oauth, block) if oauth else _fields(scheme, label, block, spot),
+        fields=_fields_of_oauth(oauth, block) if oauth else _fields(scheme, label, block, spot, form),
         oauth=oauth,
     )
 
@@ -322,9 +346,15 @@ def _credential_name(scheme: SchemeName, block: dict[str, Spot], spot: Spot) -> 
         if "name" in block:
             block["name"].fail(f"The scheme {scheme!r} always stands in Authorization.", "Remove the name.")
         return "Authorization"
+    if scheme == "env" and "fields" in block:
+        if "name" in block:
+            block["name"].fail("With fields, each has its `variable`.", "Remove the name.")
+        return ""
     if "name" not in block:
         spot.fail(f"The scheme {scheme!r} needs the name of its {scheme}.", "Add `name:`.")
     name = block["name"].text("The name")
+    if scheme == "env":
+        return check_variable(block["name"])
     if scheme == "header":
         check_header(name, block["name"], RESERVED_HEADERS - {"authorization"})  # for a key that stands there bare
     return name
@@ -339,20 +369,26 @@ def _prefix(scheme: SchemeName, block: dict[str, Spot]) -> str:
     return prefix if prefix.endswith("=") else f"{prefix} "
 
 
-def _fields(scheme: SchemeName, label: str, block: dict[str, Spot], spot: Spot) -> tuple[Field, ...]:
+def _fields(scheme: SchemeName, label: str, block: dict[str, Spot], spot: Spot, form: keys.Form) -> tuple[Field, ...]:
     if "fields" not in block:
         if scheme == "basic":
             spot.fail("The scheme 'basic' needs its fields.", "Add `fields:` with `user:`, `password:` or both.")
-        return (Field(name="secret", label=label, pattern=_regex(block.get("pattern")), warnings=_warnings(block)),)
+        variable = check_variable(block["name"]) if scheme == "env" else ""
+        pattern, warnings = _regex(block.get("pattern")), _warnings(block)
+        return (Field(name="secret", label=label, pattern=pattern, warnings=warnings, variable=variable),)
     for key in ("pattern", "warnings"):
         if key in block:
             block[key].fail(f"With fields, {key!r} belongs to each of them.", "Move it there.")
     expected = ("user", "password") if scheme == "basic" else ("secret",)
     fields: list[Field] = []
     for name, value in block["fields"].named("Fields").items():
-        if name not in expected:
+        if name not in expected and scheme != "env":
             value.fail(f"The scheme {scheme!r} has no field {name!r}.", f"Known: {', '.join(expected)}.")
-        part = value.block("A field", keys.FIELD, keys.required(keys.FIELD))
+        part = value.block("A field", form.credential_field, keys.required(form.credential_field))
+        if ("variable" in part) is not (scheme == "env"):
+            value.fail(
+                "With the scheme 'env', and with no other, a field has its `variable`.", "Change one of the two."
+            )
         fields.append(
             Field(
                 name=name,
@@ -360,6 +396,7 @@ def _fields(scheme: SchemeName, label: str, block: dict[str, Spot], spot: Spot) 
                 secret=part["secret"].flag("Secret") if "secret" in part else True,
                 pattern=_regex(part.get("pattern")),
                 warnings=_warnings(part),
+                variable=check_variable(part["variable"]) if "variable" in part else "",
             )
         )
     if not any(field.secret for field in fields):
@@ -406,6 +443,9 @@ class _Way:
     layout: Layout = field(default_factory=Layout)
     body_style: BodyStyle = "json"
     headers: tuple[tuple[str, str], ...] = ()
+    upstream: str = ""
+    pinned: str = ""
+    annotations: Mapping[str, bool] = field(default_factory=dict[str, bool])
     compiled: Any = None  # what is sent, where the file alone does not say it
 
 
@@ -452,11 +492,45 @@ def _openapi(name: str, block: dict[str, Spot], about: _About) -> _Way:
     )
 
 
+def _mcp(name: str, block: dict[str, Spot], about: _About) -> _Way:
+    if about.server is None:
+        raise AssertionError("a connector of kind mcp has a server")
+    found = read_wrapped(block)
+    return _Way(
+        method="tools/call",
+        path="",
+        suggested=derive_wrapped(f"{found.upstream} {name}"),
+        arguments=found.arguments,
+        layout=Layout(fixed_body=found.fixed),
+        upstream=found.upstream,
+        pinned=found.pinned,
+        annotations=found.annotations,
+        compiled=[found.sent, about.server.endpoint],
+    )
+
+
 _WAYS: Mapping[Kind, Callable[[str, dict[str, Spot], _About], _Way]] = {
     "rest": _rest,
     "graphql": _graphql,
     "openapi": _openapi,
+    "mcp": _mcp,
 }
+
+
+def _verify_wrapped(about: _About) -> Tool:
+    """A server that lets itself be asked what it can do is there, and takes the credential."""
+    schema = _input_schema({}, [])
+    return Tool(
+        name="verify",
+        title="List what the server can do",
+        description="Check that the server is there and takes the credential.",
+        effect=Effect.READ,
+        method="tools/list",
+        path="",
+        input_schema=schema,
+        definition_hash=_hash(about, {"call": "tools/list"}, [about.server.endpoint] if about.server else []),
+        validator=compiled(schema, Spot("", 1, "")),
+    )
 
 
 def _verify(block: dict[str, Spot], about: _About) -> Tool:
@@ -490,8 +564,8 @@ def _tool(name: str, spot: Spot, about: _About) -> Tool:
     block = spot.block("A tool", about.form.tool, keys.required(about.form.tool))
     way = _WAYS[about.kind](name, block, about)
     names = [argument.name for argument in way.arguments]
-    stated = _effect(way, block, spot, about)
-    unreviewed = about.kind == "openapi" and not about.reviewed
+    stated = raised(_effect(way, block, spot, about), way.annotations)
+    unreviewed = about.kind in ("openapi", "mcp") and not about.reviewed
     effect = until_reviewed(stated) if unreviewed else stated
     output = block["output"].block("Output", about.form.output) if "output" in block else {}
     schema = _input_schema(
@@ -506,6 +580,8 @@ def _tool(name: str, spot: Spot, about: _About) -> Tool:
         method=way.method,
         path=way.path,
         operation=way.operation,
+        upstream=way.upstream,
+        pinned=way.pinned,
         arguments=way.arguments,
         input_schema=schema,
         headers=(*way.headers, *_headers(block.get("headers"), about.taken.headers)),
@@ -612,7 +688,7 @@ def _ask(spot: Spot | None, arguments: list[str], effect: Effect, tool: Spot, *,
             spot.fail(f"The ask names {{{hole}}}, which is no argument.", f"Known: {', '.join(arguments) or 'none'}.")
     if "{" in HOLE.sub("", text) or "}" in HOLE.sub("", text):
         spot.fail("The ask has a brace that is no hole.", "Write {argument}, and nothing else in braces.")
-    if arguments and not holes:
+    if any(HOLE.fullmatch(f"{{{name}}}") for name in arguments) and not holes:
         spot.fail("The ask names no argument.", "Say what it will act on, for instance {" + arguments[0] + "}.")
     return text
 
