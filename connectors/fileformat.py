@@ -12,8 +12,8 @@ from connectors.definition import (
     Kind,
     ListStyle,
     Place,
-    Revoker,
     RequestScheme,
+    Revoker,
     TokenName,
 )
 from connectors.encoding import ENCODERS

@@ -2,8 +2,8 @@
 
 Sources: MCP 2026-07-28, authorization; RFC 9728, 8414, 7591, 8707, 9207. The SDK says where to look, reads what is
 there and compares it; its own client is not run, because that keeps tokens for itself, logs what a provider says, and
-renews in every process by itself. What is found here goes into the file, and from there on this is OAuth like any other.
-Nothing secret is sent to find it, and everything goes through the one door.
+renews in every process by itself. What is found here goes into the file, and from there on this is OAuth like any
+other. Nothing secret is sent to find it, and everything goes through the one door.
 """
 
 import json
@@ -151,7 +151,8 @@ async def _resource(
             continue
         # RFC 9728, 3.3: metadata of another resource would have us get tokens for that, and send them here.
         if not check_resource_allowed(resource_url_from_server_url(url), str(found.resource)):
-            raise CannotSignIn(f"The metadata at {_short(candidate)} is of {_short(str(found.resource))}, not of {url}.")
+            of = _short(str(found.resource))
+            raise CannotSignIn(f"The metadata at {_short(candidate)} is of {of}, and not of {url}.")
         return found
     return None
 
@@ -199,14 +200,15 @@ def _nothing(_headers: dict[str, str], _query: list[tuple[str, str]]) -> tuple[s
 
 
 def _read(url: str, resource: ProtectedResourceMetadata | None, found: OAuthMetadata, challenged: str | None) -> SignIn:
+    issuer = _short(str(found.issuer))
     if "S256" not in (found.code_challenge_methods_supported or ()):
-        raise CannotSignIn(f"{_short(str(found.issuer))} does not say that it knows PKCE with S256, without which a code is anybody's.")
+        raise CannotSignIn(f"{issuer} does not say that it knows PKCE with S256: whoever saw a code could use it.")
     if "code" not in found.response_types_supported:
-        raise CannotSignIn(f"{_short(str(found.issuer))} gives no codes, and nothing else is taken.")
+        raise CannotSignIn(f"{issuer} gives no codes, and nothing else is taken.")
     offered = found.token_endpoint_auth_methods_supported or ["client_secret_basic"]
     client = next((ours for theirs, ours in _METHODS.items() if theirs in offered), None)
     if client is None:
-        raise CannotSignIn(f"{_short(str(found.issuer))} takes no app that signs by its secret, or not at all.")
+        raise CannotSignIn(f"{issuer} takes no app that signs by its secret, or not at all.")
     of = str(resource.resource) if resource else resource_url_from_server_url(url)
     authorize = _place(str(found.authorization_endpoint), url)
     oauth = OAuth(
@@ -267,7 +269,8 @@ def _registered(oauth: OAuth, host: str, redirect: str, reply: "Reply") -> Regis
     if method != _AS_REGISTERED[oauth.client]:
         return CannotSignIn(f"{host} registered an app that signs otherwise than the file says (`client:`). {own}")
     secret = made.client_secret if oauth.client != "none" else None
-    if not made.client_id.isprintable() or not made.client_id.isascii() or (oauth.client != "none" and not _good(secret)):
+    usable = made.client_id.isascii() and made.client_id.isprintable()
+    if not usable or (oauth.client != "none" and not _good(secret)):
         return CannotSignIn(f"{host} registered an app that cannot be used. {own}")
     if made.redirect_uris and redirect not in [str(each) for each in made.redirect_uris]:
         return CannotSignIn(f"{host} registered an app for another redirect. {own}")

@@ -167,13 +167,13 @@ def plan(
     if base_url is None and definition.own_url:
         raise ConnectionProblem(_give_an_address(definition))
     where = _base_url(base_url or definition.base_url)
-    _require_private_for_http(where, private)
+    require_private_for_http(where, private)
     return Plan(
         connector=definition,
         kind=_kind(definition, kind),
         name=name,
         base_url=where,
-        private=tuple(str(_network(text)) for text in private),
+        private=tuple(str(network(text)) for text in private),
     )
 
 
@@ -206,7 +206,8 @@ def _kind(definition: Connector, wanted: str | None) -> CredentialKind:
     raise ConnectionProblem(f"{definition.title} has no credential kind {wanted!r}. It has {kinds}.")
 
 
-def _require_private_for_http(base_url: str, private: Sequence[str]) -> None:
+def require_private_for_http(base_url: str, private: Sequence[str]) -> None:
+    """Refuse plain http that nobody has opened an own network for. Raises ConnectionProblem."""
     if base_url.startswith("http://") and not private:
         raise ConnectionProblem(
             "Over plain http the key could be read on its way. Use https; for an address of your own network, name it "
@@ -221,7 +222,8 @@ def _base_url(text: str) -> str:
         raise ConnectionProblem(str(error)) from None
 
 
-def _network(text: str) -> Network:
+def network(text: str) -> Network:
+    """A range of addresses, as a person writes one. Raises ConnectionProblem."""
     try:
         return ipaddress.ip_network(text)
     except ValueError:
@@ -355,13 +357,13 @@ def replan(
     kept = () if base_url is not None else connection.private
     where = _base_url(base_url or connection.base_url)
     allowed = kept if private is None else private
-    _require_private_for_http(where, allowed)
+    require_private_for_http(where, allowed)
     return Plan(
         connector=connector,
         kind=_kind(connector, kind or connection.kind),
         name=connection.name,
         base_url=where,
-        private=tuple(str(_network(text)) for text in allowed),
+        private=tuple(str(network(text)) for text in allowed),
     )
 
 

@@ -30,6 +30,7 @@ from server.cli import (
     setup,
     trying,
     vault,
+    wrapping,
 )
 from server.cli.acting import OrgName
 from server.cli.arguments import REFUSED, holds_a_key
@@ -105,7 +106,12 @@ for function in (setup.init, setup.upgrade, doctor.doctor, connect.connect, peop
 for name, function in backup.COMMANDS.items():
     vault.app.command(name)(function)
 
-for name, function in {"new": importing.new, "import-openapi": importing.import_openapi, "test": trying.test}.items():
+for name, function in {
+    "new": importing.new,
+    "import-openapi": importing.import_openapi,
+    "import-mcp": wrapping.import_mcp,
+    "test": trying.test,
+}.items():
     connect.connector_app.command(name)(function)
 
 for name, function in {**rulebooks.COMMANDS, **replaying.COMMANDS}.items():

@@ -71,7 +71,6 @@ class Ways:
 
 
 def consented(
-    desk: Desk,
     planned: "Plan",
     app: "Secret",
     app_name: str,
@@ -170,7 +169,7 @@ async def _asked(
 
 
 def _say_where(planned: "Plan") -> None:
-    """A wrapped server names whom its tokens come from; where that is somebody else, a person knows before consenting."""
+    """A wrapped server names whom its tokens come from: where that is somebody else, a person is told first."""
     oauth = planned.kind.oauth
     if oauth is None or not oauth.register:
         return
@@ -285,7 +284,7 @@ def consent_for(
         for warning in check_fields(planned.kind, app):
             warn(warning)
     with app:
-        return consented(desk, planned, app, app_name, ways, asked_before=asked_before, verify=verify)
+        return consented(planned, app, app_name, ways, asked_before=asked_before, verify=verify)
 
 
 def registered_app(planned: "Plan", ways: Ways) -> "Secret":
