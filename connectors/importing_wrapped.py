@@ -102,7 +102,7 @@ def suggested(upstream: str, name: str, definition: Definition) -> tuple[Effect,
 def annotations_of(definition: Definition) -> dict[str, bool]:
     """What the server says that the tool does, as far as a file can hold it."""
     given = definition.raw.get("annotations")
-    found = cast("Mapping[str, Any]", given) if isinstance(given, Mapping) else {}
+    found = cast("Mapping[str, Any]", given if isinstance(given, Mapping) else {})
     return {name: found[name] for name in keys.ANNOTATIONS if isinstance(found.get(name), bool)}
 
 
@@ -249,23 +249,21 @@ def _oauth(oauth: OAuth) -> Iterator[str]:
 
 
 def _tool(name: str, each: Candidate) -> tuple[list[str], list[str]]:
-    document, whole = _document(each.definition), Part(dict(each.definition.raw), "")
-    offered, left = pruned(document, each.inputs, whole)
-    made = arguments(document, offered, whole)
+    made, left = _offered(each)
     size, notes = size_of(made), list[str]()
     if size > TOO_LARGE:
         notes.append(f"{name} has a schema of {size} bytes, which is much for a model, and needs all of it.")
     elif any(not is_deprecated(given) for given in each.inputs if given.name in left):
         notes.append(f"{name} has a schema too large for a model; what makes it so is not offered at first.")
-    holes = [given for given in offered if HOLE.fullmatch(f"{{{given.name}}}")]
-    keeps = [given.name for given in offered if given.required] or [given.name for given in offered[:1]]
+    names = {given.name: given.required for given in made}
+    holes = [given for given in each.inputs if given.name in names and HOLE.fullmatch(f"{{{given.name}}}")]
+    keeps = [given for given, required in names.items() if required] or list(names)[:1]
     hints = annotations_of(each.definition)
     lines = [
         "",
         f"  {name}:",
         f"    # schema {size} bytes",
-        f"    title: {quoted(each.title)}",
-        f"    description: {quoted(beginning(said(each.definition), MOST_TEXT) or each.title)}",
+        *(f"    {key}: {_flow(value)}" for key, value in as_written(each.definition).items() if key != "input"),
         f"    upstream: {quoted(each.definition.name)}",
         f"    pinned: {quoted(each.definition.hash)}",
         f"    effect: {each.effect} # suggested by {each.why}",
@@ -281,6 +279,28 @@ def _tool(name: str, each: Candidate) -> tuple[list[str], list[str]]:
         lines.append(f"    # not offered: {', '.join(left)}")
     lines += [f"    # left out: {line(wire)[:60]}, which {why}" for wire, why in each.left_out]
     return lines, notes
+
+
+def as_written(definition: Definition) -> dict[str, Any]:
+    """What an import writes of a definition, by the keys of a tool. Raises DocumentError."""
+    each = candidate(definition)
+    if each.refused:
+        raise DocumentError(each.refused)
+    made, _ = _offered(each)
+    about = beginning(said(definition), MOST_TEXT) or each.title
+    return {"title": each.title, "description": " ".join(about.split()), "input": _input(made)}
+
+
+def block_of(key: str, value: Any) -> list[str]:
+    """A key of a tool with its value, in lines."""
+    return list(_written(key, value, 0)) if key == "input" else [f"{key}: {_flow(value)}"]
+
+
+def _offered(each: Candidate) -> tuple[tuple[Argument, ...], list[str]]:
+    """The arguments that are offered at first, and the names of the others."""
+    document, whole = _document(each.definition), Part(dict(each.definition.raw), "")
+    offered, left = pruned(document, each.inputs, whole)
+    return arguments(document, offered, whole), left
 
 
 # --- arguments
@@ -302,7 +322,8 @@ def _inputs(definition: Definition) -> tuple[list[Input], list[tuple[str, str]]]
     found = list(properties.items()) if properties is not None else []
     if not found and any(key in root.mapping for key in ("anyOf", "oneOf", "allOf", "$ref")):
         raise DocumentError("Its arguments are put together of several schemas, and none stands at the root.")
-    required = {each.value for each in listed.list() if isinstance(each.value, str)} if listed is not None else set()
+    named = [each.value for each in listed.list()] if listed is not None else []
+    required = {each for each in named if isinstance(each, str)}
     if missing := sorted(required - {name for name, _ in found}):
         raise DocumentError(f"It needs {line(missing[0])[:60]!r}, of which its schema says nothing.")
     inputs, left_out = list[Input](), list[tuple[str, str]]()

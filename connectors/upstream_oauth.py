@@ -206,7 +206,7 @@ def _read(url: str, resource: ProtectedResourceMetadata | None, found: OAuthMeta
     if "code" not in found.response_types_supported:
         raise CannotSignIn(f"{issuer} gives no codes, and nothing else is taken.")
     offered = found.token_endpoint_auth_methods_supported or ["client_secret_basic"]
-    client = next((ours for theirs, ours in _METHODS.items() if theirs in offered), None)
+    client: ClientAuth | None = next((ours for theirs, ours in _METHODS.items() if theirs in offered), None)
     if client is None:
         raise CannotSignIn(f"{issuer} takes no app that signs by its secret, or not at all.")
     of = str(resource.resource) if resource else resource_url_from_server_url(url)

@@ -51,6 +51,7 @@ from server.errors import (
     BadArguments,
     Busy,
     CallRefused,
+    DefinitionHeld,
     Denied,
     KeysAway,
     NoLongerValid,
@@ -236,6 +237,8 @@ async def _bind(parts: Parts, caller: Caller, name: str, arguments: Mapping[str,
         raise await _out_of_reach(parts, caller, name, arguments)
     refused: Decided | None = None
     try:
+        if name in workspace.held:
+            raise DefinitionHeld(name)
         bound_call = workspace.offer.bind(name, arguments)
         connection = workspace.connections[bound_call.connection]
         request = Request(bound_call.connection, bound_call.tool.name, bound_call.tool.effect, bound_call.arguments)
@@ -247,7 +250,7 @@ async def _bind(parts: Parts, caller: Caller, name: str, arguments: Mapping[str,
         prepared = prepare(bound_call, base_url=connection.base_url, idempotency_key=key)
     except (InvalidArguments, Unsendable) as error:
         refusal: CallRefused = BadArguments(error.for_model)
-    except Refused as error:
+    except (DefinitionHeld, Refused) as error:
         refusal = error
     else:
         return _Bound(caller, bound_call, connection, prepared, verdict)

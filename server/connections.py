@@ -82,6 +82,8 @@ class Workspace:
     offer: Offer
     rules: RuleSet
     preset: RuleSet
+    held: frozenset[str] = frozenset()
+    """Tools on offer whose wrapped server says of them what nobody has reviewed: listed to no agent, never called."""
 
 
 class Workspaces:
@@ -102,25 +104,34 @@ class Workspaces:
         return workspace
 
     def _read(self, org: str) -> Workspace:
-        def read(rows: Rows) -> tuple[Any, list[Any], list[Any]]:
+        def read(rows: Rows) -> tuple[Any, list[Any], list[Any], list[Any]]:
             head = rows.execute("SELECT revision, preset FROM org WHERE id = ?", (org,)).fetchone()
             connections = rows.execute(f"SELECT {_COLUMNS} FROM connection WHERE org = ? ORDER BY name", (org,))
             rules = rows.execute("SELECT id, body FROM rule WHERE org = ? ORDER BY created_at, id", (org,))
-            return head, connections.fetchall(), rules.fetchall()
+            held = rows.execute("SELECT connection, tool, pinned FROM held_definition WHERE org = ?", (org,))
+            return head, connections.fetchall(), rules.fetchall(), held.fetchall()
 
-        head, connection_rows, rule_rows = self._database.of(org).snapshot(read)
+        head, connection_rows, rule_rows, held_rows = self._database.of(org).snapshot(read)
         revision, preset = head or _REMOVED
         connections = {row[2]: _connection(row) for row in connection_rows}
+        self._catalogue.look_again(connection.connector for connection in connections.values())
         usable: dict[str, str] = {}
         for connection in connections.values():
             if connection.connector in self._catalogue.connectors:
                 usable[connection.name] = connection.connector
             else:
                 log.warning("connection %s has no usable connector %s", connection.name, connection.connector)
+        offer = self._catalogue.offer(usable)
+        held = {(connection, tool): pinned for connection, tool, pinned in held_rows}
         return Workspace(
             revision=revision,
             connections=MappingProxyType(connections),
-            offer=self._catalogue.offer(usable),
+            offer=offer,
+            held=frozenset(
+                each.name
+                for each in offer.tools
+                if each.tool.pinned and held.get((connections[each.connection].id, each.tool.name)) == each.tool.pinned
+            ),
             rules=RuleSet(parse_rule({"id": rule, **json.loads(body)}) for rule, body in rule_rows),
             preset=load_preset(preset),
         )

@@ -5,15 +5,20 @@ found, it counts no more, in whichever org. Until then the tool is listed to no 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from connectors.definition import Connector, Tool
+from connectors.scrub import Scrubber
 from server.audit import Event, append
 from server.clock import now_ms
 from server.connections import Connection
 from server.database import Database, Rows
 from server.identity import touch
+
+if TYPE_CHECKING:
+    from connectors.upstream import Definition  # at run time it would load the protocol
 
 MOST_BYTES = 256 * 1024
 """Of a definition that is kept to be shown; of a longer one there is only its hash."""
@@ -47,6 +52,26 @@ class Held:
     def gone(self) -> bool:
         """Whether the upstream has no such tool any more."""
         return not self.found
+
+
+def compared(connector: Connector, definitions: Iterable["Definition"]) -> tuple[list[Found], list[str]]:
+    """Of a connector's tools, those that its server no longer defines as pinned; and the names of the others."""
+    now = {each.name: each for each in definitions}
+    changed, same = list[Found](), list[str]()
+    for tool in connector.tools.values():
+        found = now.get(tool.upstream)
+        if found is not None and found.hash == tool.pinned:
+            same.append(tool.name)
+        else:
+            changed.append(changed_to(tool, found))
+    return changed, same
+
+
+def changed_to(tool: Tool, found: "Definition | None", secrets: Sequence[str] = ()) -> Found:
+    """What a tool has become; without the secrets that its server may have put there."""
+    if found is None:
+        return Found(tool.name, tool.pinned)
+    return Found(tool.name, tool.pinned, found.hash, Scrubber(secrets).value(found.raw))
 
 
 def hold(rows: Rows, connection: Connection, found: Sequence[Found], *, by: str | None = None) -> list[str]:

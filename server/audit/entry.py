@@ -109,7 +109,7 @@ class Event(StrEnum):
 
     TOOL_HELD = "tool.held"  # what its wrapped server says of it is not what was reviewed, or it is gone
     TOOL_REVIEWED = "tool.reviewed"  # a person has seen the difference, and it is pinned from now on
-    TOOL_RETURNED = "tool.returned"  # its wrapped server says again what was reviewed
+    TOOL_RETURNED = "tool.returned"  # held no longer: its file and its server agree, or the file has it no more
 
     CONNECTOR_TEST_BEGUN = "connector.test_begun"  # durable before its credential is opened; names the reads
     CONNECTOR_TESTED = "connector.tested"

@@ -26,6 +26,7 @@ from server.cli import (
     people,
     policy,
     replaying,
+    reviewing,
     rulebooks,
     setup,
     trying,
@@ -110,6 +111,7 @@ for name, function in {
     "new": importing.new,
     "import-openapi": importing.import_openapi,
     "import-mcp": wrapping.import_mcp,
+    "review": reviewing.review,
     "test": trying.test,
 }.items():
     connect.connector_app.command(name)(function)

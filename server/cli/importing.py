@@ -145,11 +145,14 @@ def try_loading(identifier: str, files: dict[str, bytes]) -> None:
         load(Path(folder) / f"{identifier}.yaml")
 
 
-def put(files: dict[Path, bytes], another: str = "take another id with `--id`") -> None:
+MORE = "For one more operation: move both away, import all of them at once, an `--operation` for each"
+
+
+def put(files: dict[Path, bytes], another: str = "take another id with `--id`", *, more: str = MORE) -> None:
     """Write these files, all or none of them; never over one that is there."""
     there = [path for path in files if path.exists()]
     if there:
-        raise typer.BadParameter(_are_there(there, another))
+        raise typer.BadParameter(_are_there(there, another, more))
     written: list[Path] = []
     try:
         for path, content in files.items():
@@ -166,14 +169,13 @@ def put(files: dict[Path, bytes], another: str = "take another id with `--id`") 
         ) from None
 
 
-def _are_there(paths: Sequence[Path], another: str) -> str:
+def _are_there(paths: Sequence[Path], another: str, more: str) -> str:
     if len(paths) == 1:
         return f"{paths[0]} is there already. Remove it first, or {another}."
     (beside, file) = paths
     return (
-        f"{file} and {beside.name} beside it are there already, and belong together. For one more operation: move both "
-        "away, import all of them at once, an `--operation` for each, and carry over what you had edited. Or "
-        f"{another}."
+        f"{file} and {beside.name} beside it are there already, and belong together. {more}, and carry over what you "
+        f"had edited. Or {another}."
     )
 
 

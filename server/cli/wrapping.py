@@ -397,6 +397,9 @@ def _as_json(each: "Candidate") -> dict[str, Any]:
 # --- writing
 
 
+MORE = "For one more tool: move both away, import all of them at once, a `--tool` for each"
+
+
 def _write(
     source: "Source",
     server: dict[str, str],
@@ -408,6 +411,7 @@ def _write(
 ) -> None:
     from connectors.compiling import portable_name
     from connectors.importing_wrapped import draft
+    from connectors.repinning import beside, written
     from server.settings import read_settings
 
     title = server.get("name", "")
@@ -423,7 +427,7 @@ def _write(
     made = draft(source, offered, identifier=name, title=title)
     content = made.text.encode()
     try_loading(name, {f"{name}.yaml": content})
-    put({target: content})
+    put({beside(target): written([each.definition for each in offered]), target: content}, more=MORE)
     for note in made.notes:
         warn(note)
     if json:
