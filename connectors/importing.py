@@ -96,7 +96,7 @@ def draft(document: Document, chosen: Sequence[Described], *, identifier: str, s
     tools: list[str] = []
     names: dict[str, None] = {}
     for described in chosen:
-        name = free_name(tool_name(described)[: MAX_WIRE_NAME - len(identifier) - 1], names)
+        name = free_name(tool_name(described), names, identifier)
         lines, said = _tool(name, small, small.find(described.call), described, taken)
         names[name] = None
         tools += lines
@@ -212,10 +212,11 @@ def _unique(document: Document, described: Described) -> bool:
     return bool(_PLAIN.fullmatch(described.id)) and sum(each.id == described.id for each in document.operations()) == 1
 
 
-def free_name(name: str, names: Iterable[str]) -> str:
-    """The name, or the first like it that none of these has."""
-    taken = set(names)
-    others = (f"{name[: MAX_NAME - 3]}_{number}" for number in range(2, len(taken) + 3))
+def free_name(name: str, names: Iterable[str], identifier: str) -> str:
+    """The name, or the first like it that none of these has; a connection called `identifier` has room for it."""
+    taken, most = set(names), min(MAX_NAME, MAX_WIRE_NAME - len(identifier) - 1)
+    others = (f"{name[: most - 3]}_{number}" for number in range(2, len(taken) + 3))
+    name = name[:most]
     return name if name not in taken else next(other for other in others if other not in taken)
 
 

@@ -11,7 +11,6 @@ from decimal import Decimal
 from typing import Any, cast
 
 from connectors import fileformat as keys
-from connectors.catalogue import MAX_WIRE_NAME
 from connectors.compiling import Input, arguments, portable_name
 from connectors.definition import HOLE, Argument, Connector, CredentialKind, Effect, OAuth, WrappedServer, canonical
 from connectors.document import Document, DocumentError, Part, line
@@ -39,6 +38,7 @@ _UPSTREAM = re.compile(keys.UPSTREAM_PATTERN)
 _ARGUMENT = re.compile(keys.UPSTREAM_ARGUMENT_PATTERN)
 _PLAIN_KEY = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _READ_OTHERWISE = frozenset({"true", "false", "yes", "no", "on", "off", "null", "y", "n"})  # by YAML 1.1
+_HALF = re.compile("[\ud800-\udfff]")
 _FLOW = 100  # characters that one line of a schema takes at most
 
 
@@ -165,7 +165,7 @@ def draft(source: Source, chosen: Sequence[Candidate], *, identifier: str, title
     names: dict[str, None] = {}
     tools: list[str] = []
     for each in chosen:
-        name = free_name(each.name[: MAX_WIRE_NAME - len(identifier) - 1], names)
+        name = free_name(each.name, names, identifier)
         names[name] = None
         lines, more = _tool(name, each)
         tools += lines
@@ -347,13 +347,19 @@ def _input(made: Sequence[Argument]) -> dict[str, Any]:
 
 
 def _sayable(value: Any) -> Any:
-    """Without null, which a connector file does not have: a value of it in a list, or a key that has it."""
+    """Without what a connector file cannot hold, null and half a character: as a value in a list, or with its key."""
     if isinstance(value, Mapping):
-        kept = {key: item for key, item in cast("Mapping[str, Any]", value).items() if item is not None}
-        return {key: _sayable(item) for key, item in kept.items() if not (key == "enum" and item == [None])}
+        made = {
+            key: _sayable(item) for key, item in cast("Mapping[str, Any]", value).items() if not _is_unsayable(item)
+        }
+        return {key: item for key, item in made.items() if key != "enum" or item}
     if isinstance(value, list | tuple):
-        return [_sayable(item) for item in cast("Sequence[Any]", value) if item is not None]
+        return [_sayable(item) for item in cast("Sequence[Any]", value) if not _is_unsayable(item)]
     return value
+
+
+def _is_unsayable(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and _HALF.search(value) is not None)
 
 
 def _written(key: str, value: Any, level: int) -> Iterator[str]:
