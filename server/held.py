@@ -148,6 +148,13 @@ def held_of(database: Database, org: str) -> list[Held]:
     return [_held(row) for row in database.of(org).read(SELECTED, (org,))]
 
 
+def pinned_by(held: Held, connectors: Mapping[str, Connector]) -> Tool | None:
+    """The tool that is held, as its file has it now; None where that pins something else, or has it no more."""
+    connector = connectors.get(held.connector)
+    tool = connector.tools.get(held.tool) if connector is not None else None
+    return tool if tool is not None and tool.pinned == held.pinned else None
+
+
 SELECTED = (
     "SELECT h.org, h.connection, c.name, c.connector, h.tool, h.pinned, h.found, h.definition, h.found_at "
     "FROM held_definition h JOIN connection c ON c.org = h.org AND c.id = h.connection WHERE h.org = ? "

@@ -153,8 +153,9 @@ def list_connections(org: OrgName = None, as_member: AsMember = None, json: AsJs
 
     with at_desk(org, as_member, "look around") as desk:
         found = connections_of(desk.database, desk.org.id)
+        held = _held(desk)
         if json:
-            show_json([_as_json(connection) for connection in found])
+            show_json([{**_as_json(connection), "held": held.get(connection.id, [])} for connection in found])
             return
         show_table(
             ("NAME", "CONNECTOR", "ACCOUNT", "ADDRESS", "PRIVATE", "KEY", "SECRET IN", "VERIFIED", "NEEDS CONSENT"),
@@ -176,6 +177,7 @@ def list_connections(org: OrgName = None, as_member: AsMember = None, json: AsJs
         )
         for connection in found:
             _warn_of_consent(connection)
+            _warn_of_held(connection, held)
         _warn_of_revocations(desk)
 
 
@@ -188,12 +190,15 @@ def show_connection(
 
     with at_desk(org, as_member, "look around") as desk:
         found = connection_named(desk.database, desk.org.id, name)
+        held = _held(desk)
         shown = {**_as_json(found), "reference": _reference(desk, found), **_oauth_as_json(desk, found)}
+        shown["held"] = held.get(found.id, [])
         if json:
             show_json(shown)
         else:
-            show_fields(shown)
+            show_fields({name: value for name, value in shown.items() if name != "held" or value})
             _warn_of_consent(found)
+            _warn_of_held(found, held)
 
 
 def _reference(desk: Desk, connection: "Connection") -> str | None:
@@ -684,6 +689,25 @@ def _warn_of_consent(connection: "Connection") -> None:
         warn(
             f"{connection.name} needs consent again, and none of its tools can work until then: "
             f"keyleash connection rotate {connection.name}"
+        )
+
+
+def _held(desk: Desk) -> dict[str, list[str]]:
+    """By the connection's id, the tools that are held because their server says what nobody has reviewed."""
+    from server.held import held_of, pinned_by
+
+    found: dict[str, list[str]] = {}
+    for held in held_of(desk.database, desk.org.id):
+        if pinned_by(held, desk.installation.catalogue.connectors) is not None:
+            found.setdefault(held.connection, []).append(held.tool)
+    return found
+
+
+def _warn_of_held(connection: "Connection", held: dict[str, list[str]]) -> None:
+    if tools := held.get(connection.id):
+        warn(
+            f"{connection.name}: {', '.join(tools)} held, because the server behind it says something else of it now: "
+            f"keyleash connector review {connection.name}"
         )
 
 

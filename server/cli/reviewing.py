@@ -82,7 +82,7 @@ def review(
 def _found(desk: Desk, what: str | None) -> tuple[list[Reviewed], list["Held"]]:
     """The tools that are held, and those that no file here pins as they were then. Raises ConnectionProblem."""
     from server.connections import ConnectionProblem, connections_of
-    from server.held import held_of
+    from server.held import held_of, pinned_by
 
     names = {connection.name for connection in connections_of(desk.database, desk.org.id)}
     catalogue = desk.installation.catalogue
@@ -93,13 +93,14 @@ def _found(desk: Desk, what: str | None) -> tuple[list[Reviewed], list["Held"]]:
     for held in held_of(desk.database, desk.org.id):
         if what is not None and held.name != what and held.connector != file:
             continue
+        tool = pinned_by(held, catalogue.connectors)
+        if tool is not None:
+            reviewed.append(_reviewed(held, catalogue.connectors[held.connector], tool))
+            continue
         connector = catalogue.connectors.get(held.connector)
-        tool = connector.tools.get(held.tool) if connector is not None else None
-        if connector is None or tool is None or tool.pinned != held.pinned:
-            _say_stale(held, pins_it=tool is not None and tool.pinned == held.found)
-            stale.append(held)
-        else:
-            reviewed.append(_reviewed(held, connector, tool))
+        now = connector.tools.get(held.tool) if connector is not None else None
+        _say_stale(held, pins_it=now is not None and now.pinned == held.found)
+        stale.append(held)
     return reviewed, stale
 
 
