@@ -9,7 +9,7 @@ import json
 import math
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import time
 from typing import TYPE_CHECKING, Any, cast
 
@@ -84,6 +84,19 @@ def interpret(call: Call, reply: "Reply") -> Result:
     return _result(shaped, answer, usage)
 
 
+def failed(connector: Connector, result: Result) -> Result:
+    """What is told of a call of which the wrapped server itself says that it failed: its text, which is scrubbed."""
+    said = (result.structured or {}).get("text")
+    text = said if isinstance(said, str) else result.text
+    shown = text[:_MAX_RAW] + ("…" if len(text) > _MAX_RAW else "")
+    return replace(result, ok=False, structured=None, text=f"{connector.title} says that it failed: {shown}")
+
+
+def written(value: Mapping[str, Any]) -> str:
+    """An object as a model reads it."""
+    return _dumped(value)
+
+
 def interpret_verify(connector: Connector, reply: "Reply") -> str | None:
     """The name of the account that a credential belongs to, None where the definition or the upstream names none.
 
@@ -94,7 +107,7 @@ def interpret_verify(connector: Connector, reply: "Reply") -> str | None:
     if not connector.account or not answer.json:
         return None
     found = answer.value["data"] if connector.verify.operation else answer.value
-    return _line(connector.account.search(found), _MAX_NAME)
+    return one_line(connector.account.search(found), _MAX_NAME)
 
 
 # --- taking in --------------------------------------------------------------------------------------------------------
@@ -117,7 +130,7 @@ def _scrubbed(connector: Connector, reply: "Reply") -> _Answer:
     request_id = scrubber.text(headers.get(named, "")) if named else None
     if not request_id and connector.errors.request_id:
         request_id = connector.errors.request_id.search(value) if is_json else None
-    return _Answer(reply.status, shown, is_json, value, len(reply.body), _line(request_id, _MAX_NAME))
+    return _Answer(reply.status, shown, is_json, value, len(reply.body), one_line(request_id, _MAX_NAME))
 
 
 def _whole_once_flat(value: Any, secrets: Sequence[str]) -> bool:
@@ -176,7 +189,7 @@ def _raise_refusal(connector: Connector, whose: str, answer: _Answer, operation:
     if answer.status < 400 and not failed:
         return
     refused = refused or payload.Refusal()
-    code = _line(refused.code, _MAX_NAME) or _found(errors.code, answer, _MAX_NAME)
+    code = one_line(refused.code, _MAX_NAME) or _found(errors.code, answer, _MAX_NAME)
     wait = _retry_after(answer)
     limited = code in errors.limited or (answer.status == 403 and (wait is not None or _used_up(answer)))
     if answer.status == 429 or limited:
@@ -190,8 +203,8 @@ def _raise_refusal(connector: Connector, whose: str, answer: _Answer, operation:
             request_id=answer.request_id,
         )
     if answer.status in (401, 403) or code in errors.rejected:
-        raise CredentialRejected(_rejected(title, whose, answer.status))
-    said = _line(refused.said, MAX_MESSAGE) or _found(errors.message, answer, MAX_MESSAGE)
+        raise credential_rejected(title, whose, answer.status)
+    said = one_line(refused.said, MAX_MESSAGE) or _found(errors.message, answer, MAX_MESSAGE)
     meaning = refused.meaning or _meaning(answer.status)
     raise UpstreamError(
         answer.status,
@@ -204,15 +217,16 @@ def _raise_refusal(connector: Connector, whose: str, answer: _Answer, operation:
 
 def _incomplete(connector: Connector, operation: Operation, answer: _Answer) -> dict[str, Any]:
     """What is told beside a GraphQL result of which the upstream could not give every part."""
-    said = _line(payload.incomplete(answer.value), MAX_MESSAGE)
+    said = one_line(payload.incomplete(answer.value), MAX_MESSAGE)
     done = "The call took effect. " if operation.kind == "mutation" else ""
     note = f"{done}{connector.title} could not give the whole answer and says: {said}"
     return {"note_on_errors": note} if said else {}
 
 
-def _rejected(title: str, whose: str, status: int) -> str:
+def credential_rejected(title: str, whose: str, status: int) -> CredentialRejected:
+    """What is told of a refused credential; never a word of the upstream's own."""
     why = "it is not permitted to do this, or no longer valid" if status == 403 else "it is wrong, expired or revoked"
-    return (
+    return CredentialRejected(
         f"Credential rejected: {title} does not accept {whose} (HTTP {status}); {why}. "
         "Calling again will not help; an admin of the org has to enter a credential that works."
     )
@@ -242,10 +256,10 @@ def _retry_after(answer: _Answer) -> float | None:
 
 
 def _found(selector: Selector | None, answer: _Answer, most: int) -> str | None:
-    return _line(selector.search(answer.value), most) if selector and answer.json else None
+    return one_line(selector.search(answer.value), most) if selector and answer.json else None
 
 
-def _line(value: Any, most: int) -> str | None:
+def one_line(value: Any, most: int) -> str | None:
     """One line of text: no control, format or private characters, and not longer than `most`; None for nothing."""
     if value is None or value == "":
         return None
@@ -279,7 +293,7 @@ def _object(value: Any, status: int) -> dict[str, Any]:
 
 def _not_json(answer: _Answer, *, shaped: bool) -> dict[str, Any]:
     """The text, labelled; nothing of it where the definition selects or removes, which it can do in JSON only."""
-    kind = _line(answer.headers.get("content-type"), _MAX_NAME)
+    kind = one_line(answer.headers.get("content-type"), _MAX_NAME)
     label = {"status": answer.status, "content_type": kind, "bytes": answer.size}
     if shaped or answer.value is None:
         return label | {"note": "The answer is not JSON and is not shown."}

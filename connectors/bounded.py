@@ -7,7 +7,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Protocol
 
-from connectors.errors import Unreachable
+from connectors.errors import ResponseTooLarge, Unreachable
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,14 @@ class Inflate:
     def _next(self, chunk: bytes) -> _Stream:
         bare = not self._gzip and chunk[0] & 0x0F != 8
         return zlib.decompressobj(wbits=31 if self._gzip else -15 if bare else 15)
+
+
+def check_json(body: bytes, host: str, limits: Limits) -> None:
+    """Raises ResponseTooLarge, naming the host, for JSON of more values or levels than are taken in."""
+    if body.count(b",") > limits.max_values and body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"[", b"{"):
+        raise ResponseTooLarge(f"{host} sent more than {limits.max_values} values. Ask for less: a smaller page.")
+    if deeper_than(body, limits.max_depth):
+        raise ResponseTooLarge(f"{host} sent JSON that is nested more than {limits.max_depth} deep.")
 
 
 def deeper_than(body: bytes, depth: int) -> bool:

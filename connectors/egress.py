@@ -12,7 +12,7 @@ import io
 import socket
 import ssl
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import metadata
@@ -25,12 +25,12 @@ import yarl
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from connectors.addresses import Network, allowed
-from connectors.bounded import DEFAULT_LIMITS, Inflate, Limits, deeper_than
+from connectors.bounded import DEFAULT_LIMITS, Inflate, Limits, check_json
 from connectors.departure import checked_headers, checked_url, not_public, with_query
 from connectors.errors import ConnectorError, ResponseTooLarge, Unreachable, UpstreamError
 from connectors.request import Prepared
 
-__all__ = ["Attach", "Egress", "Fill", "Limits", "Reply", "Resolve", "resolve_apart", "retry_after"]
+__all__ = ["Attach", "Egress", "Fill", "Limits", "Reply", "Resolve", "Stream", "resolve_apart", "retry_after"]
 
 # Adds authentication to the headers and the query; returns every secret string that it put there or that was made of
 # one, so that these can be scrubbed from what comes back.
@@ -167,6 +167,31 @@ class Egress:
         left: float,
     ) -> "_Answered | _Failed":
         """One sending. The secret is in this frame and below, so every failure is returned, to be raised elsewhere."""
+        answered = await self._answered(session, prepared, url, attach=attach, fill=fill, limits=limits, left=left)
+        if isinstance(answered, _Failed):
+            return answered
+        response, secrets = answered
+        try:
+            try:
+                content, wire = await _read(response, prepared, limits)
+            finally:
+                response.close()  # read to its end, the connection is in the pool already; otherwise it goes
+        except Exception as error:
+            return _failed(error, prepared, limits)
+        return response.status, _plain(response.headers), content, wire, secrets
+
+    async def _answered(
+        self,
+        session: aiohttp.ClientSession,
+        prepared: Prepared,
+        url: yarl.URL,
+        *,
+        attach: Attach,
+        fill: Fill | None,
+        limits: Limits,
+        left: float,
+    ) -> "tuple[aiohttp.ClientResponse, tuple[str, ...]] | _Failed":
+        """One sending, up to the head of the answer."""
         try:
             headers, query, secrets = self._authenticated(prepared, attach)
             body, more = fill() if fill else (prepared.body, ())
@@ -185,12 +210,36 @@ class Egress:
             )
             try:
                 _refuse_redirect(response.status, prepared)
-                content, wire = await _read(response, prepared, limits)
-            finally:
-                response.close()  # read to its end, the connection is in the pool already; otherwise it goes
+            except ConnectorError:
+                response.close()
+                raise
         except Exception as error:
             return _failed(error, prepared, limits)
-        return response.status, _plain(response.headers), content, wire, secrets
+        return response, secrets
+
+    async def stream(
+        self,
+        prepared: Prepared,
+        *,
+        attach: Attach,
+        private: tuple[Network, ...] = (),
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> "Stream":
+        """Send the request once, as `send` does, and return as soon as the answer begins; close the Stream after."""
+        if self._closed:
+            raise Unreachable("Keyleash is shutting down, so nothing was sent.", maybe_sent=False)
+        url = checked_url(prepared, private)
+        session = self._sessions.get(private) or self._open(private)
+        try:
+            answered = await self._answered(
+                session, prepared, url, attach=attach, fill=None, limits=limits, left=limits.total_s
+            )
+        except asyncio.CancelledError as cancelled:
+            raise _bare(cancelled) from None
+        if isinstance(answered, _Failed):
+            raise answered.error
+        response, secrets = answered
+        return Stream(response, prepared, limits, secrets)
 
     def _authenticated(
         self, prepared: Prepared, attach: Attach
@@ -205,6 +254,50 @@ class Egress:
             headers["Accept"] = "application/json"
         headers["Accept-Encoding"] = "gzip, deflate"
         return headers, query, secrets
+
+
+class Stream:
+    """An answer of which the head has come, and the rest comes piece by piece, within the same limits."""
+
+    def __init__(
+        self, response: aiohttp.ClientResponse, prepared: Prepared, limits: Limits, secrets: tuple[str, ...]
+    ) -> None:
+        self.status = response.status
+        self.headers: Mapping[str, str] = _plain(response.headers)
+        self.secrets: Callable[[], tuple[str, ...]] = lambda: secrets
+        self.bytes_in = 0
+        self._response, self._prepared, self._limits = response, prepared, limits
+
+    async def pieces(self) -> AsyncGenerator[bytes]:
+        """The decoded body; raises Unreachable and ResponseTooLarge as `Egress.send` does."""
+        failed: Exception | None = None
+        values = 0
+        try:
+            async for part, wire in _pieces(self._response, _host(self._prepared), self._limits):
+                self.bytes_in = wire
+                values += part.count(b",")
+                if values > self._limits.max_values:
+                    failed = ResponseTooLarge(
+                        f"{_host(self._prepared)} sent more than {self._limits.max_values} values. Ask for less."
+                    )
+                    break
+                yield part
+        except Exception as error:
+            failed = _failed(error, self._prepared, self._limits).error
+        finally:
+            self.close()
+        if failed is not None:
+            raise failed
+
+    async def whole(self) -> bytes:
+        """The rest of the body at once; JSON is checked for its depth as well."""
+        body = b"".join([part async for part in self.pieces()])
+        check_json(body, _host(self._prepared), self._limits)
+        return body
+
+    def close(self) -> None:
+        """End it, whatever is still to come."""
+        self._response.close()
 
 
 class _Vetting(AbstractResolver):
@@ -278,11 +371,21 @@ _Answered = tuple[int, dict[str, str], bytes, int, tuple[str, ...]]  # status, h
 async def _read(response: aiohttp.ClientResponse, prepared: Prepared, limits: Limits) -> tuple[bytes, int]:
     """The decoded body and its length on the wire."""
     host = _host(prepared)
+    parts: list[bytes] = []
+    wire = 0
+    async for part, wire in _pieces(response, host, limits):  # noqa: B007 - the last one is the whole length
+        parts.append(part)
+    body = b"".join(parts)
+    check_json(body, host, limits)
+    return body, wire
+
+
+async def _pieces(response: aiohttp.ClientResponse, host: str, limits: Limits) -> AsyncGenerator[tuple[bytes, int]]:
+    """The decoded body as it comes, and how much of it has come over the wire so far."""
     encoding = response.headers.get("Content-Encoding", "").strip().lower()
     inflate = Inflate(encoding, host) if encoding not in ("", "identity") else None
     if (response.content_length or 0) > limits.max_body:
         raise ResponseTooLarge(_too_large(host, limits))
-    parts: list[bytes] = []
     wire = size = 0
     while chunk := await response.content.readany():
         wire += len(chunk)
@@ -293,15 +396,9 @@ async def _read(response: aiohttp.ClientResponse, prepared: Prepared, limits: Li
             raise ResponseTooLarge(_too_large(host, limits))
         if size > ceiling:
             raise ResponseTooLarge(f"{host} sent an answer that is compressed more than {limits.max_ratio} to 1.")
-        parts.append(part)
+        yield part, wire
     if inflate and wire:
         inflate.check_whole()
-    body = b"".join(parts)
-    if body.count(b",") > limits.max_values and body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"[", b"{"):
-        raise ResponseTooLarge(f"{host} sent more than {limits.max_values} values. Ask for less: a smaller page.")
-    if deeper_than(body, limits.max_depth):
-        raise ResponseTooLarge(f"{host} sent JSON that is nested more than {limits.max_depth} deep.")
-    return body, wire
 
 
 def _too_large(host: str, limits: Limits) -> str:

@@ -4,8 +4,9 @@ No message carries an upstream's or a library's own exception: such text may quo
 carries the secret. Every message says how to mend it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 
 class ConnectorError(Exception):
@@ -88,6 +89,18 @@ class UpstreamError(ConnectorError):
         self.maybe_done = maybe_done
 
 
+class ProtocolRefused(UpstreamError):
+    """A wrapped MCP server refused by the protocol's own means, or did what the protocol does not let it do.
+
+    `said` has been scrubbed and bounded before it comes here.
+    """
+
+    def __init__(self, title: str, said: str, *, code: int | None = None, maybe_done: bool = False) -> None:
+        message = f"{title} refused the call and {said}" if said.startswith("says") else f"{title} {said}".rstrip()
+        super().__init__(0, message, code=None if code is None else str(code), maybe_done=maybe_done)
+        self.args = (f"{message} (MCP error {code})" if code is not None else f"{message}.",)
+
+
 class RateLimited(UpstreamError):
     """The upstream asks for fewer calls; `retry_after` is its own figure in seconds, where it gave one."""
 
@@ -102,6 +115,20 @@ class RateLimited(UpstreamError):
     ) -> None:
         super().__init__(status, message, code=code, request_id=request_id)
         self.retry_after = retry_after
+
+
+class DefinitionChanged(ConnectorError):
+    """A wrapped server's tool is not what was agreed to; raised before the call is sent.
+
+    `found` is what its server says now, scrubbed, and `hash` of it; both None where it has the tool no more.
+    """
+
+    def __init__(self, tool: str, pinned: str, found: Mapping[str, Any] | None, found_hash: str | None) -> None:
+        super().__init__(
+            f"{tool} is held: its server {'describes it differently now' if found else 'no longer has it'}. Nothing "
+            "was sent. An admin of the org has to look at it first: tell the person you work for."
+        )
+        self.tool, self.pinned, self.found, self.hash = tool, pinned, found, found_hash
 
 
 class TokenRefused(ConnectorError):

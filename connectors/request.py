@@ -108,12 +108,46 @@ def prepare(call: Call, *, base_url: str, idempotency_key: str = "") -> Prepared
 
     `idempotency_key` is sent where the connector says that the upstream honours one; elsewhere it is left out.
     """
+    if call.connector.server is not None:
+        return prepare_wrapped(call, base_url=base_url)
     return _prepare(call.connector, call.tool, call.arguments, base(base_url), idempotency_key)
 
 
 def prepare_verify(connector: Connector, *, base_url: str) -> Prepared:
     """The request that shows whether a credential works; raises Unsendable for a bad base URL."""
     return _prepare(connector, connector.verify, MappingProxyType({}), base(base_url), "")
+
+
+def endpoint(connector: Connector, base_url: str) -> Prepared:
+    """Where the messages of a wrapped server that is reached over HTTP go; raises Unsendable."""
+    where = base(base_url)
+    path = connector.server.endpoint if connector.server else ""
+    url = where.url + path or where.origin
+    if len(url) > MAX_URL or not _URL.fullmatch(url):
+        raise Unsendable("The server's address holds characters that may not stand there, or too many.")
+    return Prepared("POST", url if where.path or path else f"{url}/", where.origin, where.path, connector.headers)
+
+
+def prepare_wrapped(call: Call, *, base_url: str) -> Prepared:
+    """What is shown, judged and recorded of a call to a wrapped server; its messages are the SDK's. Raises Unsendable.
+
+    Nothing is ever sent twice: `reads` says only what a lost answer means.
+    """
+    method = f"tools/call {call.tool.upstream}"
+    server = call.connector.server
+    body = _json(sent_arguments(call)).encode("utf-8", "replace")
+    if len(body) > MAX_BODY:
+        raise Unsendable(f"The arguments are longer than {MAX_BODY} bytes; shorten them.")
+    if server is not None and server.command:
+        program = server.command[0].rpartition("/")[2]
+        return Prepared(method, call.connector.base_url, f"stdio:{program}", "", (), body, reads=call.tool.safe)
+    where = endpoint(call.connector, base_url)
+    return Prepared(method, where.url, where.origin, where.base_path, where.headers, body, reads=call.tool.safe)
+
+
+def sent_arguments(call: Call) -> dict[str, Any]:
+    """What a wrapped server's tool is called with: the agent's arguments, and those that the file fixes."""
+    return {**call.arguments, **nested(call.tool.fixed_body)}
 
 
 def check_below(url: str, *, origin: str, base_path: str) -> None:

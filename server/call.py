@@ -17,9 +17,11 @@ from connectors.answer import Result, interpret
 from connectors.auth import attaching
 from connectors.bounded import DEFAULT_LIMITS
 from connectors.definition import Call, CredentialKind
+from connectors.elicitation import ASKING_S
 from connectors.errors import (
     ConnectorError,
     CredentialRejected,
+    DefinitionChanged,
     InvalidArguments,
     RateLimited,
     ResponseTooLarge,
@@ -65,6 +67,8 @@ from server.identity import Caller, Directory, Frozen, Moved, new_id, require_un
 from server.keys import Keys
 from server.oauth.renewal import Renewals
 from server.oauth.tokens import rejected
+from server.outside import AskThrough, Questions, may_ask
+from server.outside import send as send_to_server
 from server.policy import Request, Ruling, Verdict, decide
 from server.prompt import Prompt, render
 from server.reach import shown, subject
@@ -100,6 +104,10 @@ class Parts:
     """How many calls of each connection read its secret from where it stays: a slow place holds up nobody else's."""
     clock: Callable[[], float] = field(default=running_s, compare=False)
     """Seconds, by which a call is too old to be sent."""
+    changed: Callable[[Rows, Connection, DefinitionChanged], None] = field(
+        default=lambda _rows, _connection, _changed: None, compare=False
+    )
+    """What is noted of a wrapped server's tool that is not what was agreed to, with the outcome's entry."""
 
 
 REFERENCES_AT_ONCE = 4
@@ -146,7 +154,7 @@ async def call(
     *,
     pointer: str | None = None,
 ) -> Outcome:
-    """Carry out one tool call for `caller`, or raise CallRefused saying why not, or AskFirst.
+    """Carry out one tool call for `caller`, or raise CallRefused saying why not, or AskFirst, or AskThrough.
 
     `pointer` names the approval that an earlier answer to this call opened. From the attempt's record to the
     outcome's, nothing the client does can interrupt; egress bounds how long that takes.
@@ -194,7 +202,7 @@ async def _call(  # noqa: PLR0917 - the arguments of `call`
     for _ in range(_TRIES):
         await _renew(parts, bound)
         try:
-            return await _shielded(parts, bound, clearance)
+            return await _shielded(parts, bound, clearance, person)
         except Moved:
             bound, clearance = await _anew(parts, bound, clearance, person)
             if clearance.outcome is not None:
@@ -215,11 +223,13 @@ async def _renew(parts: Parts, bound: _Bound) -> None:
         raise
 
 
-async def _shielded(parts: Parts, bound: _Bound, clearance: Clearance) -> Outcome:
-    outcome = _SILENT
+async def _shielded(parts: Parts, bound: _Bound, clearance: Clearance, person: Person) -> Outcome:
+    outcome: Outcome | Questions = _SILENT
     with anyio.CancelScope(shield=True):
-        outcome = await _carry_out(parts, bound, clearance)
-    return outcome  # noqa: RET504 - a cancelled scope leaves by the end of its block
+        outcome = await _carry_out(parts, bound, clearance, person)
+    if isinstance(outcome, Questions):
+        raise AskThrough(outcome.forms, outcome.onward, clearance.approval.id if clearance.approval else None)
+    return outcome
 
 
 async def _anew(parts: Parts, bound: _Bound, clearance: Clearance, person: Person) -> tuple[_Bound, Clearance]:
@@ -386,14 +396,18 @@ def _still_there(parts: Parts, caller: Caller) -> Caller | None:
         raise Refused(str(frozen)) from None
 
 
-async def _carry_out(parts: Parts, bound: _Bound, clearance: Clearance) -> Outcome:
+async def _carry_out(parts: Parts, bound: _Bound, clearance: Clearance, person: Person) -> Outcome | Questions:
     """Attempt, send, outcome. Whatever happens in between, the outcome says what is known."""
     attempt = await _attempt(parts, bound, clearance)
     if isinstance(attempt, Outcome):
         return attempt
     started = time.monotonic()
-    # Bounded in time: by the resolver, and by egress.
-    state, outcome, facts = await _send(parts, bound, attempt, again=clearance.again)
+    # Bounded in time: by the resolver, by egress, and a wrapped server's questions by how long they may be open.
+    changed: list[DefinitionChanged] = []
+    if bound.call.connector.server is not None:
+        state, outcome, facts = await _send_to_server(parts, bound, attempt, person, changed)
+    else:
+        state, outcome, facts = await _send(parts, bound, attempt, again=clearance.again)
     facts["milliseconds"] = round((time.monotonic() - started) * 1000)
 
     def change(rows: Rows) -> None:
@@ -405,12 +419,16 @@ async def _carry_out(parts: Parts, bound: _Bound, clearance: Clearance) -> Outco
             **_who(bound.caller),
             **_what(bound),
             **_by_leave_of(clearance),
-            outcome=state.value,
+            outcome=_ASKED if isinstance(outcome, Questions) else state.value,
             **facts,
         )
+        for each in changed:
+            parts.changed(rows, bound.connection, each)
         if facts.get("error") == "credential rejected" and facts.get("status") == 401:
             rejected(rows, bound.connection)
-        if clearance.approval is not None:
+        if clearance.approval is not None and isinstance(outcome, Questions):
+            parts.approvals.give_back(rows, clearance.approval)
+        elif clearance.approval is not None:
             parts.approvals.finish(rows, clearance.approval, state, asdict(outcome), again=clearance.again)
         if attempt.unsettled is not None:
             parts.approvals.unknown.ended(rows, bound.caller.org, attempt.unsettled, known=state is not State.UNKNOWN)
@@ -511,6 +529,53 @@ async def _send(
     return State.SUCCEEDED if result.ok else State.FAILED, _heard(result), facts
 
 
+async def _send_to_server(
+    parts: Parts, bound: _Bound, attempt: _Attempt, person: Person, changed: list[DefinitionChanged]
+) -> tuple[State, Outcome | Questions, dict[str, Any]]:
+    """The same for a wrapped server; what it wants to know before it does anything is no failure."""
+    connection, bound_call = bound.connection, bound.call
+    try:
+        try:
+            kind = credential_kind(connection, bound_call.connector)
+            secret = await _opened(parts, connection, kind, attempt.taken)
+        except VaultError as error:
+            return _without_credential(error, bound, again=False)
+        try:
+            sent = await send_to_server(
+                parts.egress,
+                bound_call,
+                base_url=connection.base_url,
+                private=connection.networks,
+                kind=kind,
+                secret=secret,
+                before=_server_in_time(parts, attempt),
+                outside=may_ask(bound.caller, person.outside),
+            )
+        finally:
+            secret.wipe()
+    except DefinitionChanged as error:
+        changed.append(error)
+        return _failed(error, bound, {"definition_found": error.hash or "gone"}, maybe_before=False)
+    except ConnectorError as error:
+        return _failed(error, bound, {}, maybe_before=False)
+    except Exception as error:
+        log.error("a call failed inside Keyleash: %s", type(error).__name__)
+        return State.UNKNOWN, _SILENT, {"error": "internal"}
+    if isinstance(sent, Questions):
+        return State.APPROVED, sent, {}
+    return State.SUCCEEDED if sent.result.ok else State.FAILED, _heard(sent.result), dict(sent.facts)
+
+
+def _server_in_time(parts: Parts, attempt: _Attempt) -> Callable[[], None]:
+    """Sooner than others, since a person may be asked in mid-call."""
+
+    def in_time() -> None:
+        if parts.clock() - attempt.begun > SENT_WITHIN_S - ASKING_S:
+            raise _TooLate
+
+    return in_time
+
+
 class _TooLate(Unreachable):
     """This process stood still: whoever looked meanwhile took the call for lost, and may have settled it since."""
 
@@ -580,7 +645,7 @@ def _failed(
     if isinstance(error, UpstreamError):
         said = "upstream"
         maybe_done = error.maybe_done or error.status >= 500 or error.status == 408 or 300 <= error.status < 400
-        facts |= {"status": error.status, "code": error.code, "request_id": error.request_id}
+        facts |= {"status": error.status or None, "code": error.code, "request_id": error.request_id}
     elif isinstance(error, Unreachable):
         maybe_done = error.maybe_sent
     facts |= {"error": said}
@@ -602,7 +667,10 @@ _SAID: dict[type[ConnectorError], str] = {
     CredentialRejected: "credential rejected",
     Unreachable: "unreachable",
     _TooLate: "too late",
+    DefinitionChanged: "definition changed",
 }
+_ASKED = "asked"
+"""The outcome of an attempt that its server has not begun: it wants answers from a person first."""
 _NOT_THIS_TIME = "This call was lost on its way before, and this time it could not be sent."
 _LOOK_FIRST = "It is not known whether the call took effect; look before you repeat it."
 

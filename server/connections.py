@@ -177,8 +177,7 @@ def plan(
         raise ConnectionProblem(f"{clash} Choose another name with `--name`.")
     if base_url is None and definition.own_url:
         raise ConnectionProblem(_give_an_address(definition))
-    where = _base_url(base_url or definition.base_url)
-    require_private_for_http(where, private)
+    where = _where(definition, base_url, definition.base_url, private)
     return Plan(
         connector=definition,
         kind=_kind(definition, kind),
@@ -217,6 +216,20 @@ def _kind(definition: Connector, wanted: str | None) -> CredentialKind:
     raise ConnectionProblem(f"{definition.title} has no credential kind {wanted!r}. It has {kinds}.")
 
 
+def _where(definition: Connector, base_url: str | None, otherwise: str, private: Sequence[str]) -> str:
+    """Where calls go. Raises ConnectionProblem; a server that is started has no address but its command."""
+    if definition.server is not None and definition.server.command:
+        if base_url is not None or private:
+            raise ConnectionProblem(
+                f"{definition.title} is started as a process: its command stands in {definition.file}, and there is no "
+                "address to give. Leave `--base-url` and `--allow-private` out."
+            )
+        return definition.base_url
+    where = _base_url(base_url or otherwise)
+    require_private_for_http(where, private)
+    return where
+
+
 def require_private_for_http(base_url: str, private: Sequence[str]) -> None:
     """Refuse plain http that nobody has opened an own network for. Raises ConnectionProblem."""
     if base_url.startswith("http://") and not private:
@@ -250,6 +263,8 @@ async def verify(egress: "Egress", planned: Plan | Connection, connector: Connec
     """
     kind = planned.kind if isinstance(planned, Plan) else credential_kind(planned, connector)
     private = tuple(ipaddress.ip_network(text) for text in planned.private)
+    if connector.server is not None:
+        return await _asked_what_it_can(egress, planned.base_url, connector, kind, secret, private)
     request = prepare_verify(connector, base_url=planned.base_url)
     reply = await egress.send(
         request,
@@ -257,6 +272,22 @@ async def verify(egress: "Egress", planned: Plan | Connection, connector: Connec
         private=private,
     )
     return interpret_verify(connector, reply)
+
+
+async def _asked_what_it_can(  # noqa: PLR0917 - what a conversation is made of
+    egress: "Egress",
+    base_url: str,
+    connector: Connector,
+    kind: CredentialKind,
+    secret: Revealing,
+    private: tuple[Network, ...],
+) -> None:
+    """A wrapped server that lists its tools is there, and takes the credential; it names no account."""
+    from connectors.upstream import opened  # at run time alone: it loads the protocol
+
+    conversation = opened(connector, base_url=base_url, kind=kind, secret=secret, egress=egress, private=private)
+    async with conversation as upstream:
+        await upstream.definitions()
 
 
 def store(
@@ -366,9 +397,8 @@ def replan(
     What is None stays; only a new `base_url` also drops the private addresses that are not named with it.
     """
     kept = () if base_url is not None else connection.private
-    where = _base_url(base_url or connection.base_url)
     allowed = kept if private is None else private
-    require_private_for_http(where, allowed)
+    where = _where(connector, base_url, connection.base_url, allowed)
     return Plan(
         connector=connector,
         kind=_kind(connector, kind or connection.kind),
@@ -541,7 +571,9 @@ def bound_scheme(kind: CredentialKind) -> str:
 
     What tokens are renewed with is sent to the provider's endpoints besides, and to no others than these.
     """
-    place = kind.scheme if kind.scheme in ("bearer", "basic") else f"{kind.scheme}:{kind.name.lower()}"
+    if kind.scheme == "env":
+        return f"env:{','.join(f'{field.variable}={field.name}' for field in kind.fields)}"
+    place = kind.scheme if kind.scheme in ("bearer", "basic", "none") else f"{kind.scheme}:{kind.name.lower()}"
     if kind.oauth is None:
         return place
     return f"oauth2 {place} {kind.oauth.token} {kind.oauth.revoke.url if kind.oauth.revoke else '-'}"
@@ -552,7 +584,10 @@ def credential_kind(connection: Connection, connector: Connector) -> CredentialK
 
     CannotOpen where the connector's file now says another place than the one that the credential was given for.
     """
+    started = connector.server is not None and bool(connector.server.command)
     for kind in connector.credentials:
+        if started and connection.base_url != connector.base_url:
+            break  # another command than the one that the credential was given to
         if kind.id == connection.kind and bound_scheme(kind) == connection.scheme:
             return kind
     raise CannotOpen

@@ -63,7 +63,7 @@ def render(
         f"Tool: {call.name}, which {EFFECTS[call.tool.effect]} ({call.tool.effect})",
         f"Account: {call.connection} ({plain(call.connector.title)}{f', {quote(account)}' if account else ''}), {key}",
         f"Asked by: agent {caller.agent_name}, {acting}, of {caller.org_name}",
-        f"Request: {request.method} {_shown_url(request.url)}",
+        f"Request: {_requested(call, request)}",
     ]
     lines += _document(call)
     if call.arguments:
@@ -131,7 +131,7 @@ def render_work(  # each is a line of the prompt
             f"Tool: {each.name}, which {EFFECTS[tool.effect]} ({tool.effect})",
             f"  {plain(tool.title)}",
             f"  Account: {plain(each.title)}{account}, {key}",
-            f"  Request: {tool.method} {plain(each.base_url.rstrip('/') + tool.path)}",
+            f"  Request: {_of_work(tool, each.base_url)}",
             f"  Left to the agent: {', '.join(free) or 'nothing'}",
         ]
     lines += [
@@ -157,6 +157,21 @@ _BOUNDS = {
     "prefix": "begins with",
     "glob": "matches the pattern",
 }
+
+
+def _requested(call: Call, request: Prepared) -> str:
+    server = call.connector.server
+    if server is None:
+        return f"{request.method} {_shown_url(request.url)}"
+    if server.command:
+        return f"{request.method}, of an MCP server that Keyleash starts: {quote(list(server.command))}"
+    return f"{request.method}, of the MCP server at {_shown_url(request.url)}"
+
+
+def _of_work(tool: Tool, base_url: str) -> str:
+    if tool.upstream:
+        return f"{tool.method} {tool.upstream}, of the MCP server {plain(base_url)}"
+    return f"{tool.method} {plain(base_url.rstrip('/') + tool.path)}"
 
 
 def _document(call: Call) -> list[str]:

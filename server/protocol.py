@@ -10,7 +10,7 @@ import logging
 import secrets
 import time
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TextIO, TypeVar, cast
@@ -42,6 +42,7 @@ from server.errors import AskFirst, BadArguments, CallRefused, NoSuchTool, NotOu
 from server.folding import call_through, describe, folded, search
 from server.identity import Caller, Frozen
 from server.listing import StaleCursor, described, page, tools_for
+from server.outside import AskThrough, Form, Onward, brought, carried
 from server.stdio import INSTRUCTIONS
 
 log = logging.getLogger("keyleash")
@@ -83,6 +84,8 @@ def build(parts: Parts, identify: Identify, *, version: str, state_keys: list[by
             outcome = await _called(parts, caller, params, _person(ctx, params))
         except AskFirst as ask:
             return _input_required(ask.question)
+        except AskThrough as ask:
+            return _input_required_outside(ask)
         except NoSuchTool as refusal:
             raise MCPError(t.INVALID_PARAMS, str(refusal)) from None
         except CallRefused as refusal:
@@ -323,6 +326,7 @@ class _Nobody:
     can_be_asked: bool = False
     answers_later: bool = False
     pointer: str | None = None
+    outside: None = None
 
     async def ask(self, question: Question) -> Decision | None:
         raise AssertionError(f"nobody can be asked about {question.approval}")
@@ -336,6 +340,20 @@ class _Handshake:
     can_be_asked: bool = True
     answers_later: bool = False
     pointer: str | None = None
+    onward: Onward | None = None
+
+    @property
+    def outside(self) -> "_Handshake":
+        return self
+
+    async def put(self, form: Form) -> tuple[str, Mapping[str, Any] | None]:
+        try:
+            answer = await self.ctx.session.elicit_form(
+                form.text, dict(form.schema), related_request_id=self.ctx.request_id
+            )
+        except MCPError:
+            return "cancel", None
+        return answer.action, answer.content
 
     async def ask(self, question: Question) -> Decision | None:
         try:
@@ -353,8 +371,16 @@ class _Modern:
 
     pointer: str | None
     answer: Any
+    onward: Onward | None = None
     can_be_asked: bool = True
     answers_later: bool = True
+
+    @property
+    def outside(self) -> "_Modern":
+        return self
+
+    async def put(self, form: Form) -> tuple[str, Mapping[str, Any] | None]:
+        raise AssertionError("a modern client is not asked in mid-call")
 
     async def ask(self, question: Question) -> Decision | None:
         if self.answer is None or self.pointer != question.approval:
@@ -371,7 +397,8 @@ def _person(ctx: Context, params: t.CallToolRequestParams) -> _Nobody | _Handsha
     if not takes_forms:
         return _Nobody(pointer=pointer)
     if modern:
-        return _Modern(pointer, (params.input_responses or {}).get(ANSWER))
+        responses = params.input_responses or {}
+        return _Modern(pointer, responses.get(ANSWER), _onward(params.request_state, responses))
     return _Handshake(ctx) if ctx.session.can_send_request else _Nobody()
 
 
@@ -400,6 +427,35 @@ def _input_required(question: Question) -> t.InputRequiredResult:
         input_requests={ANSWER: t.ElicitRequest(params=form)},
         request_state=json.dumps({"approval": question.approval}),
     )
+
+
+OUTSIDE = "outside:"
+"""What the name of a wrapped server's question begins with among those that a client is asked."""
+
+
+def _input_required_outside(ask: AskThrough) -> t.InputRequiredResult:
+    forms = {
+        OUTSIDE + key: t.ElicitRequest(
+            params=t.ElicitRequestFormParams(message=form.text, requested_schema=dict(form.schema))
+        )
+        for key, form in ask.forms.items()
+    }
+    state = {"approval": ask.approval, "outside": carried(ask.onward)}
+    return t.InputRequiredResult(input_requests=dict(forms), request_state=json.dumps(state))
+
+
+def _onward(state: str | None, responses: Mapping[str, Any]) -> Onward | None:
+    """Where a server's questions were left, with the answers to them; the boundary has verified that it is ours."""
+    try:
+        found = json.loads(state or "")["outside"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    given: dict[str, tuple[str, Mapping[str, Any] | None]] = {
+        key.removeprefix(OUTSIDE): (answer.action, answer.content)
+        for key, answer in responses.items()
+        if key.startswith(OUTSIDE) and isinstance(answer, t.ElicitResult)
+    }
+    return brought(found, given)
 
 
 def _decision(answer: Any, question: Question) -> Decision | None:

@@ -30,6 +30,7 @@ class Person:
 
     can_be_asked = True
     answers_later = False
+    outside = None
 
     def __init__(self, *answers: Decision | None) -> None:
         self.answers = list(answers)

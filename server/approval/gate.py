@@ -226,6 +226,10 @@ class Approvals(Register):
         if state is State.UNKNOWN:
             tell(rows, approval.org, approval.id, Happening.UNKNOWN)
 
+    def give_back(self, rows: Rows, approval: Approval) -> None:
+        """What was claimed was not carried out, since its server wants answers first: it may be claimed again."""
+        move(rows, approval, State.EXECUTING, State.APPROVED, now_ms())
+
     async def retire(self, approval: Approval, why: str) -> None:
         """Mark a pending or approved record stale: it can no longer be used for anything."""
 

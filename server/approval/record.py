@@ -15,6 +15,7 @@ from server.connections import Connection
 from server.database import Database, Rows
 from server.errors import Question
 from server.identity import Caller
+from server.outside import Outside
 from server.policy import Ruling, Verdict
 from server.prompt import Prompt
 from vault import Vault
@@ -69,6 +70,11 @@ class Person(Protocol):
     @property
     def answers_later(self) -> bool:
         """Whether the answer comes with a later request, so that nobody here knows of a prompt still open."""
+        ...
+
+    @property
+    def outside(self) -> Outside | None:
+        """The same person for the questions of a wrapped server; None where they cannot be asked."""
         ...
 
     async def ask(self, question: Question) -> Decision | None:

@@ -97,6 +97,7 @@ def connect(
     require_one_way(stdin=secret_stdin, reference=secret_from, copy=copy)
     with at_desk(org, as_member, "connect accounts") as desk:
         _require_able(desk, allow_private, secret_from)
+        _require_operator_to_start(desk, connector)
         planned = plan(
             desk.installation.catalogue,
             connections_of(desk.database, desk.org.id),
@@ -306,6 +307,7 @@ def rotate_connection(
         _require_able(desk, allow_private, secret_from)
         connection = connection_named(desk.database, desk.org.id, name)
         connector = desk.installation.catalogue.connector(connection.connector)
+        _require_operator_to_start(desk, connector.id)
         planned = replan(connection, connector, kind=kind, base_url=base_url, private=allow_private)
         desk.have_keys_at_hand()
         planned, sealed, account, consent = _obtain(
@@ -541,6 +543,13 @@ def _require_able(desk: Desk, private: list[str] | None, reference: str | None) 
     require_open(desk.installation)
 
 
+def _require_operator_to_start(desk: Desk, connector: str) -> None:
+    """A server that is started as a process reaches the host."""
+    found = desk.installation.catalogue.connectors.get(connector)
+    if found is not None and found.server is not None and found.server.command:
+        desk.require_operator(f"connecting a server that is started as a process ({found.title})")
+
+
 def _obtain(
     desk: Desk,
     planned: "Plan",
@@ -766,7 +775,7 @@ def _connector_as_json(connector: "Connector") -> dict[str, Any]:
                 "name": tool.name,
                 "title": tool.title,
                 "effect": tool.effect.value,
-                "call": f"{tool.method} {tool.path}",
+                "call": f"{tool.method} {tool.upstream or tool.path}",
                 **({"document": tool.operation.document} if tool.operation else {}),
                 "description": tool.description,
                 "input_schema": _unfrozen(tool.input_schema),

@@ -40,6 +40,11 @@ def take(kind: CredentialKind, *, stdin: bool, reference: str | None, copy: bool
 
     Raises ConnectionProblem, CannotResolve or terminal.NoTerminal; what was given is checked for its form only.
     """
+    if kind.scheme == "none":
+        if stdin or reference is not None:
+            raise ConnectionProblem("The server needs no credential: leave the option out.")
+        nothing = Secret({field.name: field.name for field in kind.fields})
+        return Given(nothing, nothing)
     if reference is not None:
         pointer = to_reference(reference)
         with resolver.resolve(pointer) as found:

@@ -396,6 +396,7 @@ def test_writers_of_other_processes_and_threads_are_not_held_up(place: Place, ta
 class _Nobody:
     can_be_asked = False
     answers_later = False
+    outside = None
     pointer = None
 
     async def ask(self, _question: object) -> None:

@@ -35,6 +35,7 @@ class Nobody:
 
     can_be_asked = False
     answers_later = False
+    outside = None
 
     async def ask(self, _question: Any) -> Decision | None:
         raise AssertionError("nobody can be asked")

@@ -1,0 +1,237 @@
+"""Carry an MCP conversation: over HTTP through egress and nowhere else, or over the pipes of a process.
+
+What goes wrong below the protocol is kept on the Line, as an error of this room: the SDK would hide or quote it.
+"""
+
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+import anyio
+import httpx2
+import mcp_types as t
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from mcp.shared.message import SessionMessage
+from pydantic import ValidationError
+
+from connectors.addresses import Network
+from connectors.auth import Attach
+from connectors.bounded import Limits
+from connectors.definition import Connector
+from connectors.egress import Egress, Stream, retry_after
+from connectors.errors import ConnectorError, ResponseTooLarge, Unreachable, UpstreamError
+from connectors.process import Started, program, started
+from connectors.request import Prepared, endpoint
+from connectors.scrub import Scrubber
+
+log = logging.getLogger("keyleash")
+
+GOODBYE_S = 2.0
+"""How long a server may take to be told that its session is over."""
+MOST_SESSION = 512  # characters of a session's id
+MOST_NOISE = 200  # lines that are no message
+_PASSED = ("content-type", "mcp-session-id")
+_OURS = frozenset({"host", "content-length", "connection", "accept-encoding", "user-agent", "transfer-encoding"})
+
+
+@dataclass
+class Line:
+    """What is known of a conversation beside its messages."""
+
+    title: str
+    sent: bool = False  # whether the call itself may have left
+    problem: ConnectorError | None = None
+    status: int = 0  # of the last message's answer over HTTP
+    retry_after: float | None = None
+    bytes_in: int = 0
+    process: Started | None = None
+    _secrets: list[str] = field(default_factory=list[str], repr=False)
+
+    def keep(self, secrets: Sequence[str]) -> None:
+        """Remember what has to be scrubbed from whatever comes back."""
+        self._secrets += [secret for secret in secrets if secret not in self._secrets]
+
+    def secrets(self) -> tuple[str, ...]:
+        return tuple(self._secrets)
+
+    def unsent(self, error: ConnectorError) -> ConnectorError:
+        """The same failure, told as one before the call was sent, where it was."""
+        if self.sent or not isinstance(error, (Unreachable, UpstreamError, ResponseTooLarge)):
+            return error
+        return Unreachable(f"{str(error).rstrip('.')}. The call itself was not sent.", maybe_sent=False)
+
+    def note_what_it_said(self, failed: Exception | None) -> None:
+        """What a process wrote on its error stream is for the operator's log alone, scrubbed, where it failed."""
+        if failed is None or self.process is None or not self.process.said:
+            return
+        said = Scrubber(self.secrets()).text(self.process.said)
+        shown = "".join(char if char.isprintable() else " " for char in said)
+        log.warning("the server of %s failed, and said last: %s", self.title, shown[-1_000:])
+
+
+def over_http(
+    line: Line,
+    egress: Egress,
+    connector: Connector,
+    base_url: str,
+    *,
+    attach: Attach,
+    private: tuple[Network, ...],
+    limits: Limits,
+) -> tuple[httpx2.AsyncClient, str]:
+    """A client for the SDK that can reach this server's endpoint, and nothing else; and the endpoint's URL."""
+    target = endpoint(connector, base_url)
+    transport = Through(line, egress, target, attach, private, limits)
+    return httpx2.AsyncClient(transport=transport, trust_env=False, timeout=None), target.url
+
+
+@dataclass(frozen=True)
+class Through(httpx2.AsyncBaseTransport):
+    """The SDK's HTTP, through egress: the only reason why this room knows httpx2, which opens no socket here.
+
+    What fails is kept on the line, and told to the SDK as an answer without content: it would pass an exception on, or
+    log it.
+    """
+
+    line: Line
+    egress: Egress
+    target: Prepared
+    attach: Attach
+    private: tuple[Network, ...]
+    limits: Limits
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        content = await request.aread()
+        matters = request.method == "POST"
+        failed: ConnectorError | None = None
+        try:
+            stream = await self._sent(request, content)
+            if matters:
+                self.line.status = stream.status
+                self.line.retry_after = retry_after(stream.headers)
+            return await self._response(request, stream)
+        except ConnectorError as error:
+            failed = error
+        if matters:
+            self.line.problem = failed
+        return httpx2.Response(502, request=request)
+
+    async def _sent(self, request: httpx2.Request, content: bytes) -> Stream:
+        """Raises a ConnectorError; a request to any other place than the endpoint is not sent."""
+        if str(request.url) != self.target.url:
+            raise Unreachable("The server's messages go to its own address, and to no other.", maybe_sent=False)
+        headers = tuple(
+            (name, value) for name, value in request.headers.items() if name.lower() not in _OURS | self._fixed
+        )
+        prepared = replace(
+            self.target, method=request.method, headers=(*self.target.headers, *headers), body=content or None
+        )
+        limits = replace(self.limits, total_s=GOODBYE_S) if request.method == "DELETE" else self.limits
+        stream = await self.egress.stream(prepared, attach=self.attach, private=self.private, limits=limits)
+        self.line.keep(stream.secrets())
+        return stream
+
+    @property
+    def _fixed(self) -> frozenset[str]:
+        return frozenset(name.lower() for name, _ in self.target.headers)
+
+    async def _response(self, request: httpx2.Request, stream: Stream) -> httpx2.Response:
+        headers = {name: stream.headers[name] for name in _PASSED if name in stream.headers}
+        if len(headers.get("mcp-session-id", "")) > MOST_SESSION:
+            stream.close()
+            raise Unreachable(f"{self.line.title} names its session with too many characters.")
+        if stream.headers.get("content-type", "").lower().startswith("text/event-stream") and stream.status < 300:
+            return httpx2.Response(stream.status, headers=headers, stream=_Pieces(stream, self.line), request=request)
+        body = await stream.whole()
+        self.line.bytes_in += stream.bytes_in
+        return httpx2.Response(stream.status, headers=headers, content=body, request=request)
+
+
+class _Pieces(httpx2.AsyncByteStream):
+    """A stream of events, as it comes."""
+
+    def __init__(self, stream: Stream, line: Line) -> None:
+        self._stream, self._line = stream, line
+
+    async def __aiter__(self) -> AsyncGenerator[bytes]:
+        failed: ConnectorError | None = None
+        try:
+            async for piece in self._stream.pieces():
+                yield piece
+        except ConnectorError as error:
+            failed = error
+        if failed is not None:
+            self._line.problem = failed
+            raise httpx2.ReadError("The stream ended.")
+
+    async def aclose(self) -> None:
+        self._line.bytes_in += self._stream.bytes_in
+        self._stream.close()
+
+
+# -- a process
+
+Streams = tuple[MemoryObjectReceiveStream[SessionMessage | Exception], MemoryObjectSendStream[SessionMessage]]
+
+
+@asynccontextmanager
+async def over_stdio(
+    command: Sequence[str], variables: dict[str, str], line: Line, limits: Limits
+) -> AsyncGenerator[Streams]:
+    """The streams of a server that runs until the block ends."""
+    into, read = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+    write, out_of = anyio.create_memory_object_stream[SessionMessage](0)
+    name = f"{line.title} (the server {program(command)})"
+    async with started(command, variables, name=name, limits=limits) as process:
+        line.process = process
+        async with anyio.create_task_group() as group:
+            group.start_soon(process.listen)
+            group.start_soon(_taken_in, process, into, line, name)
+            group.start_soon(_given_out, process, out_of, line)
+            try:
+                yield read, write
+            finally:
+                line.bytes_in = process.bytes_in
+                group.cancel_scope.cancel()
+                for stream in (read, write, into, out_of):
+                    stream.close()
+
+
+async def _taken_in(
+    process: Started, into: MemoryObjectSendStream[SessionMessage | Exception], line: Line, name: str
+) -> None:
+    """Every message that it writes; what is none is passed over, up to a point."""
+    noise = 0
+    try:
+        async for text in process.lines():
+            message = _message(text)
+            if message is not None:
+                await into.send(message)
+                continue
+            noise += bool(text.strip())
+            if noise > MOST_NOISE:
+                line.problem = Unreachable(f"{name} writes other things than MCP.", maybe_sent=line.sent)
+                break
+    except ConnectorError as error:
+        line.problem = error
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+        return
+    if line.problem is None:
+        line.problem = Unreachable(f"{name} ended before it answered.", maybe_sent=line.sent)
+    into.close()
+
+
+def _message(text: bytes) -> SessionMessage | None:
+    try:
+        return SessionMessage(t.jsonrpc_message_adapter.validate_json(text, by_name=False))
+    except ValidationError:
+        return None
+
+
+async def _given_out(process: Started, out_of: MemoryObjectReceiveStream[SessionMessage], line: Line) -> None:
+    try:
+        async for message in out_of:
+            await process.send(message.message.model_dump_json(by_alias=True, exclude_unset=True).encode())
+    except ConnectorError as error:
+        line.problem = line.problem or error

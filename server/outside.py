@@ -1,0 +1,204 @@
+"""A call to a wrapped server: sent once, its questions put to the person at the client, marked with who asks.
+
+What a server asks can never be taken for an approval: it is worded here, in a frame of ours, and its answer goes to the
+server and decides nothing. Who cannot be asked is not asked, and the server hears that it was declined.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from connectors.addresses import Network
+from connectors.answer import Result, failed, interpret
+from connectors.auth import Revealing
+from connectors.definition import Call, CredentialKind
+from connectors.elicitation import Answer, Ask, answered
+from connectors.request import sent_arguments
+from server.identity import Caller
+from server.prompt import plain, quote
+
+if TYPE_CHECKING:
+    from connectors.egress import Egress  # at run time these two would load the HTTP library, and the protocol's
+    from connectors.upstream import Relay, Returned, Wanted
+
+MOST_ROUNDS = 5
+"""How often one call of an agent may come back with a server's question, one request after the other."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """A question as a client shows it."""
+
+    text: str
+    schema: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Onward:
+    """Where a call goes on whose server wanted answers first: the answers are given with the call that brings it."""
+
+    connection: str
+    definition: str
+    state: str | None
+    rounds: int
+    asks: Mapping[str, Ask]
+    answers: Mapping[str, Answer]
+
+
+def carried(onward: Onward) -> dict[str, Any]:
+    """What a client carries of it, sealed."""
+    asks = {key: [ask.message, ask.schema] for key, ask in onward.asks.items()}
+    return {
+        "connection": onward.connection,
+        "definition": onward.definition,
+        "state": onward.state,
+        "rounds": onward.rounds,
+        "asks": asks,
+    }
+
+
+def brought(carried: Mapping[str, Any], given: Mapping[str, tuple[str, Mapping[str, Any] | None]]) -> Onward:
+    """The same, with what the person did with each question; one that was left out counts as cancelled."""
+    asks = {key: Ask(message, schema) for key, (message, schema) in carried["asks"].items()}
+    answers = {key: answered(ask, *given.get(key, ("cancel", None))) for key, ask in asks.items()}
+    rest = (carried["connection"], carried["definition"], carried["state"], carried["rounds"])
+    return Onward(*rest, asks, answers)
+
+
+class AskThrough(Exception):
+    """Not a failure: the client must put a server's questions to its person, and repeat the call with the answers."""
+
+    def __init__(self, forms: Mapping[str, Form], onward: Onward, approval: str | None) -> None:
+        super().__init__("a server wants answers first")
+        self.forms, self.onward, self.approval = forms, onward, approval
+
+
+class Outside(Protocol):
+    """The person at a client, as far as a server's own questions go."""
+
+    @property
+    def answers_later(self) -> bool:
+        """Whether they answer with a later request: then nothing can be asked in mid-call."""
+        ...
+
+    @property
+    def onward(self) -> Onward | None:
+        """What a later request brings."""
+        ...
+
+    async def put(self, form: Form) -> tuple[str, Mapping[str, Any] | None]:
+        """What they did with it, and what they wrote; in mid-call."""
+        ...
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What a server wants to know before it does anything."""
+
+    forms: Mapping[str, Form]
+    onward: Onward
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What came of a call, scrubbed, and facts for the record."""
+
+    result: Result
+    facts: Mapping[str, Any]
+
+
+async def send(
+    egress: "Egress",
+    call: Call,
+    *,
+    base_url: str,
+    private: tuple[Network, ...],
+    kind: CredentialKind,
+    secret: Revealing,
+    before: Callable[[], None] = lambda: None,
+    outside: Outside | None = None,
+) -> Sent | Questions:
+    """Call the wrapped server's tool, if it still is what was agreed to. Raises a ConnectorError.
+
+    `before` runs just before the call is sent, and may raise.
+    """
+    from connectors.upstream import Wanted, opened
+
+    onward = outside.onward if outside else None
+    if onward is not None and (onward.connection != call.connection or onward.definition != _definition(call)):
+        onward = None
+    rounds = onward.rounds if onward else 0
+    conversation = opened(call.connector, base_url=base_url, kind=kind, secret=secret, egress=egress, private=private)
+    async with conversation as upstream:
+        came = await upstream.call(
+            call.tool.upstream,
+            sent_arguments(call),
+            pinned=call.tool.pinned,
+            relay=_relay(call, outside) if outside and not outside.answers_later else None,
+            defer=outside is not None and outside.answers_later and rounds < MOST_ROUNDS,
+            answers=onward.answers if onward else None,
+            state=onward.state if onward else None,
+            before=before,
+        )
+    return _questions(call, came, rounds + 1) if isinstance(came, Wanted) else _sent(call, came)
+
+
+def may_ask(caller: Caller, outside: Outside | None) -> Outside | None:
+    """The person, unless nobody stands behind the agent."""
+    return None if caller.standalone else outside
+
+
+def _definition(call: Call) -> str:
+    return call.tool.definition_hash
+
+
+def _relay(call: Call, outside: Outside) -> "Relay":
+    async def relay(ask: Ask) -> Answer:
+        action, content = await outside.put(worded(call, ask))
+        return answered(ask, action, content)
+
+    return relay
+
+
+def worded(call: Call, ask: Ask) -> Form:
+    """The question in a frame of ours; whatever the server wrote is quoted, or has its deceiving characters escaped."""
+    title = plain(call.connector.title)
+    text = (
+        f"{title} (an outside server, behind {call.connection}) asks, while it carries out {call.name}:\n\n"
+        f"{quote(ask.message)}\n\n"
+        "Keyleash does not ask this, and your answer approves nothing: it goes to that server. "
+        "Give it no passwords or keys. To decline is always safe."
+    )
+    properties = {name: _shown(field) for name, field in ask.schema["properties"].items()}
+    return Form(text, {**ask.schema, "properties": properties})
+
+
+def _shown(field: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: plain(value) if key in ("title", "description") else value for key, value in field.items()}
+
+
+def _questions(call: Call, wanted: "Wanted", rounds: int) -> Questions:
+    forms = {key: worded(call, ask) for key, ask in wanted.asks.items()}
+    return Questions(forms, Onward(call.connection, _definition(call), wanted.state, rounds, wanted.asks, {}))
+
+
+def _sent(call: Call, returned: "Returned") -> Sent:
+    result = interpret(call, returned.reply)
+    facts: dict[str, Any] = {"bytes": returned.reply.bytes_in, "asked": list(returned.asked) or None}
+    if returned.is_error:
+        return Sent(failed(call.connector, result), facts)
+    not_put = returned.asked.count("not put")
+    if not_put and result.structured is not None:
+        note = f"The server asked {not_put} question(s) that could not be put to a person; it was told: declined."
+        result = noted(result, note)
+    return Sent(result, facts)
+
+
+def noted(result: Result, note: str) -> Result:
+    """The result with a word of ours beside it."""
+    from dataclasses import replace
+
+    from connectors.answer import written
+
+    structured = {**(result.structured or {}), "note_on_questions": note}
+    return replace(result, structured=structured, text=written(structured))
