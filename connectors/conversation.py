@@ -180,10 +180,10 @@ async def over_stdio(
     command: Sequence[str], variables: dict[str, str], line: Line, limits: Limits
 ) -> AsyncGenerator[Streams]:
     """The streams of a server that runs until the block ends."""
-    into, read = anyio.create_memory_object_stream[SessionMessage | Exception](0)
-    write, out_of = anyio.create_memory_object_stream[SessionMessage](0)
     name = f"{line.title} (the server {program(command)})"
     async with started(command, variables, name=name, limits=limits) as process:
+        into, read = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+        write, out_of = anyio.create_memory_object_stream[SessionMessage](0)
         line.process = process
         async with anyio.create_task_group() as group:
             group.start_soon(process.listen)

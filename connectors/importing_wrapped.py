@@ -5,8 +5,9 @@ are suggested on the strict side, and the file says that nobody has reviewed it.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, cast
 
@@ -69,6 +70,14 @@ class Candidate:
     def about(self) -> str:
         """The beginning of what the server says of it."""
         return beginning(said(self.definition), MOST_ABOUT)
+
+
+def candidates(definitions: Sequence[Definition], secrets: Sequence[str] = ()) -> list[Candidate]:
+    """What would become of a server's tools."""
+    often = Counter(each.name for each in definitions)
+    found = [candidate(each, secrets) for each in definitions]
+    twice = "The server lists it more than once, and nobody can tell which would be called."
+    return [replace(each, refused=twice) if often[each.definition.name] > 1 else each for each in found]
 
 
 def candidate(definition: Definition, secrets: Sequence[str] = ()) -> Candidate:

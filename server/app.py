@@ -19,6 +19,7 @@ from server.connections import Workspaces
 from server.credential import resolver_of
 from server.database import Database, DatabaseProblem, open_database, require_schema
 from server.erasure import retrying
+from server.held import note
 from server.identity import Directory, system_user
 from server.keys import Keys
 from server.oauth import revoking
@@ -70,6 +71,7 @@ class Installation:
             keys=Keys(self.database, self.vault),
             references=resolver_of(self.settings),
             renewals=Renewals(self.database, self.vault, egress, Apps(self.settings.oauth_apps)),
+            changed=partial(note, self.catalogue.connectors),
         )
 
     def close(self) -> None:

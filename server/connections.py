@@ -26,6 +26,7 @@ from vault import CannotOpen, Secret, Vault, source_of
 
 if TYPE_CHECKING:
     from connectors.egress import Egress  # at run time it would load the HTTP library
+    from connectors.upstream import Definition  # and this the protocol
 
 log = logging.getLogger("keyleash")
 
@@ -256,15 +257,25 @@ def network(text: str) -> Network:
         ) from None
 
 
-async def verify(egress: "Egress", planned: Plan | Connection, connector: Connector, secret: Revealing) -> str | None:
-    """Make the connector's verify call; returns the account it names. Raises ConnectorError.
+async def verify(
+    egress: "Egress",
+    planned: Plan | Connection,
+    connector: Connector,
+    secret: Revealing,
+    *,
+    seen: Callable[[Sequence["Definition"]], object] = lambda _found: None,
+) -> str | None:
+    """Make the connector's verify call; returns the account it names. `seen` hears what a wrapped server offers.
+
+    Raises ConnectorError.
 
     For a Connection also CannotOpen, where its connector's file has changed: see `credential_kind`.
     """
     kind = planned.kind if isinstance(planned, Plan) else credential_kind(planned, connector)
     private = tuple(ipaddress.ip_network(text) for text in planned.private)
     if connector.server is not None:
-        return await _asked_what_it_can(egress, planned.base_url, connector, kind, secret, private)
+        seen(await _asked_what_it_can(egress, planned.base_url, connector, kind, secret, private))
+        return None
     request = prepare_verify(connector, base_url=planned.base_url)
     reply = await egress.send(
         request,
@@ -281,13 +292,13 @@ async def _asked_what_it_can(  # noqa: PLR0917 - what a conversation is made of
     kind: CredentialKind,
     secret: Revealing,
     private: tuple[Network, ...],
-) -> None:
+) -> Sequence["Definition"]:
     """A wrapped server that lists its tools is there, and takes the credential; it names no account."""
     from connectors.upstream import opened  # at run time alone: it loads the protocol
 
     conversation = opened(connector, base_url=base_url, kind=kind, secret=secret, egress=egress, private=private)
     async with conversation as upstream:
-        await upstream.definitions()
+        return await upstream.definitions()
 
 
 def store(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from connectors.definition import Connector, Tool
-from connectors.scrub import Scrubber
+from connectors.errors import DefinitionChanged
 from server.audit import Event, append
 from server.clock import now_ms
 from server.connections import Connection
@@ -63,15 +63,31 @@ def compared(connector: Connector, definitions: Iterable["Definition"]) -> tuple
         if found is not None and found.hash == tool.pinned:
             same.append(tool.name)
         else:
-            changed.append(changed_to(tool, found))
+            changed.append(Found(tool.name, tool.pinned, found.hash if found else "", found.raw if found else None))
     return changed, same
 
 
-def changed_to(tool: Tool, found: "Definition | None", secrets: Sequence[str] = ()) -> Found:
-    """What a tool has become; without the secrets that its server may have put there."""
-    if found is None:
-        return Found(tool.name, tool.pinned)
-    return Found(tool.name, tool.pinned, found.hash, Scrubber(secrets).value(found.raw))
+def note(connectors: Mapping[str, Connector], rows: Rows, connection: Connection, changed: DefinitionChanged) -> None:
+    """Hold what a call has found to be something else than its file pins, under each name that it is offered by."""
+    connector = connectors.get(connection.connector)
+    tools = connector.tools.values() if connector is not None else ()
+    found = [
+        Found(tool.name, tool.pinned, changed.hash or "", changed.found)
+        for tool in tools
+        if tool.upstream == changed.tool and tool.pinned == changed.pinned
+    ]
+    hold(rows, connection, found)
+
+
+def looked_at(
+    rows: Rows, connection: Connection, connector: Connector, definitions: Iterable["Definition"], *, by: str
+) -> None:
+    """Hold what a server has changed of a connection's tools, and let go of what it says again as it was reviewed."""
+    changed, same = compared(connector, definitions)
+    hold(rows, connection, changed, by=by)
+    for each in [_held(row) for row in rows.execute(SELECTED, (connection.org,)).fetchall()]:
+        if each.connection == connection.id and each.tool in same:
+            let_go(rows, each, Event.TOOL_RETURNED, by=by)
 
 
 def hold(rows: Rows, connection: Connection, found: Sequence[Found], *, by: str | None = None) -> list[str]:

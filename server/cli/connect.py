@@ -14,6 +14,7 @@ from server.cli.terminal import require_yes
 if TYPE_CHECKING:
     from connectors.catalogue import Catalogue
     from connectors.definition import Connector, CredentialKind, Tool
+    from connectors.upstream import Definition
     from server.connections import Connection, Plan
     from server.database import Rows
     from server.oauth.tokens import Consent
@@ -224,14 +225,26 @@ def test_connection(
 ) -> None:
     """Try a connection's credential with the connector's harmless verify call."""
     from server.connections import connection_named, tested
+    from server.held import looked_at
 
     with at_desk(org, as_member, "connect accounts") as desk:
         require_open(desk.installation)
         connection = connection_named(desk.database, desk.org.id, name)
-        account, problem = _tried(desk, connection)
-        desk.database.write_now(lambda rows: tested(rows, connection, account=account, problem=problem, by=desk.by))
+        connector = desk.installation.catalogue.connector(connection.connector)
+        offered: list[Definition] | None = [] if connector.server is not None else None
+        account, problem = _tried(desk, connection, offered)
+
+        def change(rows: "Rows") -> None:
+            tested(rows, connection, account=account, problem=problem, by=desk.by)
+            if offered is not None and problem is None:
+                looked_at(rows, connection, connector, offered, by=desk.by)
+
+        desk.database.write_now(change)
+        held = _held(desk)
+        _warn_of_held(connection, held)
     if json:
-        show_json({"name": connection.name, "ok": problem is None, "account": account, "message": problem})
+        shown = {"name": connection.name, "ok": problem is None, "account": account, "message": problem}
+        show_json({**shown, "held": held.get(connection.id, [])})
     elif problem is None:
         show_text(f"{connection.name} works{f' ({account})' if account else ''}.")
     else:
@@ -239,8 +252,13 @@ def test_connection(
     raise typer.Exit(0 if problem is None else 1)
 
 
-def _tried(desk: Desk, connection: "Connection") -> tuple[str | None, str | None]:
-    """The account that the connection's credential opens, or else what is wrong with it. Raises CannotOpen."""
+def _tried(
+    desk: Desk, connection: "Connection", offered: "list[Definition] | None" = None
+) -> tuple[str | None, str | None]:
+    """The account that the connection's credential opens, or else what is wrong with it. Raises CannotOpen.
+
+    `offered` takes in what a wrapped server says that it can do.
+    """
     from connectors.errors import ConnectorError
     from server.cli.consent import renew
     from server.connections import credential_kind, open_credential
@@ -254,7 +272,7 @@ def _tried(desk: Desk, connection: "Connection") -> tuple[str | None, str | None
     sealed = desk.database.snapshot(lambda rows: open_credential(rows, desk.installation.vault, connection))
     try:
         with sealed, credential(resolver_of(desk.installation.settings), connection, kind, sealed) as secret:
-            return _verify(connection, connector, secret), None
+            return _verify(connection, connector, secret, offered), None
     except (ConnectorError, CannotResolve) as error:
         return None, str(error)
 
@@ -643,13 +661,20 @@ def _where_it_stays(made: "Connection", sealed: "Secret", *, copied: bool) -> st
     )
 
 
-def _verify(planned: "Plan | Connection", connector: "Connector", secret: Any) -> str | None:
+def _verify(
+    planned: "Plan | Connection",
+    connector: "Connector",
+    secret: Any,
+    offered: "list[Definition] | None" = None,
+) -> str | None:
     from connectors.egress import Egress
     from server.connections import verify
 
+    taken: list[Definition] = [] if offered is None else offered
+
     async def once() -> str | None:
         async with Egress() as egress:
-            return await verify(egress, planned, connector, secret)
+            return await verify(egress, planned, connector, secret, seen=taken.extend)
 
     return asyncio.run(once())
 

@@ -223,37 +223,26 @@ def _listing(asked: _Asked, networks: tuple["Network", ...]) -> tuple[dict[str, 
 def _candidates(
     source: "Source", secret: "Secret", networks: tuple["Network", ...]
 ) -> tuple[dict[str, str], list["Candidate"]]:
-    from connectors.importing_wrapped import candidate
+    from connectors.importing_wrapped import candidates
 
     server, definitions = asyncio.run(_asked_once(source, secret, networks))
-    known = [secret.reveal(name) for name in secret.fields]
-    return server, [candidate(each, known) for each in definitions]
+    return server, candidates(definitions, [secret.reveal(name) for name in secret.fields])
 
 
 async def _asked_once(
     source: "Source", secret: "Secret", networks: tuple["Network", ...]
 ) -> tuple[dict[str, str], tuple["Definition", ...]]:
-    from tempfile import TemporaryDirectory
-
     from connectors.egress import Egress
     from connectors.importing_wrapped import standing_in
     from connectors.loading import NOTHING
     from connectors.upstream import opened
 
-    with TemporaryDirectory(prefix="keyleash-") as home:
-        async with (
-            Egress() as egress,
-            opened(
-                standing_in(source),
-                base_url=source.url,
-                kind=source.kind or NOTHING,
-                secret=secret,
-                egress=egress,
-                private=networks,
-                home=home,
-            ) as upstream,
-        ):
-            return dict(upstream.server), await upstream.definitions()
+    kind, server = source.kind or NOTHING, standing_in(source)
+    async with (
+        Egress() as egress,
+        opened(server, base_url=source.url, kind=kind, secret=secret, egress=egress, private=networks) as upstream,
+    ):
+        return dict(upstream.server), await upstream.definitions()
 
 
 def _credential(asked: _Asked, networks: tuple["Network", ...]) -> tuple["Source", "Secret"]:
