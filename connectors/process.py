@@ -152,10 +152,8 @@ async def _end(process: Process) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):  # nothing is left of the group
         os.killpg(process.pid, signal.SIGKILL)
     await _ended(process)
-    for stream in (process.stdout, process.stderr):
-        if stream is not None:
-            with contextlib.suppress(OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
-                await stream.aclose()
+    with anyio.move_on_after(GRACE_S), contextlib.suppress(OSError, anyio.BrokenResourceError):
+        await process.aclose()  # its pipes, which a child of another session may still hold
 
 
 async def _ended(process: Process) -> None:

@@ -119,7 +119,7 @@ def _endpoint(spot: Spot | None) -> str:
     return "" if spot is None else spot.matching("The endpoint", _ENDPOINT, "Write its path, for instance `/mcp`.")
 
 
-_ENDPOINT = re.compile(r"(/[A-Za-z0-9._~-]+)+/?")
+_ENDPOINT = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)+/?")
 
 
 def _annotations(spot: Spot | None) -> Mapping[str, bool]:

@@ -66,7 +66,7 @@ class Place:
         return self.installation.directory.member(self.org, name)
 
     def connect(
-        self, base_url: str, *, connector: str = "stripe", name: str | None = None, secret: str | Secret = SECRET
+        self, base_url: str | None, *, connector: str = "stripe", name: str | None = None, secret: str | Secret = SECRET
     ) -> Connection:
         """A secret as it is, or what `vault.to_reference` makes; for a kind that is entered, not had by OAuth."""
         kinds = self.installation.catalogue.connectors[connector].credentials
@@ -77,7 +77,7 @@ class Place:
             name=name,
             kind=next(kind.id for kind in kinds if kind.oauth is None),
             base_url=base_url,
-            private=("127.0.0.1/32",),
+            private=("127.0.0.1/32",) if base_url is not None else (),
         )
         return self.database.write_now(
             lambda rows: store(

@@ -210,7 +210,7 @@ class Wrapped:
         self._listening = socket.create_server(("127.0.0.1", 0))
         self._listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}/mcp"
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
+        self.thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
         self._ready = threading.Event()
 
     async def _serve(self) -> None:
@@ -243,13 +243,13 @@ class Wrapped:
             await task
 
     def __enter__(self) -> "Wrapped":
-        self._thread.start()
+        self.thread.start()
         assert self._ready.wait(30)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._server.should_exit = True
-        self._thread.join(20)
+        self.thread.join(20)
         self._listening.close()
 
 

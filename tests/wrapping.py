@@ -1,45 +1,65 @@
-"""A wrapped server's connector file in an installation, and what its server says of its tools, without the server."""
+"""The connector file of the server in `wrapped.py`, with the pins that its tools have, and an org that wraps it."""
 
-from collections.abc import Sequence
-from pathlib import Path
+import json
+from collections.abc import Mapping
 from typing import Any
 
-from connectors.definition import WrappedServer
-from connectors.importing_wrapped import Source, candidate, draft
-from connectors.repinning import beside, written
+import yaml
+
+from connectors.definition import Effect
 from connectors.upstream import Definition
-from server.connections import Connection
-from server.held import Found, hold
-from tests.agents import reopened
-from tests.installed import Place
+from tests.agents import with_connector
+from tests.installed import SECRET, Place
+from tests.wrapped import TOOLS, command
 
-TEXT = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
-READ = Definition({"name": "read_it", "description": "Reads it.", "inputSchema": TEXT})
-WRITE = Definition({"name": "change_it", "description": "Changes it.", "inputSchema": TEXT})
+EFFECTS = {"note": "write", "wipe": "destroy", "ask_twice": "write", "hang": "write", "die": "write", "huge": "write"}
+"""What the file states; everything else reads."""
 
 
-def with_file(place: Place, *tools: Definition, identifier: str = "things") -> Place:
-    """The place with a reviewed connector file of these tools, as after a restart."""
-    source = Source(WrappedServer(), "https://mcp.things.example/mcp", None)
-    made = draft(source, [candidate(each) for each in tools], identifier=identifier, title="Things")
-    file = file_of(place, identifier)
-    file.parent.mkdir(exist_ok=True, mode=0o700)
-    file.write_text(made.text.replace("reviewed: false", "reviewed: true"), encoding="utf-8")
-    beside(file).write_bytes(written(tools))
-    return reopened(place)
+def definition(name: str, description: str = "") -> Definition:
+    """What the server lists of a tool."""
+    schema, annotations = TOOLS[name]
+    raw = {"name": name, "description": description or f"It does {name}.", "inputSchema": schema}
+    return Definition(raw | ({"annotations": annotations} if annotations else {}))
 
 
-def file_of(place: Place, identifier: str = "things") -> Path:
-    return place.installation.settings.connectors / f"{identifier}.yaml"
+def tool_block(name: str) -> dict[str, Any]:
+    effect = EFFECTS.get(name, "read")
+    holes = "".join(f" {{{argument}}}" for argument in TOOLS[name][0]["properties"])
+    block: dict[str, Any] = {
+        "title": f"Do {name}",
+        "description": f"It does {name}.",
+        "upstream": name,
+        "pinned": definition(name).hash,
+        "input": TOOLS[name][0],
+        "effect": effect,
+        "ask": f"Do {name}{holes}",
+    }
+    if Effect(effect).strictness < Effect.WRITE.strictness:
+        block["because"] = "It changes nothing that stays."
+    return block
 
 
-def changed(definition: Definition, **more: Any) -> Definition:
-    """What the server says of the tool now."""
-    return Definition({**definition.raw, **more})
+def connector_text(started: list[str] | None = None, *, signed: bool = True, **more: Any) -> str:
+    """The file: over HTTP, or with a command."""
+    place: Mapping[str, Any] = {"command": started} if started else {"base_url": "https://world.invalid/mcp"}
+    scheme = {"scheme": "env", "name": "WORLD_SECRET"} if started else {"scheme": "bearer"}
+    whole = {
+        "id": "world",
+        "title": "World",
+        "kind": "mcp",
+        "reviewed": True,
+        **place,
+        **({"credentials": {"key": {"label": "Key", "help": "In its settings.", **scheme}}} if signed else {}),
+        "tools": {name: tool_block(name) for name in TOOLS},
+        **more,
+    }
+    return yaml.safe_dump(json.loads(json.dumps(whole)), sort_keys=False)
 
 
-def held(place: Place, connection: Connection, before: Definition, found: Definition | None) -> Sequence[str]:
-    """What a server that notices it writes down."""
-    now = (found.hash, found.raw) if found is not None else ()
-    noted = Found(before.name, before.hash, *now)
-    return place.database.write_now(lambda rows: hold(rows, connection, [noted]))
+def wrapping(place: Place, *, url: str | None = None, era: str = "modern", signed: bool = True) -> Place:
+    """The same place with the server connected as `world`: at this URL, or started for each call."""
+    text = connector_text(None if url else command(era), signed=signed)
+    with_connector(place, "world", text)
+    place.connect(url, connector="world", secret=SECRET)
+    return place

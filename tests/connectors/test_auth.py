@@ -5,10 +5,10 @@ from collections.abc import Mapping
 
 import pytest
 
-from connectors.auth import MAX_SECRET, SCHEMES, attaching, check, recognise
+from connectors.auth import MAX_SECRET, SCHEMES, attaching, check, environment, recognise
 from connectors.definition import CredentialKind, Field
 from connectors.errors import CredentialMalformed
-from connectors.loading import parse
+from connectors.loading import NOTHING, parse
 
 CANARY = "sk_canary_77aa/+=~"
 LONG = ["x" * (MAX_SECRET + 1)]
@@ -57,7 +57,48 @@ def test_every_scheme_puts_the_secret_where_it_says_and_nowhere_else():
     assert apply("query", secret=CANARY) == ({}, [("api_key", CANARY)], (CANARY,))
     assert apply("basic", user="ann", password=CANARY) == ({"Authorization": f"Basic {pair}"}, [], (pair, CANARY))
     assert apply("user_only", user=CANARY) == ({"Authorization": f"Basic {alone}"}, [], (alone, CANARY))
-    assert {kind.scheme for kind in SHOP.credentials} == set(SCHEMES)
+    assert {kind.scheme for kind in SHOP.credentials} | {"env", "none"} == set(SCHEMES)
+
+
+STARTED = parse(
+    """\
+id: started
+title: Started
+kind: mcp
+command: [server]
+credentials:
+  one: {label: key, help: There., scheme: env, name: ONE_KEY}
+  two:
+    label: both
+    help: There.
+    scheme: env
+    fields: {user: {label: user, secret: false, variable: THE_USER}, key: {label: key, variable: THE_KEY}}
+tools:
+  go: {title: Go, description: It goes., upstream: go, pinned: "%s", effect: write, ask: Go, input: {type: object}}
+"""
+    % ("0" * 64)
+)
+
+
+def test_a_secret_for_the_environment_stands_in_its_variables_and_in_no_request():
+    assert environment(STARTED.kind("one"), Held(secret=CANARY)) == ({"ONE_KEY": CANARY}, (CANARY,))
+    assert environment(STARTED.kind("two"), Held(user="ann", key=CANARY)) == (
+        {"THE_USER": "ann", "THE_KEY": CANARY},
+        (CANARY,),
+    )
+    with pytest.raises(CredentialMalformed, match="no credential that a request can carry"):
+        attaching(STARTED.kind("one"), Held(secret=CANARY))({}, [])
+    with pytest.raises(CredentialMalformed) as refused:
+        environment(STARTED.kind("one"), Held(secret=f"{CANARY}\n"))
+    assert CANARY not in str(refused.value)
+
+
+def test_what_needs_no_credential_adds_nothing():
+    headers: dict[str, str] = {}
+    assert attaching(NOTHING, Held(nothing="nothing"))(headers, []) == ()
+    assert headers == {}
+    assert environment(NOTHING, Held(nothing="nothing")) == ({}, ())
+    assert check(NOTHING, {"nothing": "nothing"}) == ()
 
 
 def test_basic_takes_text_in_utf_8_and_no_colon_in_the_user():
