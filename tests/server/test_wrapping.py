@@ -1,6 +1,7 @@
 """From a running MCP server to tools that agents call: imported, pruned, reviewed, and held when it changes."""
 
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -132,6 +133,26 @@ def test_what_reaches_the_host_or_its_network_is_the_operators(
         assert (ran.code, "Only the operator" in ran.err) == (1, True)
     assert wrapped.requests == []
     assert not started.exists()
+
+
+def test_the_readmes_way_is_walked(owner: CommandLine, place: Place, wrapped: Wrapped) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    lines = [shlex.split(line)[1:] for line in readme.splitlines() if line.startswith("keyleash connector import-mcp")]
+    assert len(lines) == 3
+    here = {
+        "https://mcp.example.com/mcp": [wrapped.url, *LOCAL],
+        "create_issue": ["note"],
+        "get_issue": ["echo"],
+        "uvx": list(command()),
+        "mcp-server-time": [],
+    }
+    for line in lines:
+        ran = owner(*(word for each in line for word in here.get(each, [each])))
+        assert ran.code == 0, ran.err
+    assert list(load(folder(place) / "tracker.yaml").tools) == ["note", "echo"]
+    clock = load(folder(place) / "clock.yaml")
+    assert clock.server is not None
+    assert (clock.server.command, len(clock.tools)) == (tuple(command()), 21)
 
 
 # --- a credential for listing
