@@ -185,6 +185,8 @@ async def over_stdio(
         into, read = anyio.create_memory_object_stream[SessionMessage | Exception](0)
         write, out_of = anyio.create_memory_object_stream[SessionMessage](0)
         line.process = process
+        into, read = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+        write, out_of = anyio.create_memory_object_stream[SessionMessage](0)
         async with anyio.create_task_group() as group:
             group.start_soon(process.listen)
             group.start_soon(_taken_in, process, into, line, name)

@@ -97,8 +97,8 @@ def connect(
     _refuse_extra(extra)
     require_one_way(stdin=secret_stdin, reference=secret_from, copy=copy)
     with at_desk(org, as_member, "connect accounts") as desk:
-        _require_able(desk, allow_private, secret_from)
         _require_operator_to_start(desk, connector)
+        _require_able(desk, allow_private, secret_from)
         planned = plan(
             desk.installation.catalogue,
             connections_of(desk.database, desk.org.id),
