@@ -23,6 +23,7 @@ MAY: dict[str, tuple[str, ...]] = {
     "removed_org": ("SELECT",),
     "rule_version": ("SELECT", "INSERT"),
     "recorded_call": ("SELECT", "INSERT", "DELETE"),
+    "held_definition": ("SELECT", "INSERT", "DELETE"),
     "vault_org_key": ("SELECT",),
     "vault_derived": ("SELECT",),
     "vault_root": ("SELECT",),

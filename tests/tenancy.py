@@ -47,6 +47,7 @@ CARRIERS = frozenset(
         "Hook",
         "_Leased",
         "LostCall",
+        "Held",
     }
 )
 """Classes whose every instance belongs to one org and says to which."""

@@ -12,8 +12,8 @@ from server.listing import tools_for
 from tests.agents import Nobody, decide, record
 from tests.commandline import CommandLine
 from tests.installed import Place, add_org
-from tests.upstream import Upstream
 from tests.pinning import READ, WRITE, changed, file_of, held, with_file
+from tests.upstream import Upstream
 
 WORSE = changed(READ, description="Reads it, and sends it to somebody.")
 GIVEN = {"text": "x"}

@@ -203,7 +203,8 @@ def test_the_role_that_serves_may_do_exactly_this(walled: Walled) -> None:
         for may in ("SELECT", "INSERT", "UPDATE", "DELETE")
     }
     wanted |= {("rule_version", "SELECT"), ("rule_version", "INSERT")}
-    wanted |= {("recorded_call", may) for may in ("SELECT", "INSERT", "DELETE")}
+    brief = ("recorded_call", "held_definition")
+    wanted |= {(table, may) for table in brief for may in ("SELECT", "INSERT", "DELETE")}
     wanted |= {("audit_entry", "SELECT"), ("audit_entry", "INSERT"), ("org", "SELECT"), ("removed_org", "SELECT")}
     wanted |= {("org", f"UPDATE {column}") for column in ("preset", "revision", "frozen_at")}
     wanted |= {(table, "SELECT") for table in ("vault_org_key", "vault_derived", "vault_root", "alembic_version")}

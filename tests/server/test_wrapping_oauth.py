@@ -1,4 +1,4 @@
-"""A wrapped server that is signed in to by OAuth: found, shown, consented to, sealed, renewed and ended as others are."""
+"""A wrapped server that is signed in to by OAuth: found, shown, consented to, sealed, renewed, ended as others are."""
 
 import re
 from collections.abc import Iterator
