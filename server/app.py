@@ -15,6 +15,7 @@ from connectors.catalogue import Catalogue, shipped_folder
 from server.approval import Approvals, tending
 from server.approval.reaching import Keeper
 from server.call import Parts
+from server.clock import now_ms
 from server.connections import Workspaces
 from server.credential import resolver_of
 from server.database import Database, DatabaseProblem, open_database, require_schema
@@ -28,6 +29,7 @@ from server.oauth.renewal import Renewals
 from server.recorded import sweeping
 from server.settings import Settings
 from server.sqlite import require_here
+from server.telemetry import everything, exporting, listened_to
 from vault import KeysUnavailable, RootKey, RootKeyRef, Sealed, Vault, VaultError, root_key_spec
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ class Installation:
             references=resolver_of(self.settings),
             renewals=Renewals(self.database, self.vault, egress, Apps(self.settings.oauth_apps)),
             changed=partial(note, self.catalogue.connectors),
+            telemetry=listened_to(),
         )
 
     def close(self) -> None:
@@ -221,6 +224,7 @@ async def running(installation: Installation) -> AsyncGenerator[Parts]:
         delivering(database, vault, public_url=settings.public_url),
     ):
         parts = installation.parts(egress)
+        parts.telemetry.watch(everything(database, now_ms))
         apps, connectors = Apps(settings.oauth_apps), installation.catalogue.connectors
         async with revoking.retrying(database, vault, egress, connectors, parts.keys, apps=apps):
             try:
@@ -268,9 +272,10 @@ async def serve_stdio(installation: Installation, *, org: str, agent: str, stdin
             raise Refused("this agent is narrowed to network addresses, and a local connection comes from none")
         return replace(caller, transport=STDIO)
 
-    async with running(installation) as parts:
-        server = protocol_server(installation, parts, identify)
-        await run_stdio(server, parts, identify, stdin=stdin, stdout=stdout)
+    with exporting(release()):
+        async with running(installation) as parts:
+            server = protocol_server(installation, parts, identify)
+            await run_stdio(server, parts, identify, stdin=stdin, stdout=stdout)
 
 
 def http_door(installation: Installation, parts: Parts, *, host: str) -> "Door":
@@ -278,6 +283,7 @@ def http_door(installation: Installation, parts: Parts, *, host: str) -> "Door":
     from server.http import Door, allowed
     from server.identity import HTTP
     from server.protocol import CALLER, HttpFace, caller_of_request
+    from server.readiness import Readiness
 
     hosts, origins = allowed(host, installation.settings.allowed_hosts)
     server = protocol_server(installation, parts, partial(caller_of_request, parts.directory.again))
@@ -285,6 +291,7 @@ def http_door(installation: Installation, parts: Parts, *, host: str) -> "Door":
         HttpFace(server, parts.directory.again, hosts=hosts, origins=origins),
         partial(installation.directory.by_token, transport=HTTP),
         partial(_turned_away, parts.database),
+        Readiness(installation.database, installation.vault).look,
         caller_key=CALLER,
         hosts=hosts,
         proxies=installation.settings.trusted_proxies,
@@ -307,17 +314,18 @@ async def serve_http(installation: Installation, *, host: str, port: int) -> Non
     """Serve agents over HTTP until stopped. Raises BindProblem."""
     import uvicorn
 
-    async with running(installation) as parts:
-        door = http_door(installation, parts, host=host)
-        config = uvicorn.Config(
-            door,  # pyright: ignore[reportArgumentType] - ASGI's own types are looser than uvicorn's
-            host=host,
-            port=port,
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            timeout_graceful_shutdown=10,
-            timeout_keep_alive=75,
-        )
-        await uvicorn.Server(config).serve()
+    with exporting(release()):
+        async with running(installation) as parts:
+            door = http_door(installation, parts, host=host)
+            config = uvicorn.Config(
+                door,  # pyright: ignore[reportArgumentType] - ASGI's own types are looser than uvicorn's
+                host=host,
+                port=port,
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_graceful_shutdown=10,
+                timeout_keep_alive=75,
+            )
+            await uvicorn.Server(config).serve()

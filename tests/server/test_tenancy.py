@@ -22,11 +22,13 @@ from server.approval.tending import empty_old, tend
 from server.audit import Event, append
 from server.audit.entry import RESERVED
 from server.call import call
+from server.clock import now_ms
 from server.connections import Connection, connection_named
 from server.errors import ApprovalRequired, CallRefused, Refused
 from server.held import held_of, looked_at
 from server.identity import system_user
 from server.recorded import sweep
+from server.telemetry import standing
 from tests.agents import Nobody, decide
 from tests.commandline import CommandLine
 from tests.consenting import run_out, signed_in, with_ledger
@@ -86,6 +88,8 @@ NOT_OF_ONE_ORG: dict[str, str] = {
     "server.sealed.texts_under": ROOT_KEY,
     "server.delivery.Delivery.due": OWN_TIME,
     "server.delivery.delivering": OWN_TIME,
+    "server.readiness.Readiness.*": SCHEMA,
+    "server.telemetry.everything": "what is measured of every org goes to the operator alone",
     "server.recorded.sweep_all": OWN_TIME,
     "server.recorded.sweeping": OWN_TIME,
     "server.erasure.pending": ERASING,
@@ -294,6 +298,7 @@ async def _lost(place: Place) -> list[str]:
     await tend(place.installation.database, place.installation.approvals, place.org)
     await empty_old(place.installation.database, place.org, keep_days=0)
     assert sweep(place.installation.database, place.org, keep_days=-1) > 0
+    assert standing(place.installation.database, place.org, now_ms()) is not None
     return [each.id for each in place.installation.approvals.unknown.calls(place.org)]
 
 
@@ -414,19 +419,20 @@ def test_every_handler_of_the_protocol_asks_who_is_calling() -> None:
 
 
 @pytest.mark.anyio
-async def test_every_route_but_the_one_for_health_is_shut_to_strangers(place: Place) -> None:
+async def test_every_route_but_those_for_health_is_shut_to_strangers(place: Place) -> None:
     tree = ast.parse(inspect.getsource(server.http))
     compared = [
         each for each in ast.walk(tree) if isinstance(each, ast.Compare) and "scope['path']" in ast.unparse(each)
     ]
     routes = {ast.unparse(each.comparators[0]) for each in compared}
-    assert routes == {"AGENT_PATH", "'/health'"}, "a new route: say here who may use it"
+    assert routes == {"AGENT_PATH", "'/health'", "'/ready'"}, "a new route: say here who may use it"
     matched = re.findall(r"(\w+)\.fullmatch\(scope\['path'\]\)", ast.unparse(tree))
     assert matched == ["APPROVAL_PATH"], "a page that is the same for everybody; any other has to ask who is looking"
     async with serving(place.installation) as url, httpx2.AsyncClient(trust_env=False) as client:
         for method in ("GET", "POST", "DELETE", "PUT", "OPTIONS"):
             assert (await client.request(method, url)).status_code == 401, method
         assert (await client.get(url.replace("/agent/mcp", "/health"))).json() == {"status": "ok"}
+        assert set((await client.get(url.replace("/agent/mcp", "/ready"))).json().values()) == {"ok"}
 
 
 # -- constraints
