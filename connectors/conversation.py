@@ -182,8 +182,6 @@ async def over_stdio(
     """The streams of a server that runs until the block ends."""
     name = f"{line.title} (the server {program(command)})"
     async with started(command, variables, name=name, limits=limits) as process:
-        into, read = anyio.create_memory_object_stream[SessionMessage | Exception](0)
-        write, out_of = anyio.create_memory_object_stream[SessionMessage](0)
         line.process = process
         into, read = anyio.create_memory_object_stream[SessionMessage | Exception](0)
         write, out_of = anyio.create_memory_object_stream[SessionMessage](0)
