@@ -6,7 +6,7 @@ import pytest
 
 from connectors.definition import CredentialKind, Effect, Field, OAuth, Revocation, WrappedServer
 from connectors.importing import TOO_LARGE
-from connectors.importing_wrapped import Candidate, Draft, Source, candidate, draft, search
+from connectors.importing_wrapped import Candidate, Draft, Source, candidate, candidates, draft, search
 from connectors.loading import parse
 from connectors.source import read_text
 from connectors.upstream import Definition
@@ -147,6 +147,11 @@ def test_a_definition_that_repeats_the_credential_is_refused_and_shown_without_i
         found = candidate(definition, [secret])
         assert "repeats the credential" in found.refused
         assert secret not in repr(found)
+
+
+def test_a_tool_that_is_listed_twice_is_not_offered() -> None:
+    found = candidates([tool("a", "One."), tool("a", "Another."), tool("b")])
+    assert ["more than once" in each.refused for each in found] == [True, True, False]
 
 
 def test_two_tools_of_one_name_and_long_ones_are_told_apart() -> None:
