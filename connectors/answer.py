@@ -228,7 +228,8 @@ def credential_rejected(title: str, whose: str, status: int) -> CredentialReject
     why = "it is not permitted to do this, or no longer valid" if status == 403 else "it is wrong, expired or revoked"
     return CredentialRejected(
         f"Credential rejected: {title} does not accept {whose} (HTTP {status}); {why}. "
-        "Calling again will not help; an admin of the org has to enter a credential that works."
+        "Calling again will not help; an admin of the org has to enter a credential that works.",
+        status,
     )
 
 

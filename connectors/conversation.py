@@ -7,11 +7,14 @@ import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any, cast
 
 import anyio
 import httpx2
 import mcp_types as t
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from mcp.client._transport import ReadStream, WriteStream
 from mcp.shared.message import SessionMessage
 from pydantic import ValidationError
 
@@ -168,6 +171,74 @@ class _Pieces(httpx2.AsyncByteStream):
     async def aclose(self) -> None:
         self._line.bytes_in += self._stream.bytes_in
         self._stream.close()
+
+
+# -- what the SDK sees
+
+
+class Heard:
+    """The messages of a server, as the SDK may see them: it puts the text of an error into its spans and exceptions."""
+
+    def __init__(self, stream: ReadStream[SessionMessage | Exception], line: Line) -> None:
+        self._stream, self._line = stream, line
+
+    async def receive(self) -> SessionMessage | Exception:
+        return self._scrubbed(await self._stream.receive())
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    def __aiter__(self) -> "Heard":
+        return self
+
+    async def __anext__(self) -> SessionMessage | Exception:
+        return self._scrubbed(await self._stream.__anext__())
+
+    async def __aenter__(self) -> "Heard":
+        await self._stream.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stream.__aexit__(kind, error, trace)
+
+    def _scrubbed(self, item: SessionMessage | Exception) -> SessionMessage | Exception:
+        if isinstance(item, SessionMessage) and isinstance(item.message, t.JSONRPCError):
+            scrubber, error = Scrubber(self._line.secrets()), item.message.error
+            item.message.error = t.ErrorData(
+                code=error.code, message=scrubber.text(error.message), data=scrubber.value(error.data)
+            )
+        return item
+
+
+class Said:
+    """The SDK's messages, as a server may see them: without the context of our traces."""
+
+    def __init__(self, stream: WriteStream[SessionMessage]) -> None:
+        self._stream = stream
+
+    async def send(self, item: SessionMessage, /) -> None:
+        params = item.message.params if isinstance(item.message, t.JSONRPCRequest) else None
+        meta: Any = (params or {}).get("_meta")
+        for key in _TRACED if isinstance(meta, dict) else ():
+            cast("dict[str, Any]", meta).pop(key, None)
+        await self._stream.send(item)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def __aenter__(self) -> "Said":
+        await self._stream.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stream.__aexit__(kind, error, trace)
+
+
+_TRACED = ("traceparent", "tracestate", "baggage")
 
 
 # -- a process

@@ -112,10 +112,7 @@ class Egress:
         whether the request may have arrived); ResponseTooLarge; UpstreamError for a redirect. What `attach` raises
         passes, without its traceback.
         """
-        if self._closed:
-            raise Unreachable("Keyleash is shutting down, so nothing was sent.", maybe_sent=False)
-        url = checked_url(prepared, private)
-        session = self._sessions.get(private) or self._open(private)
+        url, session = self._door(prepared, private)
         retries = _RETRIES if prepared.idempotent or prepared.safe else 0
         started = perf_counter()
         left = limits.total_s
@@ -142,6 +139,12 @@ class Egress:
             raise outcome.error
         status, headers, body, wire, secrets = outcome
         return Reply(status, headers, body, spent * 1000, wire, secrets, maybe_before=arrived is not None)
+
+    def _door(self, prepared: Prepared, private: tuple[Network, ...]) -> tuple[yarl.URL, aiohttp.ClientSession]:
+        """The URL, checked, and the connections that may serve it. Raises Unsendable or Unreachable."""
+        if self._closed:
+            raise Unreachable("Keyleash is shutting down, so nothing was sent.", maybe_sent=False)
+        return checked_url(prepared, private), self._sessions.get(private) or self._open(private)
 
     def _open(self, private: tuple[Network, ...]) -> aiohttp.ClientSession:
         session = self._sessions[private] = aiohttp.ClientSession(
@@ -226,10 +229,7 @@ class Egress:
         limits: Limits = DEFAULT_LIMITS,
     ) -> "Stream":
         """Send the request once, as `send` does, and return as soon as the answer begins; close the Stream after."""
-        if self._closed:
-            raise Unreachable("Keyleash is shutting down, so nothing was sent.", maybe_sent=False)
-        url = checked_url(prepared, private)
-        session = self._sessions.get(private) or self._open(private)
+        url, session = self._door(prepared, private)
         try:
             answered = await self._answered(
                 session, prepared, url, attach=attach, fill=None, limits=limits, left=limits.total_s

@@ -47,18 +47,22 @@ DECLINED = Answer("decline")
 
 
 def vetted(message: str, schema: Mapping[str, Any]) -> Ask | None:
-    """The question as it can be put to a person; None where it cannot."""
+    """The question as it can be put to a person; None where it cannot.
+
+    A field that may be left out is, where it cannot be shown.
+    """
     properties = schema.get("properties")
     if schema.get("type") != "object" or not isinstance(properties, dict) or len(message) > LONGEST:
         return None
     found = cast("dict[Any, Any]", properties)
-    made = {name: _field(value) for name, value in found.items()}
-    if len(found) > MOST_FIELDS or not all(_may_be_called(name) for name in found) or None in made.values():
-        return None
+    made = {name: _field(value) for name, value in found.items() if _may_be_called(name)}
+    shown = {name: field for name, field in made.items() if field is not None}
     wanted = schema.get("required", [])
-    if not isinstance(wanted, list) or not all(name in found for name in cast("list[Any]", wanted)):
+    if not isinstance(wanted, list) or not all(name in shown for name in cast("list[Any]", wanted)):
         return None
-    return Ask(message, {"type": "object", "properties": made, **({"required": wanted} if wanted else {})})
+    if not shown or len(found) > MOST_FIELDS:
+        return None
+    return Ask(message, {"type": "object", "properties": shown, **({"required": wanted} if wanted else {})})
 
 
 def answered(ask: Ask, action: str, content: Mapping[str, Any] | None) -> Answer:

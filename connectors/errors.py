@@ -52,7 +52,11 @@ class CredentialMalformed(ConnectorError):
 
 
 class CredentialRejected(ConnectorError):
-    """The upstream refused the credential; the message never quotes the upstream."""
+    """The upstream refused the credential, by this HTTP status; the message never quotes the upstream."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Unreachable(ConnectorError):

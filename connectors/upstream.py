@@ -25,7 +25,7 @@ from connectors.addresses import Network
 from connectors.answer import MAX_MESSAGE, credential_rejected, one_line
 from connectors.auth import Attach, Revealing, attaching, environment
 from connectors.bounded import DEFAULT_LIMITS, Limits, check_json
-from connectors.conversation import Line, over_http, over_stdio
+from connectors.conversation import Heard, Line, Said, over_http, over_stdio
 from connectors.definition import Connector, CredentialKind, canonical
 from connectors.egress import Egress, Reply
 from connectors.elicitation import ASKING_S, DECLINED, Answer, Ask, vetted
@@ -368,8 +368,8 @@ async def opened(
                 streams = streamable_http_client(url, http_client=client, max_sse_event_size=limits.max_body)
             read, write = await stack.enter_async_context(streams)
             session = _Session(
-                read,
-                write,
+                Heard(read, line),
+                Said(write),
                 elicitation_callback=upstream.elicit,
                 client_info=t.Implementation(name="keyleash", version=_version()),
             )

@@ -535,8 +535,7 @@ async def _send(
     maybe_before = again
     try:
         try:
-            kind = credential_kind(connection, bound_call.connector)
-            secret = await _opened(parts, connection, kind, attempt.taken)
+            kind, secret = await _opened(parts, bound, attempt.taken)
         except VaultError as error:
             return _without_credential(error, bound, again=again)
         try:
@@ -569,8 +568,7 @@ async def _send_to_server(
     connection, bound_call = bound.connection, bound.call
     try:
         try:
-            kind = credential_kind(connection, bound_call.connector)
-            secret = await _opened(parts, connection, kind, attempt.taken)
+            kind, secret = await _opened(parts, bound, attempt.taken)
         except VaultError as error:
             return _without_credential(error, bound, again=False)
         try:
@@ -635,13 +633,18 @@ def _in_time(parts: Parts, attempt: _Attempt, attach: "Attach") -> "Attach":
     return attach_in_time
 
 
-async def _opened(parts: Parts, connection: Connection, kind: CredentialKind, taken: Callable[[], Secret]) -> Secret:
-    """The credential, read from where it stays if that is elsewhere. Raises CannotOpen or CannotResolve, in time."""
+async def _opened(parts: Parts, bound: _Bound, taken: Callable[[], Secret]) -> tuple[CredentialKind, Secret]:
+    """The credential, and how it is used; read from where it stays if that is elsewhere.
+
+    Raises CannotOpen or CannotResolve, in time.
+    """
+    connection = bound.connection
+    kind = credential_kind(connection, bound.call.connector)
     sealed = taken()
     if not is_reference(connection, sealed):
-        return sealed
+        return kind, sealed
     with sealed, anyio.move_on_after(parts.references.seconds):  # for its turn; from then on the resolver keeps time
-        return await anyio.to_thread.run_sync(
+        return kind, await anyio.to_thread.run_sync(
             resolved, parts.references, kind, sealed, limiter=parts.turns[connection.id]
         )
     raise CannotResolve("Other calls wait for the same secret. Look at why it takes so long where it stays.")
@@ -681,6 +684,8 @@ def _failed(
         facts |= {"status": error.status or None, "code": error.code, "request_id": error.request_id}
     elif isinstance(error, Unreachable):
         maybe_done = error.maybe_sent
+    elif isinstance(error, CredentialRejected) and error.status is not None:
+        facts |= {"status": error.status}
     facts |= {"error": said}
     if bound.request.safe or not (maybe_done or (maybe_before and _of_this_sending_alone(error))):
         return State.FAILED, _failure(error.for_model), facts

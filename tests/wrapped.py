@@ -50,6 +50,7 @@ TOOLS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "die": (NOTHING, {}),
     "about": (NOTHING, {}),
     "breed": (TEXT, {}),
+    "ask_always": (TEXT, {}),
 }
 FORM = {
     "type": "object",
@@ -72,6 +73,7 @@ class World:
         self.hidden: set[str] = set()
         self.after_list: Callable[[], None] = lambda: None
         self.endless = False
+        self.traced: list[Any] = []
 
 
 def _said(text: str, *, error: bool = False) -> t.CallToolResult:
@@ -102,6 +104,8 @@ def build(world: World, era: str) -> Server[Any]:
 
     async def call_tool(ctx: Any, params: t.CallToolRequestParams) -> t.CallToolResult | t.InputRequiredResult:
         arguments = params.arguments or {}
+        if params.meta and "traceparent" in params.meta:
+            world.traced.append(params.meta)
         if params.name.startswith("ask"):
             return await _asked(world, ctx, params)
         world.calls.append((params.name, arguments))
@@ -176,7 +180,7 @@ async def _asked(world: World, ctx: Any, params: t.CallToolRequestParams) -> t.C
     question: Any = t.ElicitRequestFormParams(message=f"{QUESTION} {world.secret()}", requested_schema=form)
     if params.name == "ask_url":
         question = t.ElicitRequestURLParams(message="Go there", url="https://evil.example/", elicitation_id="1")
-    rounds = 2 if params.name == "ask_twice" else 1
+    rounds = {"ask_twice": 2, "ask_always": 99}.get(params.name, 1)
     if ctx.protocol_version >= "2026":
         done = int(params.request_state or "0")
         world.states.append(params.request_state)

@@ -772,6 +772,7 @@ def _oauth_of_kind(kind: "CredentialKind") -> dict[str, Any]:
         "authorize": oauth.authorize or None,
         "token": oauth.token,
         "revoke": oauth.revoke.url if oauth.revoke else None,
+        "register": oauth.register or None,
         "scopes": list(oauth.scopes),
         "pkce": oauth.pkce,
     }

@@ -65,6 +65,16 @@ def test_what_cannot_be_shown_as_it_is_is_not_asked(schema: dict[str, Any]) -> N
     assert vetted("Which?", schema) is None
 
 
+def test_a_field_that_may_be_left_out_is_where_it_cannot_be_shown() -> None:
+    lists = {"type": "array", "items": {"type": "string", "enum": ["a", "b"]}}
+    schema = {**form(name={"type": "string"}, several=lists, decision={"type": "string"}), "required": ["name"]}
+    ask = vetted("Who?", schema)
+    assert ask is not None
+    assert ask.schema == {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+    assert vetted("Who?", {**schema, "required": ["name", "several"]}) is None
+    assert vetted("Who?", {**schema, "required": ["name", "decision"]}) is None
+
+
 def test_a_question_that_is_too_long_is_not_asked() -> None:
     assert vetted("x" * (LONGEST + 1), form(a={"type": "string"})) is None
 

@@ -2,25 +2,29 @@
 
 import ipaddress
 import json
-import os
-import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
 
+from connectors.auth import attaching
 from connectors.bounded import DEFAULT_LIMITS
+from connectors.conversation import Line, over_http
 from connectors.egress import Egress
 from connectors.elicitation import Answer, Ask
 from connectors.errors import (
     ConnectorError,
     DefinitionChanged,
     ProtocolRefused,
-    ResponseTooLarge,
     Unreachable,
 )
 from connectors.loading import parse
@@ -48,8 +52,10 @@ def wrapped(request: pytest.FixtureRequest) -> Iterator[Wrapped]:
 
 
 @asynccontextmanager
-async def talking(url: str | None, *, limits: Any = DEFAULT_LIMITS, era: str = "modern") -> AsyncIterator[Upstream]:
-    connector = parse(connector_text(None if url else command(era)))
+async def talking(
+    url: str | None = None, *, limits: Any = DEFAULT_LIMITS, started: Any = None, private: Any = LOOPBACK
+) -> AsyncIterator[Upstream]:
+    connector = parse(connector_text(None if url else started or command()))
     async with Egress() as egress:
         conversation = opened(
             connector,
@@ -57,11 +63,17 @@ async def talking(url: str | None, *, limits: Any = DEFAULT_LIMITS, era: str = "
             kind=connector.credentials[0],
             secret=Secret({"secret": SECRET}),
             egress=egress,
-            private=LOOPBACK if url else (),
+            private=private,
             limits=limits,
         )
         async with conversation as upstream:
             yield upstream
+
+
+async def begun(url: str | None = None, **more: Any) -> None:
+    """A conversation that must not come about."""
+    async with talking(url, **more):
+        raise AssertionError("somebody answered")
 
 
 async def call(url: str | None, tool: str, arguments: Any = None, limits: Any = DEFAULT_LIMITS, **more: Any) -> Any:
@@ -95,6 +107,23 @@ async def test_a_definition_that_repeats_the_secret_is_told_without_it(wrapped: 
     assert wrapped.world.calls == []
 
 
+async def test_no_span_of_the_sdk_holds_the_secret_and_no_trace_of_ours_leaves(
+    wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporter = InMemorySpanExporter()
+    tracers = TracerProvider()
+    tracers.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr("mcp.shared._otel._tracer", tracers.get_tracer("test"))
+    with pytest.raises(ProtocolRefused):
+        await call(wrapped.url, "refuse", {"text": "-32602"})
+    spans = [
+        span for span in exporter.get_finished_spans() if span.kind is SpanKind.CLIENT
+    ]  # the server's are here too
+    assert any("refuse" in span.name for span in spans)
+    assert all(SECRET not in span.to_json() for span in spans)
+    assert wrapped.world.traced == []
+
+
 async def test_a_server_that_hangs_is_left_in_time(wrapped: Wrapped) -> None:
     began = time.monotonic()
     with pytest.raises(Unreachable, match="did not finish") as left:
@@ -106,19 +135,7 @@ async def test_a_server_that_hangs_is_left_in_time(wrapped: Wrapped) -> None:
 async def test_a_process_that_hangs_is_killed_in_time() -> None:
     began = time.monotonic()
     with pytest.raises(Unreachable, match="did not finish") as left:
-        connector = parse(connector_text(["/bin/sleep", "600"]))
-        async with (
-            Egress() as egress,
-            opened(
-                connector,
-                base_url=connector.base_url,
-                kind=connector.credentials[0],
-                secret=Secret({"secret": SECRET}),
-                egress=egress,
-                limits=SHORT,
-            ),
-        ):
-            raise AssertionError("nobody answered")
+        await begun(started=["/bin/sleep", "600"], limits=SHORT)
     assert not left.value.maybe_sent
     assert time.monotonic() - began < 8
 
@@ -207,55 +224,39 @@ async def test_what_is_no_mcp_was_sent_nothing(wrapped: Wrapped, answer: Any) ->
     assert {path for _, path, _ in wrapped.requests} == {"/mcp"}
 
 
-async def test_a_server_that_goes_away_in_mid_call_leaves_it_open_what_came_of_it() -> None:
-    returned: list[Any] = []
-    with pytest.raises(Unreachable) as gone:
-        async with talking(None) as upstream:
-            about = await upstream.call("about", {}, pinned=definition("about").hash)
-            me = json.loads(about.reply.body)["me"]
-            async with anyio.create_task_group() as group:
-
-                async def ask() -> None:
-                    with pytest.raises(Unreachable) as inner:
-                        await upstream.call("hang", {}, pinned=definition("hang").hash)
-                    returned.append(inner.value)
-
-                group.start_soon(ask)
-                await anyio.sleep(0.5)
-                os.kill(me, signal.SIGKILL)
-            raise returned[0]
-    assert gone.value.maybe_sent
-    assert "ended before it answered" in str(gone.value)
-
-
 async def test_a_program_that_writes_without_end_is_stopped() -> None:
-    connector = parse(connector_text(["/usr/bin/yes"]))
-    with pytest.raises((Unreachable, ResponseTooLarge)):
-        async with (
-            Egress() as egress,
-            opened(
-                connector,
-                base_url=connector.base_url,
-                kind=connector.credentials[0],
-                secret=Secret({"secret": SECRET}),
-                egress=egress,
-            ),
-        ):
-            raise AssertionError("nobody answered")
+    with pytest.raises(Unreachable, match=r"other things than MCP|more than 10 MiB"):
+        await begun(started=["/usr/bin/yes"])
+
+
+async def test_a_line_without_end_is_not_taken_in() -> None:
+    with pytest.raises(Unreachable, match="more than 10 MiB"):
+        await begun(started=["/usr/bin/head", "-c", "12000000", "/dev/zero"])
+
+
+async def test_a_program_that_writes_what_is_too_deep_is_not_read(tmp_path: Path) -> None:
+    deep = tmp_path / "deep"
+    deep.write_text('{"jsonrpc": "2.0", "method": "x", "params": ' + '{"x": ' * 70 + "1" + "}" * 71 + "\n")
+    with pytest.raises(Unreachable, match="nested more than 64 deep"):
+        await begun(started=["/bin/sh", "-c", f"cat {deep}; sleep 600"])
+
+
+async def test_the_sdk_can_reach_the_servers_endpoint_and_no_other_place(wrapped: Wrapped) -> None:
+    connector = parse(connector_text())
+    line = Line("World")
+    async with Egress() as egress:
+        attach = attaching(connector.credentials[0], Secret({"secret": SECRET}))
+        client, url = over_http(
+            line, egress, connector, wrapped.url, attach=attach, private=LOOPBACK, limits=DEFAULT_LIMITS
+        )
+        async with client:
+            for other in (url + "/more", url.replace("/mcp", "/"), url + "?x=1"):
+                assert (await client.post(other, json={})).status_code == 502
+    assert isinstance(line.problem, Unreachable)
+    assert wrapped.requests == []
 
 
 async def test_nothing_is_dialled_that_is_not_public_unless_the_operator_says_so(wrapped: Wrapped) -> None:
-    connector = parse(connector_text())
     with pytest.raises(Unreachable, match="not public"):
-        async with (
-            Egress() as egress,
-            opened(
-                connector,
-                base_url=wrapped.url,
-                kind=connector.credentials[0],
-                secret=Secret({"secret": SECRET}),
-                egress=egress,
-            ),
-        ):
-            raise AssertionError("it was reached")
+        await begun(wrapped.url, private=())
     assert wrapped.requests == []

@@ -1,5 +1,6 @@
 """A wrapped MCP server, called through the real server by a real client, in both eras on both sides."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -11,12 +12,15 @@ from typing import Any
 
 import mcp_types as t
 import pytest
+import yaml
 
+from connectors.elicitation import Answer, Ask
 from server.app import running
 from server.approval import Decision, State
 from server.call import call
 from server.errors import ApprovalRequired, Denied
 from server.identity import create_agent
+from server.outside import AskThrough, Onward
 from tests.agents import ERAS, Nobody, Person, answering, connected, decide, with_connector
 from tests.installed import SECRET, Place, files_holding
 from tests.wrapped import Wrapped, command
@@ -209,6 +213,7 @@ async def test_a_servers_question_reaches_the_person_marked_with_who_asks(
     assert files_holding(place.home, b"marginalia") == []
 
 
+@pytest.mark.both_databases
 @pytest.mark.parametrize(("client_era", "server_era"), SIDES)
 async def test_an_approved_call_that_is_asked_twice_is_carried_out_once(
     place: Place, client_era: str, server_era: str
@@ -260,6 +265,54 @@ async def test_an_answer_that_does_not_fit_the_question_is_not_passed_on(
     async with connected(place, "memory", "legacy", answering("accept", content)[0]) as client:
         await client.call_tool("world_ask", {"text": "x"})
     assert [answer.action for answer in modern.world.answers] == ["cancel"]
+
+
+@pytest.mark.parametrize(("client_era", "server_era"), SIDES)
+async def test_a_server_that_never_stops_asking_is_left(place: Place, client_era: str, server_era: str) -> None:
+    with Wrapped(SECRET, era=server_era) as wrapped:
+        wrapping(place, url=wrapped.url)
+        answer, asked = answering("accept", YES)
+        async with connected(place, "memory", client_era, answer) as client:
+            result = await client.call_tool("world_ask_always", {"text": "x"})
+    assert len(asked) <= 5
+    if server_era == "modern":
+        assert result.is_error
+        assert "asked more than 5 times" in text_of(result)
+        assert wrapped.world.calls == []
+    else:
+        assert {answer.action for answer in wrapped.world.answers[5:]} == {"decline"}
+
+
+async def test_answers_to_another_definition_are_not_passed_on(place: Place, modern: Wrapped) -> None:
+    wrapping(place, url=modern.url)
+    ask = Ask("Which?", {"type": "object", "properties": {"colour": {"type": "string"}}})
+    tool = place.installation.catalogue.connectors["world"].tools["ask"]
+
+    class Later:
+        answers_later = True
+
+        def __init__(self, definition: str) -> None:
+            given = {"q": Answer("accept", {"colour": "red"})}
+            self.onward = Onward("world", definition, "0", 1, {"q": ask}, given)
+
+    for definition, passed in (("0" * 64, []), (tool.definition_hash, ["accept"])):
+        person = Nobody()
+        person.outside = Later(definition)  # type: ignore[assignment]
+        with contextlib.suppress(AskThrough):
+            await called(place, "ask", {"text": "x"}, person)
+        assert [answer.action for answer in modern.world.answers] == passed
+
+
+async def test_a_call_that_is_too_old_is_not_sent(place: Place, modern: Wrapped) -> None:
+    wrapping(place, url=modern.url)
+    async with running(place.installation) as parts:
+        for late, sent in ((46.0, 0), (44.0, 1)):
+            clock = iter([0.0])
+            slow = replace(parts, clock=lambda clock=clock, late=late: next(clock, late))  # type: ignore[misc]
+            outcome = await call(slow, place.caller(), "world_echo", {"text": f"{late}"}, Nobody())
+            assert outcome.ok is bool(sent)
+            assert len(modern.world.calls) == sent
+    assert place.events("call.outcome")[0]["error"] == "too late"
 
 
 @pytest.mark.parametrize("tool", ["ask_url", "ask_badly"])
@@ -384,6 +437,7 @@ async def test_a_server_that_shuts_its_door_was_sent_nothing(
     assert "stack trace" not in outcome.text
     body = last(place)
     assert (body["outcome"], body["error"]) == ("failed", error)
+    assert body.get("status") == (answer[0] if answer[0] in (401, 403, 429) else None)
     assert wrapped.world.calls == []
 
 
@@ -430,7 +484,7 @@ async def test_what_a_server_starts_ends_with_it(place: Place) -> None:
 
 
 def _command_lines() -> list[str]:
-    return subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    return subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 async def test_a_server_that_dies_in_mid_call_leaves_a_write_unknown_and_its_words_to_the_log(
@@ -444,6 +498,24 @@ async def test_a_server_that_dies_in_mid_call_leaves_a_write_unknown_and_its_wor
     assert last(place)["outcome"] == "unknown"
     assert "dying with [removed by Keyleash]" in caplog.text
     assert SECRET not in caplog.text
+
+
+async def test_a_person_sees_the_command_that_will_be_started_and_a_denied_one_is_not(
+    place: Place, tmp_path: Path
+) -> None:
+    witness = tmp_path / "started"
+    whole = yaml.safe_load(connector_text(["/usr/bin/touch", str(witness)], signed=False))
+    whole["tools"]["note"]["input"]["properties"]["folder"] = {"type": "string"}
+    whole["tools"]["note"]["fixed"] = {"folder": "mine"}
+    with_connector(place, "world", yaml.safe_dump(whole))
+    place.connect(None, connector="world")
+    person = Person(Decision.DENY)
+    with pytest.raises(Denied):
+        await called(place, "note", {"text": "x"}, person)
+    (question,) = person.questions
+    assert f'tools/call note, of an MCP server that Keyleash starts: ["/usr/bin/touch", "{witness}"]' in question.text
+    assert 'Sent along by the connector, always: {"folder": "mine"}' in question.text
+    assert os.listdir(tmp_path).count("started") == 0  # noqa: PTH208
 
 
 async def test_a_program_that_is_not_there_was_sent_nothing(place: Place) -> None:

@@ -143,8 +143,7 @@ def test_the_readmes_way_is_walked(owner: CommandLine, place: Place, wrapped: Wr
         "https://mcp.example.com/mcp": [wrapped.url, *LOCAL],
         "create_issue": ["note"],
         "get_issue": ["echo"],
-        "uvx": list(command()),
-        "mcp-server-time": [],
+        "mcp-server-time": list(command()),
     }
     for line in lines:
         ran = owner(*(word for each in line for word in here.get(each, [each])))
