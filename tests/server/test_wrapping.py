@@ -21,7 +21,7 @@ from server.held import held_of
 from tests.agents import ERAS, Nobody, connected, reopened
 from tests.commandline import CommandLine, Ran, everything
 from tests.installed import SECRET, Place, files_holding
-from tests.wrapped import Wrapped, command
+from tests.wrapped import TOOLS, Wrapped, command
 
 LOCAL = ("--allow-private", "127.0.0.1/32")
 IMPORT = ("connector", "import-mcp")
@@ -68,7 +68,7 @@ def test_what_a_server_offers_is_listed_searched_and_not_written(
     listed = owner(*IMPORT, wrapped.url, *LOCAL, "--list", "--json")
     assert listed.code == 0, listed.err
     effects = {one["tool"]: one["effect"] for one in listed.json}
-    assert (len(effects), effects["wipe"], effects["note"]) == (21, "destroy", "write")
+    assert (len(effects), effects["wipe"], effects["note"]) == (len(TOOLS), "destroy", "write")
     found = owner(*IMPORT, wrapped.url, *LOCAL, "--search", "wipe everything", "--json")
     assert found.json[0]["tool"] == "wipe"
     plainly = owner(*IMPORT, wrapped.url, *LOCAL)
@@ -92,7 +92,7 @@ def test_chosen_tools_become_a_file_of_0600_with_what_they_were_beside_it(
     said = " ".join(again.err.replace("│", " ").split())
     assert (again.code, "belong together" in said, "a `--tool` for each" in said) == (2, True, True)
     every = owner(*IMPORT, wrapped.url, *LOCAL, "--all", "--id", "all_of_it", "--json")
-    assert (every.code, len(every.json["tools"]), every.json["left_out"]) == (0, 21, [])
+    assert (every.code, len(every.json["tools"]), every.json["left_out"]) == (0, len(TOOLS), [])
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_the_readmes_way_is_walked(owner: CommandLine, place: Place, wrapped: Wr
     assert list(load(folder(place) / "tracker.yaml").tools) == ["note", "echo"]
     clock = load(folder(place) / "clock.yaml")
     assert clock.server is not None
-    assert (clock.server.command, len(clock.tools)) == (tuple(command()), 21)
+    assert (clock.server.command, len(clock.tools)) == (tuple(command()), len(TOOLS))
 
 
 # --- a credential for listing
