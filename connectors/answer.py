@@ -14,7 +14,7 @@ from time import time
 from typing import TYPE_CHECKING, Any, cast
 
 from connectors import payload
-from connectors.definition import Call, Connector, Operation, Selector, Tool
+from connectors.definition import Call, Connector, CredentialKind, Operation, Selector, Tool
 from connectors.errors import CredentialRejected, RateLimited, UpstreamError
 from connectors.paging import cursor_in_link, cursor_in_url
 from connectors.scrub import Scrubber
@@ -97,17 +97,18 @@ def written(value: Mapping[str, Any]) -> str:
     return _dumped(value)
 
 
-def interpret_verify(connector: Connector, reply: "Reply") -> str | None:
+def interpret_verify(connector: Connector, reply: "Reply", kind: CredentialKind | None = None) -> str | None:
     """The name of the account that a credential belongs to, None where the definition or the upstream names none.
 
     Raises as `interpret` does for a credential that does not work.
     """
     answer = _scrubbed(connector, reply)
-    _raise_refusal(connector, "this credential", answer, connector.verify.operation)
-    if not connector.account or not answer.json:
+    tool, account = connector.verifying(kind) if kind else (connector.verify, connector.account)
+    _raise_refusal(connector, "this credential", answer, tool.operation)
+    if not account or not answer.json:
         return None
-    found = answer.value["data"] if connector.verify.operation else answer.value
-    return one_line(connector.account.search(found), _MAX_NAME)
+    found = answer.value["data"] if tool.operation else answer.value
+    return one_line(account.search(found), _MAX_NAME)
 
 
 # --- taking in --------------------------------------------------------------------------------------------------------

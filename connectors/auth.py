@@ -6,11 +6,15 @@ back from the upstream unscrubbed. A secret that would change the shape of a req
 
 import base64
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from connectors.definition import CredentialKind, Field, SchemeName
 from connectors.errors import CredentialMalformed
+from connectors.request import Prepared
+from connectors.sigv4 import Account, signed
 
 MAX_SECRET = 16 * 1024  # characters
 
@@ -22,16 +26,35 @@ _MEND = "Whoever connected the account has to enter it again."
 class Revealing(Protocol):
     """A secret, seen from this room."""
 
+    @property
+    def fields(self) -> tuple[str, ...]: ...
+
     def reveal(self, field: str) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """What a signature covers: the request that is about to leave, and when that is, in seconds since the epoch."""
+
+    request: Prepared
+    at: float
 
 
 class Scheme(Protocol):
     """One way in which a secret enters a request."""
 
     def apply(
-        self, headers: dict[str, str], query: list[tuple[str, str]], kind: CredentialKind, secret: Revealing
+        self,
+        headers: dict[str, str],
+        query: list[tuple[str, str]],
+        kind: CredentialKind,
+        secret: Revealing,
+        sending: Sending | None,
     ) -> tuple[str, ...]:
-        """Add the authentication; return every secret string in it. Raises CredentialMalformed."""
+        """Add the authentication; return every secret string in it. Raises CredentialMalformed.
+
+        Only what signs looks at `sending`.
+        """
         ...
 
 
@@ -39,7 +62,12 @@ class InHeader:
     """`Authorization: Bearer SECRET`, or the secret in a header of the connector's own."""
 
     def apply(
-        self, headers: dict[str, str], query: list[tuple[str, str]], kind: CredentialKind, secret: Revealing
+        self,
+        headers: dict[str, str],
+        query: list[tuple[str, str]],
+        kind: CredentialKind,
+        secret: Revealing,
+        sending: Sending | None,
     ) -> tuple[str, ...]:
         value = _visible(secret.reveal("secret"))
         _put(headers, kind.name, kind.prefix + value)
@@ -50,7 +78,12 @@ class InQuery:
     """`?name=SECRET`, for the upstreams that take nothing better."""
 
     def apply(
-        self, headers: dict[str, str], query: list[tuple[str, str]], kind: CredentialKind, secret: Revealing
+        self,
+        headers: dict[str, str],
+        query: list[tuple[str, str]],
+        kind: CredentialKind,
+        secret: Revealing,
+        sending: Sending | None,
     ) -> tuple[str, ...]:
         value = _visible(secret.reveal("secret"))
         if any(name == kind.name for name, _ in query):
@@ -63,7 +96,12 @@ class Basic:
     """RFC 7617, in UTF-8: the fields `user` and `password`, of which a connector may leave one out."""
 
     def apply(
-        self, headers: dict[str, str], query: list[tuple[str, str]], kind: CredentialKind, secret: Revealing
+        self,
+        headers: dict[str, str],
+        query: list[tuple[str, str]],
+        kind: CredentialKind,
+        secret: Revealing,
+        sending: Sending | None,
     ) -> tuple[str, ...]:
         values = {field.name: _printable(secret.reveal(field.name)) for field in kind.fields}
         user, password = values.get("user", ""), values.get("password", "")
@@ -78,7 +116,12 @@ class NotInRequest:
     """The secret of a server that is started stands in its environment; one that needs none has none."""
 
     def apply(
-        self, headers: dict[str, str], query: list[tuple[str, str]], kind: CredentialKind, secret: Revealing
+        self,
+        headers: dict[str, str],
+        query: list[tuple[str, str]],
+        kind: CredentialKind,
+        secret: Revealing,
+        sending: Sending | None,
     ) -> tuple[str, ...]:
         if kind.scheme != "none":
             raise CredentialMalformed(f"{kind.label} is no credential that a request can carry. {_MEND}")
@@ -94,11 +137,38 @@ def environment(kind: CredentialKind, secret: Revealing) -> tuple[dict[str, str]
     return {field.variable: values[field.name] for field in kind.fields if field.variable}, secrets
 
 
+class AwsSigV4:
+    """AWS Signature Version 4, made anew for each sending; the secret access key itself never leaves."""
+
+    def apply(
+        self,
+        headers: dict[str, str],
+        query: list[tuple[str, str]],
+        kind: CredentialKind,
+        secret: Revealing,
+        sending: Sending | None,
+    ) -> tuple[str, ...]:
+        assert sending is not None  # noqa: S101 - for the type checker: whoever sends says what
+        values = {name: _visible(secret.reveal(name)) for name in secret.fields if secret.reveal(name)}
+        account = Account(
+            access_key_id=values["access_key_id"],
+            secret_access_key=values["secret_access_key"],
+            region=kind.region or values["region"],
+            service=kind.service,
+            session_token=values.get("session_token", ""),
+        )
+        outcome = signed(sending.request, headers, account, at=sending.at)
+        for name, value in outcome.headers.items():
+            _put(headers, name, value)
+        return outcome.secrets
+
+
 SCHEMES: Mapping[SchemeName, Scheme] = {
     "bearer": InHeader(),
     "header": InHeader(),
     "query": InQuery(),
     "basic": Basic(),
+    "aws_sigv4": AwsSigV4(),
     "env": NotInRequest(),
     "none": NotInRequest(),
 }
@@ -106,10 +176,19 @@ SCHEMES: Mapping[SchemeName, Scheme] = {
 Attach = Callable[[dict[str, str], list[tuple[str, str]]], tuple[str, ...]]
 
 
-def attaching(kind: CredentialKind, secret: Revealing) -> Attach:
-    """What egress calls, with the headers and query of the final request, to authenticate it."""
+def attaching(
+    kind: CredentialKind, secret: Revealing, request: Prepared | None = None, *, clock: Callable[[], float] = time.time
+) -> Attach:
+    """What egress calls, with the headers and query of the final request, to authenticate it: anew for each try.
+
+    A scheme that signs needs the `request` that is sent, and the time by `clock`.
+    """
     scheme = SCHEMES[kind.scheme]
-    return lambda headers, query: scheme.apply(headers, query, kind, secret)
+
+    def attach(headers: dict[str, str], query: list[tuple[str, str]]) -> tuple[str, ...]:
+        return scheme.apply(headers, query, kind, secret, Sending(request, clock()) if request else None)
+
+    return attach
 
 
 def check(kind: CredentialKind, fields: Mapping[str, str]) -> tuple[str, ...]:
@@ -124,22 +203,33 @@ def check(kind: CredentialKind, fields: Mapping[str, str]) -> tuple[str, ...]:
             raise CredentialMalformed(f"{kind.label} has no field {name!r}; it has {', '.join(known)}.")
     for name, field in known.items():
         if name not in fields:
+            if field.optional:
+                continue
             raise CredentialMalformed(f"{kind.label} needs {field.label!r} (field {name!r}).")
-        _check_field(kind, fields[name])
-    return tuple(text for name, field in known.items() for text in _warnings(field, fields[name]))
+        _check_field(kind, field, fields[name])
+    return tuple(text for name, field in known.items() if name in fields for text in _warnings(field, fields[name]))
 
 
 def recognise(kinds: Sequence[CredentialKind], fields: Mapping[str, str]) -> CredentialKind | None:
     """The first kind that these values look like, else the first that has these fields, else None."""
-    fitting = [kind for kind in kinds if {field.name for field in kind.fields} == set(fields)]
+    fitting = [kind for kind in kinds if _fits(kind, set(fields))]
     for kind in fitting:
-        if all(_looks_like(field, fields[field.name]) for field in kind.fields):
+        if all(_looks_like(field, fields[field.name]) for field in kind.fields if field.name in fields):
             return kind
     return fitting[0] if fitting else None
 
 
-def _check_field(kind: CredentialKind, value: str) -> None:
-    if kind.scheme in ("basic", "env", "none"):
+def _fits(kind: CredentialKind, names: set[str]) -> bool:
+    all_of_it = {field.name for field in kind.fields}
+    return names <= all_of_it and all(field.optional or field.name in names for field in kind.fields)
+
+
+def _check_field(kind: CredentialKind, field: Field, value: str) -> None:
+    if field.lines:
+        if not value.strip() or len(value) > MAX_SECRET:
+            what = "empty" if not value.strip() else f"longer than {MAX_SECRET} characters"
+            raise CredentialMalformed(f"What was given as {field.label} is {what}.")
+    elif kind.scheme in ("basic", "env", "none"):
         _printable(value, mend="Enter it again.")
     else:
         _visible(value, mend="Enter it again.")

@@ -20,9 +20,9 @@ Style = Literal[ListStyle, "space", "pipe", "nested", "json"]
 and a[0]=1, or as JSON in one text."""
 BodyStyle = Literal["json", "form"]
 RequestScheme = Literal["bearer", "header", "query", "basic"]
-SchemeName = Literal[RequestScheme, "env", "none"]
+SchemeName = Literal[RequestScheme, "aws_sigv4", "env", "none"]
 """How a credential reaches the upstream: in a request; in the environment of a server that is started; not at all."""
-Grant = Literal["code", "client_credentials"]
+Grant = Literal["code", "client_credentials", "jwt_bearer", "github_app"]
 ClientAuth = Literal["basic", "post", "none"]
 Revoker = Literal["client", "basic", "token", "nobody"]
 TokenName = Literal["refresh_token", "access_token"]
@@ -180,6 +180,8 @@ class Field:
     name: str
     label: str
     secret: bool = True
+    optional: bool = False  # may be left out, if it comes after those that may not
+    lines: bool = False  # may be of several lines: a key file
     pattern: str = ""  # searched for; empty: anything
     warnings: tuple[tuple[str, str], ...] = ()  # (pattern, what to tell the person whose value fits it)
     variable: str = ""  # of the scheme `env`: in which it stands
@@ -199,11 +201,14 @@ class Revocation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OAuth:
-    """How tokens are had from a provider (RFC 6749). A URL that is a path lies at the host of the base URL."""
+    """How tokens are had from a provider (RFC 6749).
+
+    A URL that is a path lies at the host of the base URL, one that begins with `./` below the base URL.
+    """
 
     grant: Grant = "code"
-    authorize: str = ""  # empty for client credentials
-    token: str
+    authorize: str = ""  # empty where nobody consents
+    token: str  # a hole is filled with the field of that name
     revoke: Revocation | None = None
     scopes: tuple[str, ...] = ()
     separator: str = " "
@@ -219,11 +224,17 @@ class OAuth:
     issuer: str = ""  # RFC 9207: what `iss` in the redirect has to be
     ended: frozenset[str] = frozenset()  # codes that mean invalid_grant
     register: str = ""  # RFC 7591: where an app is made for whoever brings none
+    token_uris: tuple[str, ...] = ()  # what a key file may call the place for tokens, besides; nothing is sent there
+
+    @property
+    def signed(self) -> bool:
+        """Whether what is asked with is a private key, which signs each request for a token and is never sent."""
+        return self.grant in ("jwt_bearer", "github_app")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CredentialKind:
-    """One way to sign in to the upstream. With `oauth`, the fields are those of the app that asks for tokens."""
+    """One way to sign in to the upstream. With `oauth`, the fields are those of whoever asks for tokens."""
 
     id: str
     label: str
@@ -233,6 +244,10 @@ class CredentialKind:
     prefix: str = ""  # before the secret in a header: `Bearer `
     fields: tuple[Field, ...]
     oauth: OAuth | None = None
+    service: str = ""  # of aws_sigv4: what stands in the signature's scope
+    region: str = ""  # the same; empty: it is a field
+    verify: Tool | None = None  # in place of the connector's, with the account that it names
+    account: Selector | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,6 +323,10 @@ class Connector:
         """For how many milliseconds the same call with the same key is carried out once; 0 where nobody promises it."""
         honoured = self.idempotency_header is not None and tool.method in self.idempotency_methods
         return self.idempotency_hours * 3_600_000 if honoured else 0
+
+    def verifying(self, kind: CredentialKind) -> tuple[Tool, Selector | None]:
+        """The harmless call that tries a credential of this kind, and what names the account in its answer."""
+        return (kind.verify, kind.account) if kind.verify else (self.verify, self.account)
 
     def kind(self, identifier: str) -> CredentialKind:
         """The credential kind of this id; KeyError without one."""

@@ -27,6 +27,7 @@ SHA256_PATTERN = r"^[0-9a-f]{64}$"
 UPSTREAM_PATTERN = r"^[A-Za-z0-9_./-]{1,128}$"
 UPSTREAM_ARGUMENT_PATTERN = r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$"
 ENVIRONMENT_PATTERN = r"^[A-Z_][A-Z0-9_]{0,127}$"
+AWS_NAME_PATTERN = r"^[a-z0-9-]{1,64}$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ CONNECTOR: Mapping[str, Key] = {
 CREDENTIAL: Mapping[str, Key] = {
     "label": _text("What the vendor calls it.", required=True),
     "help": _text("Where to make one, and with which rights.", required=True),
-    "scheme": _one_of(get_args(RequestScheme), "How it enters the request.", required=True),
+    "scheme": _one_of([*get_args(RequestScheme), "aws_sigv4"], "How it enters the request.", required=True),
     "name": _text("The header or query parameter, for those schemes."),
     "prefix": _text(
         "Before the secret in a header, and a space after it unless it ends in `=`; `Bearer` by default for bearer."
@@ -106,20 +107,34 @@ CREDENTIAL: Mapping[str, Key] = {
         }
     ),
     "fields": _blocks("field", "Where there is more than one value; for basic, of `user` and `password`."),
-    "oauth": _block("oauth", "The secret is a token that is had, and renewed, by OAuth 2 with an app of one's own."),
+    "oauth": _block("oauth", "The secret is a token that is had, and renewed, by OAuth 2 or with a private key."),
+    "service": _text("Of aws_sigv4: the service's name in signatures, `secretsmanager`.", pattern=AWS_NAME_PATTERN),
+    "region": _text("Of aws_sigv4: the region; left out, it is asked for.", pattern=AWS_NAME_PATTERN),
+    "verify": _block("verify", "In place of the connector's own, where this kind of credential cannot make that call."),
 }
 
 # --- OAuth 2
 
-OAUTH_URL_PATTERN = r"^(https://[a-z0-9.-]+(:[0-9]+)?)?/[A-Za-z0-9._~/-]*$"
-REVOKE_URL_PATTERN = r"^(https://[a-z0-9.-]+(:[0-9]+)?)?/([A-Za-z0-9._~/-]|\{client_id\})*$"
-_ENDPOINT_HELP = "https://…, or a /path at the host of the base URL where every account has its own."
+OAUTH_URL_PATTERN = r"^(https://[a-z0-9.-]+(:[0-9]+)?|\.)?/[A-Za-z0-9._~/-]*$"
+TOKEN_URL_PATTERN = r"^(https://[a-z0-9.-]+(:[0-9]+)?|\.)?/([A-Za-z0-9._~/-]|\{[a-z_]+\})*$"  # noqa: S105 - a pattern
+REVOKE_URL_PATTERN = r"^(https://[a-z0-9.-]+(:[0-9]+)?|\.)?/([A-Za-z0-9._~/-]|\{client_id\})*$"
+_ENDPOINT_HELP = (
+    "https://…, or, where every account has its own, a /path at the host of the base URL or a ./path below it."
+)
 _PARAMS = {"type": "object", "additionalProperties": {"type": ["string", "integer"]}}
 
 OAUTH: Mapping[str, Key] = {
-    "grant": _one_of(get_args(Grant), "A person consents (code, the default), or the app acts for itself."),
+    "grant": _one_of(
+        get_args(Grant),
+        "A person consents (code, the default); the app acts for itself; or a private key signs for it: of a Google "
+        "service account (jwt_bearer, RFC 7523), or of a GitHub App.",
+    ),
     "authorize": _text(f"Where a person consents. {_ENDPOINT_HELP}", pattern=OAUTH_URL_PATTERN),
-    "token": _text(f"Where tokens are had. {_ENDPOINT_HELP}", required=True, pattern=OAUTH_URL_PATTERN),
+    "token": _text(
+        f"Where tokens are had. {_ENDPOINT_HELP} A github_app's holds {{installation_id}}.",
+        required=True,
+        pattern=TOKEN_URL_PATTERN,
+    ),
     "revoke": _block("revoke", "How a token is ended when the account is disconnected."),
     "scopes": _texts("What is asked for, unless the person who connects says otherwise."),
     "separator": _text("Between scopes; a space by default.", pattern="^[,;+]$"),
@@ -142,7 +157,10 @@ OAUTH: Mapping[str, Key] = {
     "rotates": _flag("A refresh token is used once; true by default, which is the careful side."),
     "answer": _text("Where the tokens stand in the answer, as `a.b`; at its top by default.", pattern=r"^[a-z_.]+$"),
     "issuer": _text("What `iss` in the redirect has to be (RFC 9207), where the provider gives it."),
-    "ended": _texts("Codes that say the same as invalid_grant: only consenting again helps."),
+    "ended": _texts("Codes that say the same as invalid_grant: only consenting again, or another key, helps."),
+    "token_uris": _texts(
+        "Of jwt_bearer: what a key file may call the place for tokens, besides; nothing is sent there."
+    ),
     "register": _text(
         f"Where an app is made for whoever brings none (RFC 7591). {_ENDPOINT_HELP}", pattern=OAUTH_URL_PATTERN
     ),
@@ -186,6 +204,8 @@ IDEMPOTENCY: Mapping[str, Key] = {
 VERIFY: Mapping[str, Key] = {
     "call": _CALL,
     "account": _text("Names the account in the answer, as JMESPath."),
+    "headers": _HEADERS,
+    "fixed": _block("fixed", "What it sends."),
 }
 
 ERRORS: Mapping[str, Key] = {
@@ -411,7 +431,7 @@ MCP_CONNECTOR: Mapping[str, Key] = {
 }
 
 MCP_CREDENTIAL: Mapping[str, Key] = {
-    **CREDENTIAL,
+    **{name: key for name, key in CREDENTIAL.items() if name not in ("service", "region", "verify")},
     "scheme": _one_of(
         [*get_args(RequestScheme), "env"],
         "How it reaches the server: in each request, or with `command:` as an environment variable (env).",

@@ -7,7 +7,7 @@ derived on the strict side, and no argument can take the place of a credential.
 import hashlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -31,7 +31,6 @@ from connectors.definition import (
     Kind,
     OAuth,
     Operation,
-    RequestScheme,
     SchemeName,
     Selector,
     Tool,
@@ -45,6 +44,7 @@ from connectors.layout import Layout, read_layout
 from connectors.oauthblock import fields_of_app, read_oauth
 from connectors.operations import pinned_document, read_operation_of
 from connectors.request import base
+from connectors.sigv4 import HEADERS as SIGNATURE_HEADERS
 from connectors.source import NAME_MEND, NAME_PATTERN, Spot, read_file, read_text, suggestion
 from connectors.variables import read_operation, read_variables
 from connectors.wrapping import address_of, check_variable, read_server, read_wrapped
@@ -56,6 +56,7 @@ _ENDPOINT = re.compile(keys.ENDPOINT_PATTERN)
 _VARIABLE = re.compile(keys.VARIABLE_PATTERN)
 _SEGMENT = re.compile(r"([A-Za-z0-9._~:@-]|\{[a-z][a-z0-9_]*\})+")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,510}[\x21-\x7e])?")
+_AWS_NAME = re.compile(keys.AWS_NAME_PATTERN)
 _DATE = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])(-(0[1-9]|[12][0-9]|3[01]))?")
 
 
@@ -79,7 +80,7 @@ def _connector(spot: Spot) -> Connector:
     identifier = block["id"].matching("The id", _ID, NAME_MEND)
     server = read_server(block, spot) if kind == "mcp" else None
     credentials = _credentials(block.get("credentials"), form, started=bool(server and server.command))
-    taken = RESERVED_HEADERS | {kind.name.lower() for kind in credentials if kind.scheme == "header"}
+    taken = RESERVED_HEADERS | {name for kind in credentials for name in _headers_of(kind)}
     errors = _errors(block.get("errors"), kind)
     about = _About(
         connector=identifier,
@@ -105,7 +106,7 @@ def _connector(spot: Spot) -> Connector:
         base_url=about.base_url,
         server=server,
         headers=about.headers,
-        credentials=credentials,
+        credentials=credentials if server else _verified_by_themselves(credentials, block["credentials"], about),
         verify=_verify(verify, about) if server is None else _verify_wrapped(about),
         account=_selector(verify.get("account")),
         errors=errors,
@@ -318,10 +319,12 @@ def _credentials(spot: Spot | None, form: keys.Form, *, started: bool) -> tuple[
 
 def _credential(identifier: str, spot: Spot, form: keys.Form, *, started: bool) -> CredentialKind:
     block = spot.block("A credential", form.credential, keys.required(form.credential))
-    known = ("env",) if started else get_args(RequestScheme)
+    schemes: list[str] = form.credential["scheme"].schema["enum"]
+    known = [name for name in schemes if (name == "env") is started]
     scheme = cast("SchemeName", block["scheme"].one_of("The scheme", known))
     label = block["label"].text("The label")
     oauth = read_oauth(block["oauth"], scheme) if "oauth" in block else None
+    service, region = _aws(scheme, block, spot)
     return CredentialKind(
         id=identifier,
         label=label,
@@ -331,7 +334,52 @@ def _credential(identifier: str, spot: Spot, form: keys.Form, *, started: bool) 
         prefix=_prefix(scheme, block),
         fields=_fields_of_oauth(oauth, block) if oauth else _fields(scheme, label, block, spot, form),
         oauth=oauth,
+        service=service,
+        region=region,
     )
+
+
+def _headers_of(kind: CredentialKind) -> tuple[str, ...]:
+    """Where the credential stands, or what signs with it, in lower case."""
+    if kind.scheme == "aws_sigv4":
+        return tuple(name.lower() for name in SIGNATURE_HEADERS)
+    return (kind.name.lower(),) if kind.scheme == "header" else ()
+
+
+def _verified_by_themselves(
+    kinds: tuple[CredentialKind, ...], spot: Spot, about: "_About"
+) -> tuple[CredentialKind, ...]:
+    """The same, each with the call that tries it where it has one of its own."""
+    made: list[CredentialKind] = []
+    for kind in kinds:
+        own = spot.mapping("Credentials")[kind.id].mapping("A credential").get("verify")
+        if own is None:
+            made.append(kind)
+            continue
+        if about.endpoint:
+            own.fail("Every credential of a GraphQL connector is tried by the same query.", "Remove it.")
+        block = own.block("Verify", about.form.verify, keys.required(about.form.verify))
+        made.append(replace(kind, verify=_verify(block, about), account=_selector(block.get("account"))))
+    return tuple(made)
+
+
+def _aws(scheme: SchemeName, block: dict[str, Spot], spot: Spot) -> tuple[str, str]:
+    """Service and region of a signature; of others, nothing."""
+    named = {key: block[key].matching(f"The {key}", _AWS_NAME, "As in its endpoint.") for key in _AWS if key in block}
+    for key in named if scheme != "aws_sigv4" else ():
+        block[key].fail(f"The scheme {scheme!r} has no {key}.", "Remove it.")
+    if scheme == "aws_sigv4" and "service" not in named:
+        spot.fail("The scheme 'aws_sigv4' needs its service.", "Add `service:`, for instance `secretsmanager`.")
+    return named.get("service", ""), named.get("region", "")
+
+
+_AWS = ("service", "region")
+_AWS_FIELDS = (
+    Field(name="access_key_id", label="access key id", secret=False, pattern="^A[KS]IA[A-Z0-9]{12,}$"),
+    Field(name="secret_access_key", label="secret access key"),
+)
+_AWS_REGION = Field(name="region", label="region", secret=False, pattern="^[a-z]{2,}(-[a-z]+)+-[0-9]$")
+_AWS_TOKEN = Field(name="session_token", label="session token of temporary credentials", optional=True)
 
 
 def _fields_of_oauth(oauth: OAuth, block: dict[str, Spot]) -> tuple[Field, ...]:
@@ -342,7 +390,7 @@ def _fields_of_oauth(oauth: OAuth, block: dict[str, Spot]) -> tuple[Field, ...]:
 
 
 def _credential_name(scheme: SchemeName, block: dict[str, Spot], spot: Spot) -> str:
-    if scheme in ("bearer", "basic"):
+    if scheme in ("bearer", "basic", "aws_sigv4"):
         if "name" in block:
             block["name"].fail(f"The scheme {scheme!r} always stands in Authorization.", "Remove the name.")
         return "Authorization"
@@ -370,6 +418,11 @@ def _prefix(scheme: SchemeName, block: dict[str, Spot]) -> str:
 
 
 def _fields(scheme: SchemeName, label: str, block: dict[str, Spot], spot: Spot, form: keys.Form) -> tuple[Field, ...]:
+    if scheme == "aws_sigv4":
+        for key in ("fields", "pattern", "warnings"):
+            if key in block:
+                block[key].fail(f"What signs for AWS is always the same, and {key!r} means nothing.", "Remove it.")
+        return (*_AWS_FIELDS, *(() if "region" in block else (_AWS_REGION,)), _AWS_TOKEN)
     if "fields" not in block:
         if scheme == "basic":
             spot.fail("The scheme 'basic' needs its fields.", "Add `fields:` with `user:`, `password:` or both.")
@@ -543,8 +596,20 @@ def _verify(block: dict[str, Spot], about: _About) -> Tool:
         method, path, holes = _call(block["call"])
         if holes:
             block["call"].fail("The verify call has a hole, and nobody to fill it.", "Use a call without arguments.")
-        way = _Way(method=method, path=path, suggested=Effect.READ, arguments=())
-        hashed = {"call": f"{method} {path}"}
+        style = about.body_style
+        layout = read_layout(block, method, (), style, about.taken)
+        headers = _headers(block.get("headers"), about.taken.headers)
+        way = _Way(
+            method=method,
+            path=path,
+            suggested=Effect.READ,
+            arguments=(),
+            layout=layout,
+            body_style=style,
+            headers=headers,
+        )
+        more = {key: block[key].plain() for key in ("headers", "fixed") if key in block}
+        hashed = {"call": f"{method} {path}", **more}
     schema = _input_schema({}, [])
     return Tool(
         name="verify",
@@ -555,6 +620,10 @@ def _verify(block: dict[str, Spot], about: _About) -> Tool:
         path=way.path,
         operation=way.operation,
         input_schema=schema,
+        headers=way.headers,
+        body_style=way.body_style,
+        fixed_query=way.layout.fixed_query,
+        fixed_body=way.layout.fixed_body,
         definition_hash=_hash(about, hashed),
         validator=compiled(schema, block["call" if "call" in block else "document"]),
     )

@@ -6,26 +6,31 @@ has without one is a page of text: there is one door.
 """
 
 import base64
+import email.utils
 import hashlib
 import json
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast, final
 from urllib.parse import quote, quote_plus, urlencode
 
+from connectors.assertion import EARLY_S, GOOD_FOR_S, secrets_of
 from connectors.auth import MAX_SECRET, Revealing
-from connectors.definition import ClientAuth, OAuth
+from connectors.definition import HOLE, ClientAuth, OAuth
 from connectors.errors import ConnectorError, TokenRefused
 from connectors.oauthblock import good_scope
 from connectors.request import Prepared, base
 from connectors.scrub import Scrubber
+from connectors.signed import SIGNED, Claim
 
 if TYPE_CHECKING:
     from connectors.egress import Attach, Fill, Reply  # at run time it would load the HTTP library
 
-Asking = Literal["authorization_code", "refresh_token", "client_credentials"]
+Asking = Literal["authorization_code", "refresh_token", "client_credentials", "jwt_bearer", "github_app"]
+JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 SHORTEST_TOKEN = 8
 """A shorter one could not be scrubbed from answers without tearing holes into ordinary words."""
@@ -79,9 +84,14 @@ class Proof:
 
 
 def endpoint(url: str, base_url: str) -> tuple[str, str]:
-    """Origin and path of an endpoint; a path alone lies at the host of the account's own base URL."""
+    """Origin and path of an endpoint.
+
+    A path alone lies at the host of the account's own base URL; one that begins with `./` lies below that URL.
+    """
     if url.startswith("/"):
         return base(base_url).origin, url
+    if url.startswith("./"):
+        return base(base_url).origin, base(base_url).path + url[1:]
     scheme, _, rest = url.partition("://")
     host, _, path = rest.partition("/")
     return f"{scheme}://{host}", f"/{path}"
@@ -115,8 +125,14 @@ def asking(
     *,
     redirect: str = "",
     scopes: Sequence[str] = (),
+    clock: Callable[[], float] = time.time,
 ) -> Asked:
-    """The request for tokens. `held` has the app's fields and `code` and `verifier`, or `refresh_token`."""
+    """The request for tokens. `held` has the app's fields and `code` and `verifier`, or `refresh_token`; or a key's.
+
+    Raises CredentialMalformed where a private key cannot be used.
+    """
+    if oauth.signed:
+        return _signed(oauth, base_url, held, scopes, clock)
     origin, path = endpoint(oauth.token, base_url)
 
     def values() -> dict[str, str | int]:
@@ -141,12 +157,44 @@ def asking(
     )
 
 
+def _signed(oauth: OAuth, base_url: str, held: Revealing, scopes: Sequence[str], clock: Callable[[], float]) -> Asked:
+    """The same, signed by a private key: a JWT is made at each sending, for the one place that it is sent to."""
+    grant = SIGNED[oauth.grant]
+    origin, template = endpoint(oauth.token, base_url)
+    signer = grant.signer(oauth, held, origin + template)
+    path = HOLE.sub(lambda hole: quote(held.reveal(hole[1]), safe=""), template)
+    audience = origin + path
+
+    def claim() -> Claim:
+        return grant.claim(held, audience, scopes, int(clock()))
+
+    def assertion() -> str:
+        now = claim()
+        return signer.jwt(now.claims, key_id=now.key_id)
+
+    def attach(headers: dict[str, str], _query: list[tuple[str, str]]) -> tuple[str, ...]:
+        if not grant.in_header:
+            return ()
+        token = assertion()
+        headers["Authorization"] = f"Bearer {token}"
+        return secrets_of(token)
+
+    def fill() -> tuple[bytes, tuple[str, ...]]:
+        if grant.in_header:
+            return json.dumps(claim().body).encode(), ()
+        token = assertion()
+        return urlencode({"grant_type": JWT_BEARER, "assertion": token}).encode(), secrets_of(token)
+
+    prepared = _prepared("POST", origin, path, "json" if grant.in_header else "form", again=True)
+    return Asked(prepared, attach, fill)
+
+
 def revoking(oauth: OAuth, base_url: str, held: Revealing, fields: Sequence[str]) -> Asked:
     """The request that ends what was granted; `fields` are the names that `held` has. Needs `oauth.revoke`."""
     how = oauth.revoke
     assert how is not None  # noqa: S101 - for the type checker: the caller has looked
     origin, template = endpoint(how.url, base_url)
-    path = template.replace("{client_id}", quote(held.reveal("client_id"), safe=""))
+    path = HOLE.sub(lambda hole: quote(held.reveal(hole[1]), safe=""), template)
     below = template.partition("{")[0].rpartition("/")[0] if "{" in template else path.removesuffix("/")
     token = "refresh_token" if how.sends == "refresh_token" and "refresh_token" in fields else "secret"
     client: ClientAuth = oauth.client if how.by == "client" else "basic" if how.by == "basic" else "none"
@@ -166,16 +214,21 @@ def revoking(oauth: OAuth, base_url: str, held: Revealing, fields: Sequence[str]
     )
 
 
-def revoked(reply: "Reply", host: str) -> None:
-    """Whether the token is ended, as the answer says. Raises TokenRefused; `ended`: asking again is no use."""
+def revoked(oauth: OAuth, reply: "Reply", host: str) -> None:
+    """Whether the token is ended, as the answer says. Raises TokenRefused; `ended`: asking again is no use.
+
+    One that had to sign its own end and is not taken any more has ended already.
+    """
+    if reply.status == 401 and oauth.revoke and oauth.revoke.by == "token":
+        return
     if not 200 <= reply.status < 300:
         final = 400 <= reply.status < 500 and reply.status not in (408, 425, 429)
         raise TokenRefused(host, _said(reply, _object(reply)) or f"HTTP {reply.status}", ended=final)
 
 
-def granted(oauth: OAuth, reply: "Reply", host: str) -> Granted:
+def granted(oauth: OAuth, reply: "Reply", host: str, *, clock: Callable[[], float] = time.time) -> Granted:
     """The tokens in an answer. Raises TokenRefused, in a frame that holds none."""
-    outcome = _read(oauth, reply, host)
+    outcome = _read(oauth, reply, host, clock())
     if isinstance(outcome, ConnectorError):
         raise outcome
     return outcome
@@ -222,13 +275,17 @@ def _filled(style: str, values: Mapping[str, str | int], named: Sequence[str]) -
 # -- answers
 
 
-def _read(oauth: OAuth, reply: "Reply", host: str) -> Granted | TokenRefused:
+def _read(oauth: OAuth, reply: "Reply", host: str, at: float) -> Granted | TokenRefused:
+    if oauth.signed and (refused := _key_refused(oauth, reply, host, at)):
+        return refused
     answer = _object(reply)
     if answer is None:
         code = f"HTTP {reply.status}" if reply.status >= 400 else "an answer that is not JSON"
         return TokenRefused(host, code, ended=False)
     code = _said(reply, answer)
     place = _at(answer, oauth.answer)
+    if oauth.signed and place is not None:
+        place = dict(SIGNED[oauth.grant].answer(place, at))
     token = place.get("access_token") if place else None
     if place is None or reply.status >= 400 or code or not isinstance(token, str):
         said = code or (f"HTTP {reply.status}" if reply.status >= 400 else "an answer without a token")
@@ -243,6 +300,23 @@ def _read(oauth: OAuth, reply: "Reply", host: str) -> Granted | TokenRefused:
     if not all(_good(value) for value in tokens.values()):
         return TokenRefused(host, "a token that cannot be sent", ended=False)
     return Granted(tokens, lifetime=_lifetime(place.get("expires_in")) or oauth.lifetime or None, scopes=_scopes(place))
+
+
+def _key_refused(oauth: OAuth, reply: "Reply", host: str, at: float) -> TokenRefused | None:
+    """What a status says of the key, unless it is only that the clocks differ."""
+    if 400 <= reply.status < 500 and (apart := _apart(reply, at)):
+        return TokenRefused(host, f"its clock and the one here are {apart} s apart: set the clock", ended=False)
+    ended = reply.status in SIGNED[oauth.grant].ended
+    return TokenRefused(host, f"HTTP {reply.status}", ended=True) if ended else None
+
+
+def _apart(reply: "Reply", at: float) -> int:
+    """By how many seconds the provider's clock and ours differ, where that alone would have it refuse a JWT; else 0."""
+    try:
+        there = email.utils.parsedate_to_datetime(reply.headers.get("date", "")).timestamp()
+    except (ValueError, OverflowError):
+        return 0
+    return round(abs(there - at)) if at - there > EARLY_S or there - at > GOOD_FOR_S else 0
 
 
 def _object(reply: "Reply") -> dict[str, Any] | None:
@@ -265,7 +339,7 @@ def _said(reply: "Reply", answer: dict[str, Any] | None) -> str:
     if answer is None:
         return ""
     found = answer.get("error") or (answer.get("status") if reply.status >= 400 else None)
-    if not found:
+    if not found or found == str(reply.status):
         return ""
     if not isinstance(found, str) or not _CODE.fullmatch(found) or Scrubber(reply.secrets).finds(found):
         return "an error"

@@ -9,6 +9,7 @@ from typing import cast, get_args
 
 from connectors import fileformat as keys
 from connectors.definition import (
+    HOLE,
     BodyStyle,
     ClientAuth,
     Field,
@@ -19,21 +20,25 @@ from connectors.definition import (
     SchemeName,
     TokenName,
 )
+from connectors.signed import SIGNED
 from connectors.source import Spot
 
 _URL = re.compile(keys.OAUTH_URL_PATTERN)
+_TOKEN_URL = re.compile(keys.TOKEN_URL_PATTERN)
 _REVOKE_URL = re.compile(keys.REVOKE_URL_PATTERN)
 _NAME = re.compile(r"[a-z_]+")
 _PATH = re.compile(r"[a-z_]+(\.[a-z_]+)*")
-_URL_MEND = "Write https://host/path, or /path at the host of the base URL; no query, no user name."
+_URL_MEND = "Write https://host/path, or /path at the host of the base URL, or ./path below it; no query, no user name."
 _ISSUER = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?(/[A-Za-z0-9._~/-]*)?")  # compared, and never gone to
 _OURS = frozenset(
     (
         *("response_type", "client_id", "redirect_uri", "state", "code_challenge", "code_challenge_method"),
         *("grant_type", "code", "code_verifier", "refresh_token", "client_secret", "token", "access_token", "scope"),
+        "assertion",
     )
 )
-_NEEDS_A_PERSON = ("authorize", "authorize_params", "pkce", "issuer", "rotates", "ended", "register")
+_NEEDS_A_PERSON = ("authorize", "authorize_params", "pkce", "issuer", "rotates", "register")
+_NEEDS_A_SECRET = ("client", "token_params", "body", "separator", "scope_name")
 
 
 def read_oauth(spot: Spot, scheme: SchemeName) -> OAuth:
@@ -44,19 +49,17 @@ def read_oauth(spot: Spot, scheme: SchemeName) -> OAuth:
     grant = cast("Grant", _choice(block, "grant", get_args(Grant), "code"))
     if grant == "code" and "authorize" not in block:
         spot.fail("OAuth lacks 'authorize'.", "Add `authorize:`, or `grant: client_credentials` where nobody consents.")
-    if grant == "client_credentials":
-        for key in _NEEDS_A_PERSON:
-            if key in block:
-                block[key].fail(f"With client credentials nobody consents, and {key!r} means nothing.", "Remove it.")
+    _require_use(block, grant)
     client = cast("ClientAuth", _choice(block, "client", get_args(ClientAuth), "post"))
     pkce = _choice(block, "pkce", ("S256", "none"), "S256") == "S256"
-    _require_some_proof(spot, grant, client, pkce=pkce)
+    if grant not in SIGNED:
+        _require_some_proof(spot, grant, client, pkce=pkce)
     scope_name = _matching(block, "scope_name", _NAME, "scope")
     asked_of_person = _params(block.get("authorize_params"), scope_name)
     return OAuth(
         grant=grant,
         authorize=_matching(block, "authorize", _URL, "", _URL_MEND),
-        token=_matching(block, "token", _URL, "", _URL_MEND),
+        token=_token(block["token"], grant),
         revoke=_revocation(block["revoke"], grant) if "revoke" in block else None,
         scopes=_scopes(block.get("scopes")),
         separator=_choice(block, "separator", (",", ";", "+"), " "),
@@ -72,11 +75,44 @@ def read_oauth(spot: Spot, scheme: SchemeName) -> OAuth:
         issuer=_matching(block, "issuer", _ISSUER, "", "Write it as the provider's metadata does: https://host."),
         ended=frozenset(block["ended"].texts("Ended") if "ended" in block else ()),
         register=_matching(block, "register", _URL, "", _URL_MEND),
+        token_uris=_token_uris(block.get("token_uris"), grant),
     )
 
 
+def _require_use(block: Mapping[str, Spot], grant: Grant) -> None:
+    """Refuse what would mean nothing with this grant."""
+    nobody = _NEEDS_A_PERSON if grant != "code" else ()
+    for key in (*nobody, "ended") if grant == "client_credentials" else nobody:
+        if key in block:
+            how = "client credentials" if grant == "client_credentials" else "a private key"
+            block[key].fail(f"With {how} nobody consents, and {key!r} means nothing.", "Remove it.")
+    for key in _NEEDS_A_SECRET if grant in SIGNED else ():
+        if key in block:
+            block[key].fail(
+                f"With a private key the request is what the grant says; {key!r} means nothing.", "Remove it."
+            )
+
+
+def _token(spot: Spot, grant: Grant) -> str:
+    """Where tokens are had; a hole is filled with what a person gives in the open."""
+    url = spot.matching("'token'", _TOKEN_URL, _URL_MEND)
+    known = [field.name for field in SIGNED[grant].fields if not field.secret] if grant in SIGNED else []
+    for hole in HOLE.findall(url):
+        if hole not in known or grant == "jwt_bearer":
+            spot.fail(f"Nothing fills the hole {{{hole}}} of 'token'.", "Only a github_app has {installation_id}.")
+    return url
+
+
+def _token_uris(spot: Spot | None, grant: Grant) -> tuple[str, ...]:
+    if spot is not None and grant != "jwt_bearer":
+        spot.fail("Only a key file of grant jwt_bearer names a place for tokens.", "Remove `token_uris:`.")
+    return spot.texts("Token URIs") if spot is not None else ()
+
+
 def fields_of_app(oauth: OAuth) -> tuple[Field, ...]:
-    """What a person gives: the app that asks, and not the tokens that it is given."""
+    """What a person gives: whoever asks, and not the tokens that it is given."""
+    if oauth.grant in SIGNED:
+        return SIGNED[oauth.grant].fields
     client_id = Field(name="client_id", label="client id", secret=False)
     if oauth.client == "none":
         return (client_id,)
@@ -96,7 +132,11 @@ def _revocation(spot: Spot, grant: Grant) -> Revocation:
     if by == "token" and ("parameter" in block or "sends" in block):
         spot.fail("By the token itself, nothing else is sent.", "Remove `parameter:` and `sends:`.")
     method = _choice(block, "method", ("POST", "DELETE"), "POST")
-    default = "access_token" if grant == "client_credentials" or by == "token" else "refresh_token"
+    default = "access_token" if grant != "code" or by == "token" else "refresh_token"
+    if by in ("client", "basic") and grant in SIGNED:
+        block["url"].fail(
+            "With a private key there is no app's secret that could sign this.", "Say `by: token`, or nobody."
+        )
     return Revocation(
         url=_matching(block, "url", _REVOKE_URL, "", _URL_MEND),
         method="DELETE" if method == "DELETE" else "POST",

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, cast
 from urllib.parse import quote, unquote, urlsplit
 
-from connectors.definition import Argument, Call, Connector, Operation, Style, Tool, canonical
+from connectors.definition import Argument, Call, Connector, CredentialKind, Operation, Style, Tool, canonical
 from connectors.errors import Unsendable
 from connectors.layout import encoded, nested
 
@@ -113,9 +113,10 @@ def prepare(call: Call, *, base_url: str, idempotency_key: str = "") -> Prepared
     return _prepare(call.connector, call.tool, call.arguments, base(base_url), idempotency_key)
 
 
-def prepare_verify(connector: Connector, *, base_url: str) -> Prepared:
-    """The request that shows whether a credential works; raises Unsendable for a bad base URL."""
-    return _prepare(connector, connector.verify, MappingProxyType({}), base(base_url), "")
+def prepare_verify(connector: Connector, kind: CredentialKind | None = None, *, base_url: str) -> Prepared:
+    """The request that shows whether a credential of this kind works; raises Unsendable for a bad base URL."""
+    tool = connector.verifying(kind)[0] if kind else connector.verify
+    return _prepare(connector, tool, MappingProxyType({}), base(base_url), "")
 
 
 def endpoint(connector: Connector, base_url: str) -> Prepared:

@@ -63,6 +63,7 @@ class Installation:
 
     def parts(self, egress: "Egress") -> Parts:
         """The rooms that a call passes through."""
+        references = resolver_of(self.settings)
         return Parts(
             database=self.database,
             directory=self.directory,
@@ -71,8 +72,8 @@ class Installation:
             egress=egress,
             approvals=self.approvals,
             keys=Keys(self.database, self.vault),
-            references=resolver_of(self.settings),
-            renewals=Renewals(self.database, self.vault, egress, Apps(self.settings.oauth_apps)),
+            references=references,
+            renewals=Renewals(self.database, self.vault, egress, Apps(self.settings.oauth_apps), references),
             changed=partial(note, self.catalogue.connectors),
             telemetry=listened_to(),
         )

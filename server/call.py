@@ -42,10 +42,10 @@ from server.approval import (
     last_done,
     still_enough,
 )
-from server.audit import AuditError, Event, append, argument_fields
+from server.audit import AUDIT_VALUES, AuditError, Event, append, argument_fields
 from server.clock import iso, now_ms, running_s
 from server.connections import Connection, Workspaces, credential_kind, take_credential
-from server.credential import is_reference, resolved
+from server.credential import resolved, stays_elsewhere
 from server.database import Database, DatabaseProblem, Rows
 from server.errors import (
     ApprovalRequired,
@@ -125,14 +125,20 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class _Bound:
-    """A call with everything that was found for it."""
+class _Judged:
+    """A call whose arguments are in form, with what the rules say of it."""
 
     caller: Caller
     call: Call
     connection: Connection
-    request: Prepared
     verdict: Verdict
+
+
+@dataclass(frozen=True)
+class _Bound(_Judged):
+    """A call with everything that was found for it."""
+
+    request: Prepared
 
 
 @dataclass(frozen=True)
@@ -268,6 +274,7 @@ async def _bind(  # noqa: PLR0917
     workspace = parts.workspaces.of(caller)
     if shown(caller, workspace, name) is None:
         raise await _out_of_reach(parts, caller, name, arguments)
+    judged: _Judged | None = None
     refused: Decided | None = None
     try:
         if name in workspace.held:
@@ -276,6 +283,7 @@ async def _bind(  # noqa: PLR0917
         connection = workspace.connections[bound_call.connection]
         request = Request(bound_call.connection, bound_call.tool.name, bound_call.tool.effect, bound_call.arguments)
         verdict = decide(subject(caller), request, workspace.rules, workspace.preset)
+        judged = _Judged(caller, bound_call, connection, verdict)
         seen.bound(bound_call, ownership=connection.ownership, ruling=verdict.ruling.value)
         if verdict.ruling is Ruling.DENY:
             refused = decided(bound_call, verdict)
@@ -287,8 +295,8 @@ async def _bind(  # noqa: PLR0917
     except (DefinitionHeld, Refused) as error:
         refusal = error
     else:
-        return _Bound(caller, bound_call, connection, prepared, verdict)
-    await _refuse(parts, caller, name, refusal, kept=refused)
+        return _Bound(caller, bound_call, connection, verdict, prepared)
+    await _refuse(parts, caller, name, refusal, judged, kept=refused)
     raise refusal
 
 
@@ -377,6 +385,7 @@ async def _write_replay(parts: Parts, bound: _Bound, clearance: Clearance) -> No
             **_who(bound.caller),
             **_what(bound),
             **_by_leave_of(clearance),
+            **_arguments(parts.vault.derive(rows, bound.caller.org, AUDIT_VALUES), bound),
             outcome="replayed",
         )
         used(rows, bound.caller)
@@ -450,6 +459,8 @@ async def _carry_out(
             **_who(bound.caller),
             **_what(bound),
             **_by_leave_of(clearance),
+            method=bound.request.method,
+            host=bound.request.origin,
             outcome=_ASKED if isinstance(outcome, Questions) else state.value,
             **facts,
         )
@@ -486,7 +497,6 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attemp
         require_unmoved(rows, bound.caller)
         parts.approvals.claim(rows, asked, clearance)
         taken = take_credential(rows, parts.vault, bound.connection)
-        key = parts.vault.derive(rows, bound.caller.org, "audit-values")
         entry = append(
             rows,
             bound.caller.org,
@@ -494,7 +504,7 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attemp
             **_who(bound.caller),
             **_what(bound),
             **_by_leave_of(clearance),
-            **argument_fields(key, bound.call.arguments, plain=bound.call.tool.plain),
+            **_arguments(parts.vault.derive(rows, bound.caller.org, AUDIT_VALUES), bound),
             resent=clearance.again or None,
             method=bound.request.method,
             host=bound.request.origin,
@@ -541,7 +551,7 @@ async def _send(
         try:
             reply = await parts.egress.send(
                 bound.request,
-                attach=_in_time(parts, attempt, attaching(kind, secret)),
+                attach=_in_time(parts, attempt, attaching(kind, secret, bound.request)),
                 private=connection.networks,
             )
         finally:
@@ -641,7 +651,7 @@ async def _opened(parts: Parts, bound: _Bound, taken: Callable[[], Secret]) -> t
     connection = bound.connection
     kind = credential_kind(connection, bound.call.connector)
     sealed = taken()
-    if not is_reference(connection, sealed):
+    if not stays_elsewhere(connection, kind, sealed):
         return kind, sealed
     with sealed, anyio.move_on_after(parts.references.seconds):  # for its turn; from then on the resolver keeps time
         return kind, await anyio.to_thread.run_sync(
@@ -740,7 +750,7 @@ async def _refuse(
     caller: Caller,
     name: str,
     refusal: CallRefused,
-    bound: _Bound | None = None,
+    judged: _Judged | None = None,
     *,
     kept: Decided | None = None,
 ) -> None:
@@ -748,15 +758,23 @@ async def _refuse(
     refusal.on_record = True
     held = isinstance(refusal, ApprovalRequired)
     approval = getattr(refusal, "approval", None)
-    known: dict[str, Any] = _what(bound) if bound is not None else {"tool": name[:200]}
+    known: dict[str, Any] = {"tool": name[:200]} if judged is None else _what(judged)
+    if judged is None and kept is not None:  # hidden from the agent: its arguments were looked at by nobody
+        known |= {"connection": kept.connection, "effect": kept.effect}
+        known |= {"verdict": kept.ruling, "rules": list(kept.rules)}
 
     def change(rows: Rows) -> None:
+        hashes: dict[str, Any] = {}
+        if judged is not None:
+            with contextlib.suppress(VaultError):  # without its keys the refusal is on record all the same
+                hashes = _arguments(parts.vault.derive(rows, caller.org, AUDIT_VALUES), judged)
         append(
             rows,
             caller.org,
             Event.CALL_HELD if held else Event.CALL_REFUSED,
             **_who(caller),
             **known,
+            **hashes,
             approval=approval,
             reason=refusal.reason,
             outcome="held" if held else "denied" if isinstance(refusal, Denied) else "refused",
@@ -784,28 +802,34 @@ def _who(caller: Caller) -> dict[str, Any]:
     }
 
 
-def _what(bound: _Bound) -> dict[str, Any]:
+def _what(judged: _Judged) -> dict[str, Any]:
     return {
-        "connection": bound.connection.name,
-        "account": bound.connection.account,
-        "ownership": bound.connection.ownership,
-        "credential_version": bound.connection.credential_version,
-        "source": bound.connection.source,
-        "tool": bound.call.name,
-        "definition": bound.call.tool.definition_hash,
-        "effect": bound.call.tool.effect.value,
-        "verdict": bound.verdict.ruling.value,
-        "rules": list(bound.verdict.rules),
+        "connection": judged.connection.name,
+        "account": judged.connection.account,
+        "ownership": judged.connection.ownership,
+        "credential_version": judged.connection.credential_version,
+        "source": judged.connection.source,
+        "tool": judged.call.name,
+        "definition": judged.call.tool.definition_hash,
+        "effect": judged.call.tool.effect.value,
+        "verdict": judged.verdict.ruling.value,
+        "rules": list(judged.verdict.rules),
     }
 
 
+def _arguments(key: bytes, judged: _Judged) -> dict[str, Any]:
+    """The names with hashes under the org's key for these."""
+    return argument_fields(key, judged.call.arguments, plain=judged.call.tool.plain)
+
+
 def _by_leave_of(clearance: Clearance) -> dict[str, Any]:
-    approval = clearance.approval
-    if approval is None:
-        return {"grant": clearance.grant, "work": clearance.work}
-    last = approval.decisions[-1] if approval.decisions else {}
+    """Who agreed, to this call or to the grant that covers it."""
+    decided_on = clearance.approval or clearance.given
+    last = decided_on.decisions[-1] if decided_on is not None and decided_on.decisions else {}
     return {
-        "approval": approval.id,
+        "approval": None if clearance.approval is None else clearance.approval.id,
+        "grant": clearance.grant,
+        "work": clearance.work,
         "approver": last.get("by"),
         "channel": last.get("channel"),
         "known_by": last.get("known_by"),

@@ -60,6 +60,12 @@ class Connection:
     """`vault`, or the kind of place that a reference names. For showing: what was sealed says which it is."""
     needs_consent_at: int | None = None
     """Since when the account's provider takes its tokens no more, or a restore has made them doubtful."""
+
+    @property
+    def signed(self) -> bool:
+        """Whether its tokens are had with a private key, so that nobody consents to anything."""
+        return self.scheme.startswith(_SIGNED)
+
     networks: tuple[Network, ...] = field(init=False, repr=False, compare=False)
     origin: str = field(init=False, repr=False, compare=False)
     """Where the secret may go, as bound into the sealed credential: it opens for nowhere else."""
@@ -276,13 +282,13 @@ async def verify(
     if connector.server is not None:
         seen(await _asked_what_it_can(egress, planned.base_url, connector, kind, secret, private))
         return None
-    request = prepare_verify(connector, base_url=planned.base_url)
+    request = prepare_verify(connector, kind, base_url=planned.base_url)
     reply = await egress.send(
         request,
-        attach=attaching(kind, secret),
+        attach=attaching(kind, secret, request),
         private=private,
     )
-    return interpret_verify(connector, reply)
+    return interpret_verify(connector, reply, kind)
 
 
 async def _asked_what_it_can(  # noqa: PLR0917 - what a conversation is made of
@@ -585,9 +591,16 @@ def bound_scheme(kind: CredentialKind) -> str:
     if kind.scheme == "env":
         return f"env:{','.join(f'{field.variable}={field.name}' for field in kind.fields)}"
     place = kind.scheme if kind.scheme in ("bearer", "basic", "none") else f"{kind.scheme}:{kind.name.lower()}"
+    if kind.scheme == "aws_sigv4":
+        place = f"aws_sigv4:{kind.service}:{kind.region}"
     if kind.oauth is None:
         return place
-    return f"oauth2 {place} {kind.oauth.token} {kind.oauth.revoke.url if kind.oauth.revoke else '-'}"
+    how = f"{_SIGNED}{kind.oauth.grant}" if kind.oauth.signed else "oauth2"
+    return f"{how} {place} {kind.oauth.token} {kind.oauth.revoke.url if kind.oauth.revoke else '-'}"
+
+
+_SIGNED = "signed:"
+"""How the scheme of a credential begins that is a private key."""
 
 
 def credential_kind(connection: Connection, connector: Connector) -> CredentialKind:

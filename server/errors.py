@@ -186,6 +186,17 @@ class DefinitionHeld(CallRefused):
         )
 
 
+class KeyRefused(CallRefused):
+    """The account's provider takes no more what its private key signs: an admin has to give another, elsewhere."""
+
+    def __init__(self, connection: str) -> None:
+        super().__init__(
+            f"The key of {connection} is no longer accepted by its provider. Nothing was sent. Tell the person you "
+            f"work for that an admin has to give {connection} a new one; until then none of its tools can work.",
+            reason="credential rejected: it needs a new key",
+        )
+
+
 class NotRenewed(CallRefused):
     """The account's token has ended and a new one cannot be had just now."""
 

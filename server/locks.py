@@ -48,6 +48,13 @@ def waiting(path: Path) -> Generator[None]:
 
 
 @contextmanager
+def alone(path: Path) -> Generator[bool]:
+    """Whether nobody else holds this file; while the block runs, nobody else does."""
+    with _held(path, exclusive=True) as first:
+        yield first
+
+
+@contextmanager
 def _held(path: Path, *, exclusive: bool, wait: bool = False) -> Generator[bool]:
     if fcntl is None:
         yield True

@@ -62,6 +62,16 @@ class Settings:
     public_url: str = ""
     """Under which address people reach this server's pages, without a slash at its end; empty where they do not."""
 
+    syslog: tuple[str, str, int] | None = None
+    """The receiver that the record may be streamed to: udp, tcp or tls, its host and its port."""
+    syslog_ca_file: Path | None = None
+    """The authorities that are believed about a receiver over TLS; None: the system's."""
+
+    @property
+    def streams(self) -> Path:
+        """How far each stream of the record got."""
+        return self.home / "streams"
+
     @property
     def database(self) -> Path:
         """The SQLite file."""
@@ -126,6 +136,8 @@ def read_settings() -> Settings:
         database_url=os.environ.get("KEYLEASH_DATABASE") or None,
         database_owner=os.environ.get("KEYLEASH_DATABASE_OWNER") or None,
         public_url=_public_url(),
+        syslog=_syslog(),
+        syslog_ca_file=_path("KEYLEASH_SYSLOG_CA_FILE"),
     )
 
 
@@ -142,6 +154,27 @@ def _public_url() -> str:
             "https://keyleash.example.com"
         )
     return given.rstrip("/")
+
+
+def _syslog() -> tuple[str, str, int] | None:
+    given = os.environ.get("KEYLEASH_SYSLOG", "").strip()
+    if not given:
+        return None
+    found = _RECEIVER.fullmatch(given)
+    port = 0 if found is None else int(found["port"] or _SYSLOG_PORTS[found["kind"]])
+    if found is None or not 0 < port < 65536:
+        raise SettingsProblem(
+            f"KEYLEASH_SYSLOG is {given!r}: give udp://HOST:PORT, tcp://HOST:PORT or tls://HOST:PORT, where the syslog "
+            "receiver of the record is."
+        )
+    return found["kind"], (found["host"] or found["six"]).lower(), port
+
+
+_RECEIVER = re.compile(
+    r"(?P<kind>udp|tcp|tls)://((?P<host>[A-Za-z0-9._-]+)|\[(?P<six>[0-9A-Fa-f:.]+)\])(:(?P<port>[0-9]{1,5}))?/?"
+)
+_SYSLOG_PORTS = {"udp": 514, "tcp": 601, "tls": 6514}
+"""The usual ones: RFC 5426, RFC 6587 (and IANA's registry), RFC 5425."""
 
 
 def _proxy(text: str) -> Network:

@@ -65,7 +65,7 @@ class Upstream:
                     self.close_connection = True
                     return
                 body = answer.content if isinstance(answer.content, bytes) else json.dumps(answer.content).encode()
-                self.send_response(answer.status)
+                (self.send_response_only if "Date" in answer.headers else self.send_response)(answer.status)
                 for name, value in {"Content-Type": "application/json", **answer.headers}.items():
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(body)))

@@ -1,8 +1,9 @@
 """Secrets that stay where they are: a reference names the place, and is resolved for each call and kept nowhere.
 
-A reference is sealed in its credential's place, as the one field `@reference`, and so bound to the same org,
-connection, origin and scheme: nobody re-points it in the database. Resolving is bounded in time and size, and no error
-quotes the reference, what it led to, or what was said on the way.
+A reference is sealed in its credential's place, as the field `@reference`, and so bound to the same org, connection,
+origin and scheme: nobody re-points it in the database. Beside it may stand the token that was had with what it leads
+to. Resolving is bounded in time and size, and no error quotes the reference, what it led to, or what was said on the
+way.
 A new kind of place is a subclass of `Reference`, and a line in `REFERENCES`.
 """
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 REFERENCE_FIELD = "@reference"
 """The name of the sealed field; no field of a connector's credential can be called so."""
+TOKEN_FIELD = "secret"  # noqa: S105 - a name
+"""What may stand beside it: a token that was had with what the reference leads to."""
 STORED = "vault"
 """The source of a credential that is stored itself."""
 MAX_REFERENCE = 4096
@@ -149,7 +152,7 @@ def source_of(sealed: Secret) -> str:
     """Where a credential stays, by what was sealed for it: `vault`, or a name in REFERENCES; empty for neither."""
     if REFERENCE_FIELD not in sealed.fields:
         return STORED
-    if len(sealed.fields) > 1:
+    if not {*sealed.fields} <= {REFERENCE_FIELD, TOKEN_FIELD}:
         return ""
     text = sealed.reveal(REFERENCE_FIELD)
     return next((name for name, kind in REFERENCES.items() if text.startswith(kind.prefix)), "")

@@ -91,11 +91,10 @@ class Approvals(Register):
         """A grant that covers the call. Not where an earlier one just like it may have been done: a person decides."""
         if unsure(asked.call, asked.before):
             return None
-        grant = self._grants.match(asked)
-        if grant is not None:
-            return Clearance(grant=grant, call_hash=call_hash)
-        work = self._works.match(asked)
-        return None if work is None else Clearance(grant=work.id, work=work.name, call_hash=call_hash)
+        found = self._grants.match(asked) or self._works.match(asked)
+        if found is None:
+            return None
+        return Clearance(grant=found.id, work=found.name, call_hash=call_hash, given=found.given)
 
     def _clearance(self, record: Approval) -> Clearance:
         match record.state:

@@ -6,7 +6,7 @@ from typing import Any
 from connectors.definition import Call, Effect, canonical
 from server.approval.record import CLOCKS_APART_MS, Approval, ApprovalProblem, Asked, still_enough
 from server.approval.register import Register
-from server.approval.work import Works, status
+from server.approval.work import Found, Works, status
 from server.audit import Event, append
 from server.clock import iso, now_ms
 from server.database import Database, Rows
@@ -30,7 +30,7 @@ class Grants:
         self._register = register
         self._works = works
 
-    def match(self, asked: Asked) -> str | None:
+    def match(self, asked: Asked) -> Found | None:
         """The grant that covers this call now, if there is one; `take` counts it down."""
         keeps = asked.call.tool.grant
         if not keeps:
@@ -55,7 +55,7 @@ class Grants:
         for grant, approval in rows:
             given = self._register.find(asked.caller.org, approval)
             if given is not None and still_enough(asked.verdict, given):
-                return str(grant)
+                return Found(str(grant), None, given)
         return None
 
     def take(self, rows: Rows, org: str, grant: str) -> bool:
@@ -118,6 +118,7 @@ class Grants:
             expires_at=iso(now + GRANT_MS),
             approver=made["by"],
             channel=made["channel"],
+            known_by=made["known_by"],
         )
 
     def revoke(self, rows: Rows, org: str, grant: str, *, by: str) -> None:

@@ -157,6 +157,8 @@ class Clearance:
     call_hash: str | None = None
     outcome: dict[str, Any] | None = None
     again: bool = False
+    given: Approval | None = None
+    """The record that the grant was decided on."""
 
 
 class ApprovalProblem(Exception):

@@ -220,8 +220,9 @@ _INSERT = (
     "under_way, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _KEPT = (
-    *("agent", "agent_id", "member", "connection", "account", "tool", "definition", "effect", "verdict"),
-    *("approval", "grant", "work", "host", "method"),
+    *("agent", "agent_id", "member", "client", "client_version", "transport", "address"),
+    *("connection", "account", "ownership", "credential_version", "source", "tool", "definition", "effect"),
+    *("verdict", "rules", "approval", "grant", "work", "approver", "channel", "known_by", "host", "method"),
 )
 
 

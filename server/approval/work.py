@@ -69,10 +69,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Found:
-    """Work that covers a call."""
+    """A grant that covers a call, and the record that it was decided on. `name` is that of work prepared ahead."""
 
     id: str
-    name: str
+    name: str | None
+    given: Approval
 
 
 def covered(workspace: Workspace, names: Iterable[str]) -> tuple[Covered, ...]:
@@ -331,7 +332,7 @@ class Works:
             if not still_enough(asked.verdict, given) or _approved_by(asked.caller.member, given):
                 continue
             if within(self._bounds(rows, asked.caller.org, work, sealed), asked.call.arguments):
-                return Found(work, name)
+                return Found(work, name, given)
         return None
 
     def _bounds(self, rows: Rows, org: str, work: str, sealed: bytes) -> list[Condition]:

@@ -6,12 +6,16 @@ Each org has one chain (`append`). `select` reads it, `export_file` writes it to
 
 from server.audit.chain import Rows, append, argument_fields, hash_value
 from server.audit.entry import AuditError, CannotRead, Damaged, Entry, Event, ExportFailed, Head, TooLarge
-from server.audit.export import FORMATS, Exported, Header, export_file, export_lines
+from server.audit.events import MEANINGS
+from server.audit.export import FORMATS, Exported, Format, Header, export_file, export_lines
+from server.audit.hashed import AUDIT_VALUES, Hashed, hashes_of
 from server.audit.reading import Filters, Reader, head, select
 from server.audit.verify import Report, Status, verify_database, verify_export
 
 __all__ = [
+    "AUDIT_VALUES",
     "FORMATS",
+    "MEANINGS",
     "AuditError",
     "CannotRead",
     "Damaged",
@@ -20,6 +24,8 @@ __all__ = [
     "ExportFailed",
     "Exported",
     "Filters",
+    "Format",
+    "Hashed",
     "Head",
     "Header",
     "Reader",
@@ -32,6 +38,7 @@ __all__ = [
     "export_file",
     "export_lines",
     "hash_value",
+    "hashes_of",
     "head",
     "select",
     "verify_database",

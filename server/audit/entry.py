@@ -9,10 +9,11 @@ The fields of a call, each where it is known: ``agent``, ``agent_id``, ``member`
 ``transport``, ``address``; ``connection``, ``account``, ``ownership`` (own or managed), ``credential_version``,
 ``source`` (vault, or the kind of place where a reference says that the secret is); ``tool``, ``definition``,
 ``effect``; ``verdict``, ``rules``, ``reason``; ``approval``, ``grant``, ``work`` (the name of a grant that was prepared
-ahead), ``approver``, ``channel``, ``known_by``; ``arguments`` (names with keyed hashes), ``plain`` (what the definition
-lets be read); ``host``, ``method``, ``status``, ``bytes``, ``milliseconds``, ``request_id``; ``outcome``, and with it
-``attempt``, the number of the attempt that it ends. Other events have what they need, under the same names where the
-meaning is the same.
+ahead), ``approver``, ``channel``, ``known_by`` (of the approval, or of the grant); ``arguments`` (names with keyed
+hashes, of every call whose arguments were in form; the outcome's stand at its attempt), ``plain`` (what the definition
+lets be read); ``host``, ``method``, ``status``, ``bytes``, ``milliseconds``, ``request_id``, ``usage``, ``error``,
+``code``; ``outcome``, and with it ``attempt``, the number of the attempt that it ends. Other events have what they
+need, under the same names where the meaning is the same.
 
 Hashes, all SHA-256 and written as 64 lower-case hex digits, so that anyone can recompute them in any language::
 
@@ -63,7 +64,7 @@ class ExportFailed(AuditError):
 
 
 class Event(StrEnum):
-    """Everything that can be on record. The list only grows: a name, once used, keeps its meaning."""
+    """Everything that can be on record. The list only grows: a name, once used, keeps its meaning (`events.py`)."""
 
     CALL_ATTEMPT = "call.attempt"  # durable before any secret is opened
     CALL_OUTCOME = "call.outcome"  # durable before the client hears; names its attempt
@@ -104,7 +105,7 @@ class Event(StrEnum):
     CONNECTION_TESTED = "connection.tested"
     CONNECTION_REMOVED = "connection.removed"
     CONNECTION_RENEWED = "connection.renewed"  # its tokens, by OAuth; or why not. The credential's version stays
-    CONNECTION_NEEDS_CONSENT = "connection.needs_consent"  # its provider ended the tokens: a person has to consent anew
+    CONNECTION_NEEDS_CONSENT = "connection.needs_consent"  # tokens or key are taken no more: a person has to act
     CONNECTION_REVOKED = "connection.revoked"  # after it was removed: whether its provider has ended its tokens
 
     TOOL_HELD = "tool.held"  # what its wrapped server says of it is not what was reviewed, or it is gone
@@ -142,6 +143,8 @@ class Event(StrEnum):
 
     AUDIT_LISTED = "audit.listed"
     AUDIT_EXPORTED = "audit.exported"
+    AUDIT_STREAMED = "audit.streamed"  # each start of a stream; not what it then reads
+    AUDIT_HASHED = "audit.hashed"  # a value's keyed hash was asked for; names the arguments, never the value
     AUDIT_VERIFIED = "audit.verified"
 
     INSTALLATION_CREATED = "installation.created"
@@ -190,6 +193,15 @@ class Entry:
             return parse(self.text)
         except (ValueError, AttributeError):
             return {"damaged": DAMAGED}
+
+    @property
+    def fits(self) -> bool:
+        """Whether it can stand on one line as Keyleash wrote it: nothing in its stored form has another shape."""
+        try:
+            parse(self.text)
+        except (ValueError, AttributeError):
+            return False
+        return "\n" not in self.text and all(_HEX.fullmatch(str(own)) for own in (self.previous, self.hash))
 
     @property
     def head(self) -> Head:

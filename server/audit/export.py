@@ -1,4 +1,4 @@
-"""Write an org's log to a file, whole or not at all: JSONL that can be verified anywhere, CSV for people.
+"""Write an org's log to a file, whole or not at all: JSONL that can be verified anywhere, and what other tools read.
 
 **JSONL** is lossless. Its first line is a header, canonical JSON: ``{"entries":N,"format":"keyleash audit export",
 "head":"<hash of entry N>","org":"…","v":1}``. A selection (any filter) has ``"selection":{…}`` in place of
@@ -10,24 +10,30 @@ which the body stands byte for byte as it was hashed::
 An entry whose stored form was altered so that it no longer fits on such a line is written as ``{"damaged":{…}}``:
 it is kept for the reader and fails verification.
 
-**CSV** has fixed columns, every cell quoted, one physical line per entry. A cell that begins with a quotation mark,
-a bracket or a brace is JSON (a text with control characters, a list, an object); a text that a spreadsheet could
-take for a formula has an apostrophe before it, as has one that begins with an apostrophe. It cannot be verified.
+**CSV** has fixed columns, every cell quoted, one physical line per entry. A cell is spelled as `fields.py` says; a text
+that a spreadsheet could take for a formula has an apostrophe before it, as has one that begins with an apostrophe. It
+cannot be verified.
+
+The others are one line per entry too, without a first line: `ocsf.py`, `cef.py`, `syslog.py`, `otlp.py`.
 """
 
 import contextlib
 import csv
 import io
 import os
-import re
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
-from server.audit.entry import VERSION, Entry, ExportFailed, Head, canonical, parse
+from server.audit.cef import cef_line
+from server.audit.entry import VERSION, Entry, ExportFailed, Head, canonical
+from server.audit.fields import FIELDS, fields_of, spelled
+from server.audit.ocsf import ocsf_line
+from server.audit.otlp import otlp_line
 from server.audit.reading import Filters, Reader, head, select
+from server.audit.syslog import syslog_line
 
 FORMAT = "keyleash audit export"
 
@@ -79,7 +85,8 @@ def export_file(
     header, entries = _begin(db, org, filters)
     try:
         with _appearing_whole(path) as file:
-            count = _write(file, FORMATS[format](header, entries), progress)
+            lines, headings = _lines(FORMATS[format], header, entries), int(FORMATS[format].first is not None)
+            count = _write(file, lines, progress, headings=headings)
     except OSError as error:
         raise ExportFailed(f"{path} could not be written: {error.strerror or error}. Name another place.") from None
     return Exported(path=path, entries=count, head=header.head)
@@ -92,51 +99,58 @@ def export_lines(
     format: str = "jsonl",  # noqa: A002 -- the word that the command uses
     **filters: Unpack[Filters],
 ) -> Iterator[str]:
-    """The same, line by line (the first is the header), for a pipe. Line ends are included."""
-    return FORMATS[format](*_begin(db, org, filters))
+    """The same, line by line, for a pipe. Line ends are included."""
+    header, entries = _begin(db, org, filters)
+    return _lines(FORMATS[format], header, entries)
 
 
-def jsonl(header: Header, entries: Iterable[Entry]) -> Iterator[str]:
+def jsonl_line(entry: Entry) -> str:
     """Lossless and verifiable; the layout is in the module's text."""
-    yield f"{header.line}\n"
-    for entry in entries:
-        yield f"{_jsonl_line(entry)}\n"
+    if entry.fits:
+        return f'{{"hash":"{entry.hash}","previous":"{entry.previous}","entry":{entry.text}}}'
+    stored = {name: str(getattr(entry, name)) for name in ("seq", "at", "event", "text", "previous", "hash")}
+    return canonical({"damaged": stored})
 
 
-def csv_lines(header: Header, entries: Iterable[Entry]) -> Iterator[str]:
+def csv_line(entry: Entry) -> str:
     """For spreadsheets: no cell is a formula, and no value opens a second row."""
-    yield _csv_line(CSV_COLUMNS)
-    for entry in entries:
-        yield _csv_line([cell(value) for value in _csv_values(entry)])
+    fields = fields_of(entry)
+    return _csv_line(cell(fields.get(name)) for name in CSV_COLUMNS)
 
 
-FORMATS: dict[str, Callable[[Header, Iterable[Entry]], Iterator[str]]] = {
-    "jsonl": jsonl,
-    "csv": csv_lines,
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How an entry becomes one line, without its end; and the line that comes before the entries, if there is one.
+
+    `columns`: that line says what stands where, so a stream has it too.
+    """
+
+    line: Callable[[Entry], str]
+    first: Callable[[Header], str] | None = None
+    columns: bool = False
+
+
+FORMATS: dict[str, Format] = {
+    "jsonl": Format(jsonl_line, first=lambda header: header.line),
+    "csv": Format(csv_line, first=lambda _: _csv_line(CSV_COLUMNS), columns=True),
+    "ocsf": Format(ocsf_line),
+    "cef": Format(cef_line),
+    "syslog": Format(syslog_line),
+    "otlp": Format(otlp_line),
 }
 
-CSV_COLUMNS = (
-    *("seq", "at", "event", "org", "member", "agent", "agent_id", "by", "client", "client_version"),
-    *("transport", "connection", "account", "credential_version", "ownership", "tool", "definition", "effect"),
-    *("verdict", "rules", "reason", "approval", "grant", "approver", "channel", "known_by", "arguments", "plain"),
-    *("host", "method", "status", "bytes", "milliseconds", "request_id", "attempt", "outcome", "other"),
-    *("previous", "hash"),
-)
+CSV_COLUMNS = FIELDS
 
 
 def cell(value: Any) -> str:
     """A value as it stands in a CSV cell; the rules are in the module's text."""
     if value is None:
         return ""
-    as_json = not isinstance(value, str) or value[:1] in _READS_AS_JSON or _CONTROL.search(value)
-    text = canonical(value) if as_json else value
+    text = spelled(value)
     return f"'{text}" if text.lstrip()[:1] in _FORMULA else text
 
 
-_READS_AS_JSON = frozenset('"[{')
 _FORMULA = frozenset("=+-@'＝＋－＠")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_HEX = re.compile(r"[0-9a-f]{64}")
 
 
 def _begin(db: Reader, org: str, filters: Filters) -> tuple[Header, Iterator[Entry]]:
@@ -152,34 +166,9 @@ def _is_before(entry: Entry, end: Head | None) -> bool:
     return end is not None and (type(entry.seq) is not int or entry.seq <= end.seq)
 
 
-def _jsonl_line(entry: Entry) -> str:
-    if _fits(entry):
-        return f'{{"hash":"{entry.hash}","previous":"{entry.previous}","entry":{entry.text}}}'
-    stored = {name: str(getattr(entry, name)) for name in ("seq", "at", "event", "text", "previous", "hash")}
-    return canonical({"damaged": stored})
-
-
-def _fits(entry: Entry) -> bool:
-    try:
-        parse(entry.text)
-    except (ValueError, AttributeError):
-        return False
-    return "\n" not in entry.text and all(_HEX.fullmatch(str(own)) for own in (entry.previous, entry.hash))
-
-
-def _csv_values(entry: Entry) -> list[Any]:
-    body = entry.body
-    own = {"seq": entry.seq, "org": entry.org, "previous": entry.previous, "hash": entry.hash}
-    other = {name: value for name, value in body.items() if name not in _NAMED}
-    return [{**body, **own, "other": other or None}.get(name) for name in CSV_COLUMNS]
-
-
-_NAMED = frozenset(CSV_COLUMNS) | {"v"}
-
-
 def _csv_line(cells: Iterable[str]) -> str:
     line = io.StringIO()
-    csv.writer(line, quoting=csv.QUOTE_ALL, lineterminator="\n").writerow(cells)
+    csv.writer(line, quoting=csv.QUOTE_ALL, lineterminator="").writerow(cells)
     return line.getvalue()
 
 
@@ -199,15 +188,27 @@ def _appearing_whole(path: Path) -> Generator[io.TextIOWrapper]:
         raise
 
 
+def _lines(format: Format, header: Header, entries: Iterable[Entry]) -> Iterator[str]:  # noqa: A002
+    if format.first is not None:
+        yield f"{format.first(header)}\n"
+    for entry in entries:
+        yield f"{format.line(entry)}\n"
+
+
 def _write(
-    file: io.TextIOWrapper, written: Iterator[str], progress: Callable[[int], object] | None, every: int = 1000
+    file: io.TextIOWrapper,
+    lines: Iterator[str],
+    progress: Callable[[int], object] | None,
+    *,
+    headings: int,
+    every: int = 1000,
 ) -> int:
-    """Write every line; return the number of entries, which is one less."""
-    count = -1
-    for line in written:
+    """Write every line; return the number of entries, of which the first lines are none."""
+    count = -headings
+    for line in lines:
         file.write(line)
         count += 1
-        if progress and count and count % every == 0:
+        if progress and count > 0 and count % every == 0:
             progress(count)
     if progress:
         progress(count)

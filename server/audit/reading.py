@@ -1,7 +1,7 @@
 """Read an org's log in pages: any length in constant memory, and a damaged entry never hides the others."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, TypedDict, Unpack
+from typing import Any, Protocol, TypedDict, Unpack, cast
 
 from server.audit.entry import CannotRead, Entry, Event, Head, canonical, checked_head, column
 
@@ -17,7 +17,8 @@ class Reader(Protocol):
 class Filters(TypedDict, total=False):
     """What to select. Times are milliseconds since the epoch, `since` included and `until` not.
 
-    `agent`, `member` and `grant` match a name or an id; every other value is matched whole. None is as if not given.
+    `agent`, `member` and `grant` match a name or an id; `argument` is a keyed hash, or an argument's name, ``=`` and
+    its hash; every other value is matched whole. None is as if not given.
     """
 
     since: int | None
@@ -29,17 +30,24 @@ class Filters(TypedDict, total=False):
     tool: str | None
     outcome: str | None
     grant: str | None
+    argument: str | None
     limit: int | None
 
 
 COLUMNS = ("seq", "at", "event", "body", "previous", "hash", "agent", "connection", "tool", "outcome")
 
 
-def select(db: Reader, org: str, *, newest_first: bool = False, **filters: Unpack[Filters]) -> Iterator[Entry]:
-    """The org's entries that match every filter, in order, oldest first unless asked otherwise."""
+def select(
+    db: Reader, org: str, *, newest_first: bool = False, after: int | None = None, **filters: Unpack[Filters]
+) -> Iterator[Entry]:
+    """The org's entries that match every filter, in order, oldest first unless asked otherwise.
+
+    With `after`, only those whose number is greater.
+    """
     given = {name: value for name, value in filters.items() if value is not None}
     left = filters.get("limit")
-    for row in rows(db, org, where=_where(given), newest_first=newest_first):
+    beyond: list[tuple[str, Any]] = [] if after is None else [("seq > ?", after)]
+    for row in rows(db, org, where=[*beyond, *_where(given)], newest_first=newest_first):
         if left is not None and left <= 0:
             return
         seq, at, event, text, previous, own, *_ = row
@@ -105,6 +113,8 @@ def _where(given: dict[str, Any]) -> list[tuple[str, Any]]:
     """Conditions that the database can narrow by; `_matches` has the last word."""
     conditions = [(f"{name} = ?", column(given[name])) for name in _BY_COLUMN if name in given]
     conditions += [("body LIKE ? ESCAPE '!'", _containing(given[name])) for name in _BY_NAME if name in given]
+    if "argument" in given:
+        conditions.append(("body LIKE ? ESCAPE '!'", _containing(_hash_of(given["argument"])[1])))
     if "since" in given:
         conditions.append(("at >= ?", given["since"]))
     if "until" in given:
@@ -120,9 +130,22 @@ def _containing(value: str) -> str:
 
 
 def _matches(entry: Entry, given: dict[str, Any]) -> bool:
-    if given.keys().isdisjoint({*_BY_COLUMN, *_BY_NAME}):
+    if given.keys().isdisjoint({*_BY_COLUMN, *_BY_NAME, "argument"}):
         return True
     body = entry.body
     exact = all(body.get(name) == given[name] for name in _BY_COLUMN if name in given)
     named = (fields for name, fields in _BY_NAME.items() if name in given and given[name] not in map(body.get, fields))
-    return exact and not any(named)
+    return exact and not any(named) and ("argument" not in given or _has(body, *_hash_of(given["argument"])))
+
+
+def _hash_of(argument: str) -> tuple[str | None, str]:
+    name, equals, own = argument.rpartition("=")
+    return name if equals else None, own
+
+
+def _has(body: dict[str, Any], name: str | None, own: str) -> bool:
+    arguments = body.get("arguments")
+    if not isinstance(arguments, dict):
+        return False
+    hashes = cast("dict[str, Any]", arguments)
+    return own in hashes.values() if name is None else hashes.get(name) == own

@@ -1,5 +1,6 @@
 """`keyleash audit …`: read, export and verify the record. Each of these is an entry of it too."""
 
+import re
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -32,11 +33,23 @@ GrantId = Annotated[
     str | None,
     typer.Option("--grant", metavar="ID", help="Under one grant, by its id; or by the name of approved work."),
 ]
+ArgumentHash = Annotated[
+    str | None,
+    typer.Option(
+        "--argument",
+        metavar="[NAME=]HASH",
+        help="With this keyed hash of an argument's value, as `audit hash` shows it.",
+    ),
+]
 Outcome = Annotated[str | None, typer.Option("--outcome", help="succeeded, failed, unknown, refused, denied or held.")]
+FormatName = Annotated[
+    str, typer.Option("--format", help="jsonl (lossless, can be verified), csv, ocsf, cef, syslog or otlp.")
+]
+_HASH = re.compile(r"h1:[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
-class _Log:
+class Log:
     """An org's log (`org` is its id), and who reads it."""
 
     database: "Database"
@@ -54,18 +67,18 @@ class _Log:
 
 
 @contextmanager
-def _log_of(org: str | None, as_member: str | None) -> Generator[_Log]:
+def log_of(org: str | None, as_member: str | None) -> Generator[Log]:
     """The log of an org for whoever may read it; of a removed one, which has no members, for the operator."""
     with opened() as installation:
         removed = None if org is None else installation.directory.removed_org(org)
         if removed is None:
             desk = seated(installation, org, as_member, "read the audit log")
-            yield _Log(desk.database, desk.org.id, desk.by, desk.actor.known_by)
+            yield Log(desk.database, desk.org.id, desk.by, desk.actor.known_by)
             return
         if as_member is not None:
             raise typer.BadParameter(f"{removed.name} was removed and has no members: leave out --as.")
         require_operator(installation, "reading the log of an org that was removed")
-        yield _Log(installation.database.of(removed.id), removed.id, operators_name(), "operator")
+        yield Log(installation.database.of(removed.id), removed.id, operators_name(), "operator")
 
 
 @app.command("list")
@@ -79,6 +92,7 @@ def list_entries(
     tool: ToolName = None,
     outcome: Outcome = None,
     grant: GrantId = None,
+    argument: ArgumentHash = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many at most; the newest.")] = 50,
     org: OrgName = None,
     as_member: AsMember = None,
@@ -87,8 +101,8 @@ def list_entries(
     """List the newest entries, oldest of them first."""
     from server.audit import Event, select
 
-    filters = _filters(since, until, event, agent, member, connection, tool, outcome, grant)
-    with _log_of(org, as_member) as log:
+    filters = filters_of(since, until, event, agent, member, connection, tool, outcome, grant, argument)
+    with log_of(org, as_member) as log:
         filters["limit"] = limit
         log.record(Event.AUDIT_LISTED, selection=dict(filters))
         found = list(select(log.database, log.org, newest_first=True, **filters))
@@ -108,7 +122,7 @@ def export(
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="Where to write; - is standard output.")
     ],
-    format: Annotated[str, typer.Option("--format", help="jsonl (lossless, can be verified) or csv.")] = "jsonl",
+    format: FormatName = "jsonl",
     since: Since = None,
     until: Until = None,
     event: EventName = None,
@@ -118,24 +132,25 @@ def export(
     tool: ToolName = None,
     outcome: Outcome = None,
     grant: GrantId = None,
+    argument: ArgumentHash = None,
     org: OrgName = None,
     as_member: AsMember = None,
     json: AsJson = False,
 ) -> None:
     """Write the record to a file. Without filters, the JSONL form can be verified anywhere."""
-    from server.audit import FORMATS, Event, export_file, export_lines, head
+    from server.audit import Event, export_file, export_lines, head
 
-    if format not in FORMATS:
-        raise typer.BadParameter(f"there is no format {format!r}. There are {' and '.join(FORMATS)}.")
+    require_format(format)
     if json and output == "-":
         raise typer.BadParameter("--json and --output - would both write to standard output.")
-    _require_not_ours(output)
-    filters = _filters(since, until, event, agent, member, connection, tool, outcome, grant)
-    with _log_of(org, as_member) as log:
+    require_not_ours(output)
+    filters = filters_of(since, until, event, agent, member, connection, tool, outcome, grant, argument)
+    with log_of(org, as_member) as log:
         log.record(Event.AUDIT_EXPORTED, format=format, selection=dict(filters))
         if output == "-":
             for line in export_lines(log.database, log.org, format=format, **filters):
-                sys.stdout.write(line)
+                sys.stdout.buffer.write(line.encode())  # whatever this terminal's encoding is
+            sys.stdout.buffer.flush()
             return
         last = head(log.database, log.org)
         with progress("Exporting", last.seq if last else None) as done:
@@ -152,12 +167,20 @@ def export(
         )
 
 
-def _require_not_ours(output: str) -> None:
+def require_format(name: str) -> None:
+    """Refuse a format that there is not."""
+    from server.audit import FORMATS
+
+    if name not in FORMATS:
+        raise typer.BadParameter(f"there is no format {name!r}. There are {', '.join(FORMATS)}.")
+
+
+def require_not_ours(output: str) -> None:
     """An export replaces the file that it names: never one of Keyleash's own, a key or the log itself."""
     from server.settings import read_settings
 
     home = read_settings().home.resolve()
-    kept = (home / name for name in ("keys", "data", "backups", "checkpoints"))
+    kept = (home / name for name in ("keys", "data", "backups", "checkpoints", "streams"))
     if output != "-" and any(Path(output).resolve().is_relative_to(folder) for folder in kept):
         raise typer.BadParameter(f"{output} is in Keyleash's own folder. Name a file elsewhere.")
 
@@ -213,7 +236,7 @@ def _verified_database(known: "list[Head]", org: str | None, as_member: str | No
     from server.audit import AuditError, Event, head, verify_database
     from server.database import DatabaseProblem
 
-    with _log_of(org, as_member) as log:
+    with log_of(org, as_member) as log:
         last = None
         try:
             last = head(log.database, log.org)
@@ -253,8 +276,6 @@ def _show(report: "Report") -> None:
 
 
 def _head(text: str) -> "Head":
-    import re
-
     from server.audit import Head
 
     match = re.fullmatch(r"([1-9][0-9]{0,17}):([0-9a-f]{64})", text)
@@ -263,7 +284,7 @@ def _head(text: str) -> "Head":
     return Head(int(match[1]), match[2])
 
 
-def _filters(
+def filters_of(
     since: str | None,
     until: str | None,
     event: str | None,
@@ -273,12 +294,15 @@ def _filters(
     tool: str | None,
     outcome: str | None,
     grant: str | None,
+    argument: str | None,
 ) -> "Filters":
     """What was given, and nothing else. Raises BadParameter."""
     from server.audit import Event
 
     if event is not None and event not in list(Event):
-        raise typer.BadParameter(f"there is no event {event!r}. Events are {', '.join(Event)}.")
+        raise typer.BadParameter(f"there is no event {event!r}. `keyleash audit events` lists them.")
+    if argument is not None and not _HASH.fullmatch(argument.rpartition("=")[2]):
+        raise typer.BadParameter("--argument takes a keyed hash, h1:…, as `keyleash audit hash` shows it, not a value.")
     given: dict[str, Any] = {
         "since": None if since is None else moment(since),
         "until": None if until is None else moment(until),
@@ -289,6 +313,7 @@ def _filters(
         "tool": tool,
         "outcome": outcome,
         "grant": grant,
+        "argument": argument,
     }
     found: Filters = {}
     found.update({name: value for name, value in given.items() if value is not None})  # pyright: ignore[reportCallIssue, reportArgumentType] - the names are those of Filters

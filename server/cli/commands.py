@@ -29,6 +29,7 @@ from server.cli import (
     reviewing,
     rulebooks,
     setup,
+    streaming,
     trying,
     vault,
     wrapping,
@@ -118,6 +119,9 @@ for name, function in {
 
 for name, function in {**rulebooks.COMMANDS, **replaying.COMMANDS}.items():
     policy.app.command(name)(function)
+
+for name, function in streaming.COMMANDS.items():
+    audit.app.command(name)(function)
 
 for name, group in {
     "connection": connect.connection_app,

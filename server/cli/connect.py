@@ -160,7 +160,7 @@ def list_connections(org: OrgName = None, as_member: AsMember = None, json: AsJs
             show_json([{**_as_json(connection), "held": held.get(connection.id, [])} for connection in found])
             return
         show_table(
-            ("NAME", "CONNECTOR", "ACCOUNT", "ADDRESS", "PRIVATE", "KEY", "SECRET IN", "VERIFIED", "NEEDS CONSENT"),
+            ("NAME", "CONNECTOR", "ACCOUNT", "ADDRESS", "PRIVATE", "KEY", "SECRET IN", "VERIFIED", "NEEDS"),
             (
                 (
                     c.name,
@@ -171,7 +171,7 @@ def list_connections(org: OrgName = None, as_member: AsMember = None, json: AsJs
                     c.ownership,
                     c.source,
                     _moment(c.verified_at),
-                    _moment(c.needs_consent_at) and f"since {_moment(c.needs_consent_at)}",
+                    c.needs_consent_at and f"{_NEEDS[c.signed]} since {_moment(c.needs_consent_at)}",
                 )
                 for c in found
             ),
@@ -420,7 +420,13 @@ def remove_connection(
             show_json({"name": connection.name, "id": connection.id, "erased": gone})
         else:
             show_text(f"Removed {connection.name}. {whether_gone(desk.installation, 'Its secret', gone=gone)}")
+        _say_of_key(connection)
         say_of_backups(desk.installation)
+
+
+def _say_of_key(connection: "Connection") -> None:
+    if connection.signed:
+        say("The private key itself is good until it is deleted at its provider: do that there.")
 
 
 def _remove_and_revoke(desk: Desk, connection: "Connection", *, json: bool) -> None:
@@ -446,6 +452,7 @@ def _remove_and_revoke(desk: Desk, connection: "Connection", *, json: bool) -> N
     else:
         show_text(f"Removed {connection.name}. {whether_gone(desk.installation, 'Its secret', gone=gone)}")
         warn(f"its provider did not end the tokens ({why_not}): end this app's access in the account's own settings.")
+    _say_of_key(connection)
     say_of_backups(desk.installation)
 
 
@@ -655,9 +662,11 @@ def _where_it_stays(made: "Connection", sealed: "Secret", *, copied: bool) -> st
         return ""
     if made.source == "env":
         say("The server reads this variable in its own environment: set it where the server is started, too.")
+    when = "whenever a token is needed" if made.signed else "for every call"
+    more = " and the token are" if made.signed else " is"
     return (
-        f" The secret stays where it is ({show_reference(sealed)}) and is read there for every call; only this "
-        "reference is stored, sealed."
+        f" The secret stays where it is ({show_reference(sealed)}) and is read there {when}; only this "
+        f"reference{more} stored, sealed."
     )
 
 
@@ -693,9 +702,14 @@ def _as_json(connection: "Connection") -> dict[str, Any]:
         "source": connection.source,
         "verified_at": _moment(connection.verified_at),
         "needs_consent_at": _moment(connection.needs_consent_at),
+        "needs": _NEEDS[connection.signed] if connection.needs_consent_at is not None else None,
         "created_by": connection.created_by,
         "created_at": _moment(connection.created_at),
     }
+
+
+_NEEDS = {True: "new key", False: "consent"}
+"""What a connection lacks whose provider takes no more what it has: by whether a private key signs for it."""
 
 
 def _oauth_as_json(desk: Desk, connection: "Connection") -> dict[str, Any]:
@@ -719,9 +733,11 @@ def _oauth_as_json(desk: Desk, connection: "Connection") -> dict[str, Any]:
 
 
 def _warn_of_consent(connection: "Connection") -> None:
+    from server.cli.consent import needed
+
     if connection.needs_consent_at is not None:
         warn(
-            f"{connection.name} needs consent again, and none of its tools can work until then: "
+            f"{connection.name} needs {needed(connection)}, and none of its tools can work until then: "
             f"keyleash connection rotate {connection.name}"
         )
 

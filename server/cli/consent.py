@@ -1,4 +1,4 @@
-"""Sign in to an account by OAuth 2 at this terminal: the org's own app, a browser, and what comes back.
+"""Sign in to an account by OAuth 2 at this terminal: the org's own app, a browser, and what comes back; or its key.
 
 The browser is opened where there is one; its address is shown in any case. No secret is in that address, and no secret
 is shown.
@@ -78,8 +78,12 @@ def consented(
     *,
     asked_before: Sequence[str] = (),
     verify: bool,
+    kept: "Secret | None" = None,
 ) -> tuple["Consent", str | None]:
-    """The tokens that the provider gives to `app`, tried; and the account. Raises ConnectionProblem."""
+    """The tokens that the provider gives to `app`, tried; and the account. Raises ConnectionProblem.
+
+    `kept` is what is sealed in the place of `app`: a reference to it.
+    """
     from server.oauth.consent import DEFAULT_REDIRECT, redirect_of, scopes_to_ask
 
     oauth = planned.kind.oauth
@@ -87,7 +91,7 @@ def consented(
     scopes = scopes_to_ask(oauth, ways.scopes) if ways.scopes else tuple(asked_before) or oauth.scopes
     redirect = redirect_of(ways.redirect or DEFAULT_REDIRECT, paste=ways.paste) if oauth.grant == "code" else None
     consent, account, problem = asyncio.run(
-        _obtained(planned, app, app_name, redirect, scopes, paste=ways.paste, verify=verify)
+        _obtained(planned, app, app_name, redirect, scopes, kept, paste=ways.paste, verify=verify)
     )
     if problem is not None:
         raise problem
@@ -102,6 +106,7 @@ async def _obtained(
     app_name: str,
     redirect: "Redirect | None",
     scopes: Sequence[str],
+    kept: "Secret | None",
     *,
     paste: bool,
     verify: bool,
@@ -116,7 +121,9 @@ async def _obtained(
     networks = tuple(ipaddress.ip_network(text) for text in planned.private)
     async with Egress() as egress:
         try:
-            consent = await _asked(egress, planned, app, app_name, redirect, scopes, paste=paste, networks=networks)
+            consent = await _asked(
+                egress, planned, app, app_name, redirect, scopes, kept, paste=paste, networks=networks
+            )
         except ConnectionProblem as problem:
             return None, None, problem
         try:
@@ -133,6 +140,7 @@ async def _asked(
     app_name: str,
     redirect: "Redirect | None",
     scopes: Sequence[str],
+    kept: "Secret | None",
     *,
     paste: bool,
     networks: tuple["IPv4Network | IPv6Network", ...],
@@ -152,6 +160,7 @@ async def _asked(
             app=app,
             app_name=app_name,
             scopes=scopes,
+            kept=kept,
         )
     attempt = Attempt(oauth, planned.base_url, client_id=app.reveal("client_id"), redirect=redirect, scopes=scopes)
     with _pasted(attempt, planned) if paste else await _received(attempt, planned) as code:
@@ -258,7 +267,10 @@ def consent_for(
     from server.oauth.apps import OPERATOR, Apps
     from server.oauth.tokens import OWN, REGISTERED, standing
 
-    if reference is not None and not copy:
+    signed = planned.kind.oauth is not None and planned.kind.oauth.signed
+    if signed and (own_app or ways.paste or ways.redirect is not None):
+        raise typer.BadParameter(f"With a private key ({planned.kind.id}) nobody consents: give `--scope` at most.")
+    if reference is not None and not copy and not signed:
         raise ConnectionProblem("The secret of an app cannot stay elsewhere yet: add `--copy`. Nothing was stored.")
     same = before is not None and (before.origin, before.scheme) == (
         bound_origin(planned.base_url, planned.private),
@@ -269,8 +281,8 @@ def consent_for(
     if before is not None and same:
         held = standing(desk.database, before)
         asked_before = held.asked if held else ()
-        kept = held is None or held.app != REGISTERED  # that one is made anew: its provider may have let it expire
-        app = stored_app(desk, before) if typed and not own_app and kept else None
+        anew = held is not None and held.app == REGISTERED  # its provider may have let that one expire
+        app = stored_app(desk, before) if typed and not own_app and not signed and not anew else None
     if app is None and typed and not own_app:
         app = Apps(desk.installation.settings.oauth_apps).offered(planned.connector, planned.kind)
         app_name = OWN if app is None else OPERATOR
@@ -278,13 +290,15 @@ def consent_for(
         say(f"It is the operator's app that asks {planned.connector.title}. `--own-app` takes one of yours.")
     if app is None and typed and not own_app and planned.kind.oauth is not None and planned.kind.oauth.register:
         app, app_name = registered_app(planned, ways), REGISTERED
+    kept: Secret | None = None
     if app is None:
         resolver = resolver_of(desk.installation.settings)
-        app = take(planned.kind, stdin=stdin, reference=reference, copy=copy, resolver=resolver).fields
+        given = take(planned.kind, stdin=stdin, reference=reference, copy=copy, resolver=resolver)
+        app, kept = given.fields, given.sealed
         for warning in check_fields(planned.kind, app):
             warn(warning)
     with app:
-        return consented(planned, app, app_name, ways, asked_before=asked_before, verify=verify)
+        return consented(planned, app, app_name, ways, asked_before=asked_before, verify=verify, kept=kept)
 
 
 def registered_app(planned: "Plan", ways: Ways) -> "Secret":
@@ -334,24 +348,31 @@ def endpoint_host(url: str, base_url: str) -> str:
 def renew(desk: Desk, connection: "Connection", connector: "Connector") -> str | None:
     """Have a token that works, where the account is signed in to by OAuth; why there is none."""
     from connectors.egress import Egress
-    from server.errors import CallRefused, ConsentNeeded
+    from server.credential import resolver_of
+    from server.errors import CallRefused, ConsentNeeded, KeyRefused
     from server.oauth.apps import Apps
     from server.oauth.renewal import Renewals
 
     async def once() -> None:
         async with Egress() as egress:
             apps = Apps(desk.installation.settings.oauth_apps)
-            renewals = Renewals(desk.database, desk.installation.vault, egress, apps)
+            references = resolver_of(desk.installation.settings)
+            renewals = Renewals(desk.database, desk.installation.vault, egress, apps, references)
             await renewals.current(connection, connector, {"by": desk.by})
 
     desk.have_keys_at_hand()
     try:
         asyncio.run(once())
-    except ConsentNeeded:
-        return f"{connection.name} needs consent again: keyleash connection rotate {connection.name}"
+    except (ConsentNeeded, KeyRefused):
+        return f"{connection.name} needs {needed(connection)}: keyleash connection rotate {connection.name}"
     except CallRefused as refusal:
         return f"The token of {connection.name} has ended and could not be renewed ({refusal.reason}). Try again later."
     return None
+
+
+def needed(connection: "Connection") -> str:
+    """What a connection lacks whose provider takes no more what it has."""
+    return "a new key, for its provider no longer takes this one" if connection.signed else "consent again"
 
 
 def removed_and_revoked(desk: Desk, connection: "Connection") -> tuple[str | None, bool]:

@@ -6,14 +6,16 @@ again: no message here quotes it, or any part of it.
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import typer
 
 from connectors.definition import CredentialKind, Field
-from server.cli.terminal import ask_hidden, ask_line
+from server.cli.terminal import ask_hidden, ask_hidden_lines, ask_line
 from server.connections import ConnectionProblem
 from server.credential import parse_fields
 from vault import Resolver, Secret, to_reference
+from vault.hostfile import read_file
 from vault.references import FORMS, MAX_BYTES
 
 OPTIONS = f"Or give it with `--secret-stdin`, or name where it is: `--secret-from` with one of {FORMS}."
@@ -55,12 +57,40 @@ def take(kind: CredentialKind, *, stdin: bool, reference: str | None, copy: bool
 
 
 def _asked_for(kind: CredentialKind) -> Secret:
-    return Secret(
-        {
-            field.name: (ask_hidden if field.secret else ask_line)(f"{_asked(kind, field)}: ", otherwise=OPTIONS)
-            for field in kind.fields
-        }
+    given = {field.name: _asked_field(kind, field) for field in kind.fields}
+    return Secret({field.name: given[field.name] for field in kind.fields if given[field.name] or not field.optional})
+
+
+def _asked_field(kind: CredentialKind, field: Field) -> str:
+    if field.lines:
+        return _file_or_its_path(_asked(kind, field))
+    none = " (nothing, if there is none)" if field.optional else ""
+    return (ask_hidden if field.secret else ask_line)(f"{_asked(kind, field)}{none}: ", otherwise=OPTIONS).strip()
+
+
+def _file_or_its_path(what: str) -> str:
+    """A key file, pasted whole; or what is in the file whose path was given in its place."""
+    text = ask_hidden_lines(
+        f"{what}: paste it whole, or give the path of its file (nothing is shown): ", whole=_is_whole, otherwise=OPTIONS
     )
+    if text.lstrip().startswith(_BEGINNINGS):
+        return text
+    content = read_file(Path(text.strip()).expanduser(), f"The file of the {what}")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ConnectionProblem(f"The file of the {what} is not text.") from None
+
+
+_BEGINNINGS = ("-----BEGIN", "{")
+
+
+def _is_whole(text: str) -> bool:
+    """Whether a paste has come to its end: a path is one line, PEM ends with its END, and JSON with its last brace."""
+    begun = text.strip()
+    if begun.startswith("{"):
+        return begun.endswith("}") and begun.count("{") == begun.count("}")
+    return not begun.startswith("-----BEGIN") or (begun.endswith("-----") and "-----END" in begun)
 
 
 def _asked(kind: CredentialKind, field: Field) -> str:

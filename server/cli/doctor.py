@@ -356,6 +356,7 @@ def definitions(patient: Patient) -> Iterator[Finding]:
 
 def consents(patient: Patient) -> Iterator[Finding]:
     """Accounts that are signed in to by OAuth: whose tokens have ended, and which are still to be ended."""
+    from server.cli.consent import needed
     from server.oauth.revoking import pending
     from server.oauth.tokens import standing
 
@@ -364,7 +365,7 @@ def consents(patient: Patient) -> Iterator[Finding]:
     database = patient.installation.database
     for org, connection in _connections(patient):
         if connection.needs_consent_at is not None:
-            again = f"{org}: {connection.name} needs consent again, and none of its tools can work until then: "
+            again = f"{org}: {connection.name} needs {needed(connection)}, and none of its tools can work until then: "
             yield Finding("consents", "fail", f"{again}keyleash connection rotate {connection.name} --org {org}")
             continue
         held = standing(database, connection)

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TextIO
 
 from server.cli.output import plain
@@ -51,6 +51,43 @@ def ask_hidden(question: str, *, otherwise: str) -> str:
         return getpass.getpass(plain(question))
     except EOFError:
         raise NotSure("Nothing was done: the terminal was closed.") from None
+
+
+def ask_hidden_lines(question: str, *, whole: Callable[[str], bool], otherwise: str) -> str:
+    """Lines that are not shown while they are typed or pasted, until they are `whole`. Raises NoTerminal."""
+    with terminal(otherwise=otherwise) as (keyboard, screen), _unseen(keyboard, otherwise):
+        screen.write(plain(question))
+        screen.flush()
+        lines: list[str] = []
+        while sum(map(len, lines)) <= MOST_PASTED:
+            line = keyboard.readline()
+            if not line:
+                raise NotSure("Nothing was done: the terminal was closed.")
+            lines.append(line.rstrip("\r\n"))
+            if whole("\n".join(lines)):
+                screen.write("\n")
+                return "\n".join(lines)
+    raise NotSure(f"Nothing was done: that is more than {MOST_PASTED} characters, and no end of a key is in sight.")
+
+
+MOST_PASTED = 64 * 1024
+
+
+@contextlib.contextmanager
+def _unseen(keyboard: TextIO, otherwise: str) -> Generator[None]:
+    """Echo is off while the block runs, once for all lines: between two, what was pasted ahead would be lost."""
+    if sys.platform == "win32":
+        raise NoTerminal(f"A file of several lines cannot be typed unseen here. {otherwise}")
+    import termios
+
+    before = termios.tcgetattr(keyboard)
+    quiet = [*before]
+    quiet[3] &= ~termios.ECHO
+    termios.tcsetattr(keyboard, termios.TCSADRAIN, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(keyboard, termios.TCSAFLUSH, before)
 
 
 @contextlib.contextmanager

@@ -131,7 +131,7 @@ async def _sent(
                     message = None if result.ok else result.text
                     tried.append(Tried(call.name, result.ok, None, size, _since(began), message))
                     continue
-                reply = await egress.send(request, attach=attaching(kind, secret), private=connection.networks)
+                reply = await egress.send(request, attach=attaching(kind, secret, request), private=connection.networks)
                 result = interpret(call, reply)
             except ConnectorError as error:
                 status = error.status or None if isinstance(error, UpstreamError) else None

@@ -330,7 +330,7 @@ def _end(source: "Source", secret: "Secret", networks: tuple["Network", ...]) ->
         asked = revoking(oauth, source.url, secret, secret.fields)
         async with Egress() as egress:
             reply = await egress.send(asked.prepared, attach=asked.attach, fill=asked.fill, private=networks)
-        revoked(reply, source.url)
+        revoked(oauth, reply, source.url)
 
     try:
         asyncio.run(once())

@@ -17,6 +17,7 @@ from connectors.definition import Connector, OAuth
 from connectors.errors import ConnectorError, TokenRefused
 from connectors.oauth import Proof, authorization_url
 from connectors.oauthblock import good_scope
+from connectors.signed import SIGNED
 from server.connections import ConnectionProblem, Network
 from server.oauth.tokens import Consent, ask, host_of, sealed_fields
 from vault import Secret
@@ -66,6 +67,9 @@ def redirect_of(url: str, *, paste: bool) -> Redirect:
 
 def scopes_to_ask(oauth: OAuth, given: Sequence[str]) -> tuple[str, ...]:
     """The scopes that are asked for: those given, else the file's. Raises ConnectionProblem."""
+    for scope in given if oauth.grant in SIGNED else ():
+        if problem := SIGNED[oauth.grant].check_scope(scope):
+            raise ConnectionProblem(f"{scope[:80]!a} is no scope here: {problem}.")
     for scope in given:
         if not good_scope(scope):
             raise ConnectionProblem(f"{scope[:80]!a} is no scope: give one at a time, with `--scope` before each.")
@@ -214,14 +218,18 @@ async def by_itself(
     app: Secret,
     app_name: str,
     scopes: Sequence[str],
+    kept: Secret | None = None,
 ) -> Consent:
-    """The token that an app gets for itself (client credentials). Raises ConnectionProblem."""
+    """The token that an app gets for itself, by its secret or its private key. Raises ConnectionProblem.
+
+    `kept` is what is sealed in the place of `app`: a reference to it.
+    """
     return await _consent(
         egress,
         connector,
         oauth,
         app,
-        app=app,
+        app=kept or app,
         app_name=app_name,
         base_url=base_url,
         networks=networks,
@@ -247,7 +255,7 @@ async def _consent(
         given = await ask(
             egress,
             oauth,
-            "authorization_code" if oauth.grant == "code" else "client_credentials",
+            "authorization_code" if oauth.grant == "code" else oauth.grant,
             held,
             base_url=base_url,
             networks=networks,
@@ -255,7 +263,7 @@ async def _consent(
             scopes=scopes,
         )
     except TokenRefused as refused:
-        problem = _refused(refused.code, connector.title, host_of(oauth, base_url))
+        problem = _refused(oauth, refused.code, connector.title, host_of(oauth, base_url))
     except ConnectorError as error:
         problem = f"{error} {_AGAIN}"
     else:
@@ -264,7 +272,9 @@ async def _consent(
     raise ConsentFailed(problem)
 
 
-def _refused(code: str, title: str, host: str) -> str:
+def _refused(oauth: OAuth, code: str, title: str, host: str) -> str:
+    if oauth.grant in SIGNED:
+        return f"{host} gives no token ({code}). {SIGNED[oauth.grant].mend(code)} {_AGAIN}"
     mend = {
         "invalid_client": f"{title} does not know this app: look at its client id and its secret.",
         "invalid_grant": "The code was used before, has expired, or was not given for this request.",

@@ -17,19 +17,21 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from connectors.definition import Connector, OAuth
-from connectors.errors import ConnectorError, TokenRefused, Unreachable
+from connectors.definition import Connector, CredentialKind, OAuth
+from connectors.errors import ConnectorError, CredentialMalformed, TokenRefused, Unreachable
 from connectors.oauth import Granted
 from server.audit import AuditError, Event, append
 from server.clock import iso, now_ms
 from server.connections import Connection, credential_kind, take_credential
+from server.credential import is_reference, resolved
 from server.database import Database, DatabaseProblem, Rows
 from server.erasure import request
-from server.errors import ConsentNeeded, NotRenewed
+from server.errors import CallRefused, ConsentNeeded, KeyRefused, NotRenewed
 from server.identity import touch
 from server.oauth.apps import Apps
 from server.oauth.tokens import Standing, ask, host_of, renewed, sealed_fields, standing
-from vault import CannotOpen, Secret, Vault, VaultError
+from vault import STORED, CannotOpen, CannotResolve, Resolver, Secret, Vault, VaultError
+from vault.references import GRACE_S
 
 if TYPE_CHECKING:
     from connectors.egress import Egress
@@ -62,7 +64,8 @@ class Superseded(Exception):
 class Renewals:
     """Keeps the tokens of all connections of one process usable."""
 
-    def __init__(self, database: Database, vault: Vault, egress: "Egress", apps: Apps) -> None:
+    def __init__(self, database: Database, vault: Vault, egress: "Egress", apps: Apps, references: Resolver) -> None:
+        self._references = references
         self._apps = apps
         self._database = database
         self._vault = vault
@@ -71,21 +74,22 @@ class Renewals:
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def current(self, connection: Connection, connector: Connector, who: Mapping[str, Any]) -> None:
-        """Return once the connection's token can be used, as far as anybody knows. Raises ConsentNeeded or NotRenewed.
+        """Return once the connection's token can be used, as far as anybody knows.
 
+        Raises ConsentNeeded, or KeyRefused where a private key is what the provider takes no more, or NotRenewed.
         `who` is put on record with a renewal. For a connection without tokens it does nothing.
         """
         if connection.needs_consent_at is not None:
-            raise ConsentNeeded(connection.name)
-        oauth = _oauth_of(connection, connector)
-        if oauth is None:
+            raise _needs(connection)
+        kind = _kind_of(connection, connector)
+        if kind is None or kind.oauth is None:
             return
         held = standing(self._database, connection)
         if held is None or not (held.needs_consent or held.due(now_ms())):
             return
         async with self._turns[connection.id]:
             # A task of its own, and waited for: a new pair is not lost to a client that goes away. Bounded in time.
-            task = asyncio.ensure_future(self._renewed(connection, oauth, who))
+            task = asyncio.ensure_future(self._renewed(connection, kind, kind.oauth, who))
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)
             with anyio.CancelScope(shield=True):
@@ -96,7 +100,9 @@ class Renewals:
         if self._under_way:
             await asyncio.wait(self._under_way)
 
-    async def _renewed(self, connection: Connection, oauth: OAuth, who: Mapping[str, Any]) -> None:
+    async def _renewed(
+        self, connection: Connection, kind: CredentialKind, oauth: OAuth, who: Mapping[str, Any]
+    ) -> None:
         until = time.monotonic() + WAIT_S
         while True:
             now = now_ms()
@@ -106,11 +112,11 @@ class Renewals:
             if not held.due(now) and not held.needs_consent:
                 return
             if held.needs_consent:
-                raise ConsentNeeded(connection.name)
+                raise _needs(connection)
             resting = held.retry_at is not None and now < held.retry_at
             turn = None if resting else await self._take(connection, held)
             if turn is not None:
-                await self._renew(connection, oauth, turn, who)
+                await self._renew(connection, kind, oauth, turn, who)
                 continue
             if held.usable(now):
                 return  # somebody else is at it, or it failed a moment ago: what is there still works
@@ -131,7 +137,7 @@ class Renewals:
                 "c.org = oauth_token.org AND c.id = oauth_token.connection AND c.credential_version = ? "
                 "AND c.needs_consent_at IS NULL)",
                 (
-                    *(lease, now + LEASE_MS, connection.org, connection.id, held.generation, now),
+                    *(lease, now + self._lease_ms(connection), connection.org, connection.id, held.generation, now),
                     connection.credential_version,
                 ),
             )
@@ -146,7 +152,14 @@ class Renewals:
             log.error("a renewal for %s could not begin: %s", connection.name, problem)
             raise NotRenewed(connection.name, "the database") from None
 
-    async def _renew(self, connection: Connection, oauth: OAuth, turn: _Turn, who: Mapping[str, Any]) -> None:
+    def _lease_ms(self, connection: Connection) -> int:
+        """Where a key has to be read from where it stays, that takes its time too."""
+        reading_s = 0.0 if connection.source == STORED else self._references.seconds + GRACE_S
+        return LEASE_MS + int(reading_s * 1000)
+
+    async def _renew(
+        self, connection: Connection, kind: CredentialKind, oauth: OAuth, turn: _Turn, who: Mapping[str, Any]
+    ) -> None:
         started = time.monotonic()
         facts: dict[str, Any] = {
             **who,
@@ -155,7 +168,7 @@ class Renewals:
             "app": turn.held.app,
             "took_over": turn.took_over or None,
         }
-        outcome = await self._asked(connection, oauth, turn)
+        outcome = await self._asked(connection, kind, oauth, turn)
         facts["milliseconds"] = round((time.monotonic() - started) * 1000)
         try:
             if isinstance(outcome, Exception):
@@ -170,18 +183,23 @@ class Renewals:
             log.error("what came of a renewal for %s could not be stored: %s", connection.name, problem)
             raise NotRenewed(connection.name, "not stored") from None
 
-    async def _asked(self, connection: Connection, oauth: OAuth, turn: _Turn) -> tuple[Granted, Secret] | Exception:
+    async def _asked(
+        self, connection: Connection, kind: CredentialKind, oauth: OAuth, turn: _Turn
+    ) -> tuple[Granted, Secret] | Exception:
         """What the provider gave, and what is to be sealed of it; or why nothing. Raises nothing: secrets are here."""
         try:
-            with turn.taken() as taken, self._joined(turn, connection, oauth, taken) as sealed:
-                code = oauth.grant == "code"
-                if code and "refresh_token" not in sealed.fields:
+            with (
+                turn.taken() as taken,
+                self._joined(turn, connection, oauth, taken) as sealed,
+                await self._in_hand(connection, kind, sealed) as held,
+            ):
+                if oauth.grant == "code" and "refresh_token" not in held.fields:
                     return TokenRefused(host_of(oauth, connection.base_url), "no refresh token", ended=True)
                 given = await ask(
                     self._egress,
                     oauth,
-                    "refresh_token" if code else "client_credentials",
-                    sealed,
+                    "refresh_token" if oauth.grant == "code" else oauth.grant,
+                    held,
                     base_url=connection.base_url,
                     networks=connection.networks,
                     scopes=turn.held.asked,
@@ -192,6 +210,12 @@ class Renewals:
         except Exception as problem:
             log.error("a renewal failed inside Keyleash: %s", type(problem).__name__)
             return ConnectorError("inside Keyleash")
+
+    async def _in_hand(self, connection: Connection, kind: CredentialKind, sealed: Secret) -> Secret:
+        """What is asked with: as it is sealed, or read from where it stays. Raises CannotOpen or CannotResolve."""
+        if not is_reference(connection, sealed):
+            return sealed
+        return await anyio.to_thread.run_sync(resolved, self._references, kind, sealed)
 
     def _joined(self, turn: _Turn, connection: Connection, oauth: OAuth, taken: Secret) -> Secret:
         return self._apps.joined(turn.held.app, connection.connector, oauth, taken)
@@ -234,8 +258,8 @@ class Renewals:
         """Put a failure on record, and say what it means for the call. A token that still works is used on."""
         if isinstance(problem, TokenRefused) and problem.ended:
             await self._ended(connection, turn, problem, facts)
-            raise ConsentNeeded(connection.name)
-        code = problem.code if isinstance(problem, TokenRefused) else type(problem).__name__
+            raise _needs(connection)
+        code = _said(problem)
         lost = oauth.rotates and isinstance(problem, Unreachable) and problem.maybe_sent
         wait = min(BACKOFF_MS * 2 ** min(turn.held.failures, 10), MOST_BACKOFF_MS)
 
@@ -281,13 +305,25 @@ class Renewals:
             append(rows, connection.org, Event.CONNECTION_NEEDS_CONSENT, **facts, outcome="failed", reason=problem.code)
 
         await self._database.of(connection.org).write(change)
-        log.error("%s has to be consented to again: %s", connection.name, problem)
+        what = "needs a new key" if connection.signed else "has to be consented to again"
+        log.error("%s %s: %s", connection.name, what, problem)
 
 
-def _oauth_of(connection: Connection, connector: Connector) -> OAuth | None:
-    """None also where the connector's file has changed: then the credential does not open, and the call says so."""
+def _needs(connection: Connection) -> CallRefused:
+    return KeyRefused(connection.name) if connection.signed else ConsentNeeded(connection.name)
+
+
+def _said(problem: Exception) -> str:
+    """Why there is no token, for the log and the record."""
+    if isinstance(problem, TokenRefused):
+        return problem.code
+    return str(problem) if isinstance(problem, (CannotResolve, CredentialMalformed)) else type(problem).__name__
+
+
+def _kind_of(connection: Connection, connector: Connector) -> CredentialKind | None:
+    """None where the connector's file has changed: then the credential does not open, and the call says so."""
     try:
-        return credential_kind(connection, connector).oauth
+        return credential_kind(connection, connector)
     except CannotOpen:
         return None
 

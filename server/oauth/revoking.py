@@ -164,7 +164,7 @@ async def _asked(  # noqa: PLR0917 - the arguments of `attempt`
                 private=tuple(ipaddress.ip_network(text) for text in one.private),
                 limits=LIMITS,
             )
-            revoked(reply, host_of(oauth, one.base_url))
+            revoked(oauth, reply, host_of(oauth, one.base_url))
     except TokenRefused as refused:
         return refused.code, refused.ended
     except CannotOpen:

@@ -42,7 +42,7 @@ class Consent:
     @property
     def renewable(self) -> bool:
         """Whether another token can be had without a person."""
-        return self.oauth.grant == "client_credentials" or "refresh_token" in self.secret.fields
+        return self.oauth.grant != "code" or "refresh_token" in self.secret.fields
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -110,15 +110,17 @@ def host_of(oauth: OAuth, base_url: str) -> str:
 
 
 def sealed_fields(given: Granted, kept: Secret, app: str) -> Secret:
-    """The credential to seal: the new tokens; of `kept` the org's own app, and the refresh token if no new one came."""
+    """The credential to seal: the new tokens; of `kept` the org's own app or key, or the reference to it, and the
+    refresh token if no new one came.
+    """
     new = {"access_token": "secret", "refresh_token": "refresh_token"}
-    names = [name for name in kept.fields if name in _KEPT[app in (OWN, REGISTERED)]]
+    names = [name for name in kept.fields if name not in _DROPPED[app in (OWN, REGISTERED)]]
     return Secret(
         {name: kept.reveal(name) for name in names} | {new[name]: given.reveal(name) for name in given.fields}
     )
 
 
-_KEPT = {True: ("client_id", "client_secret", "refresh_token"), False: ("refresh_token",)}
+_DROPPED = {True: ("secret",), False: ("secret", "client_id", "client_secret")}
 
 
 def begin(rows: Rows, connection: Connection, consent: Consent) -> None:

@@ -57,7 +57,7 @@ def test_every_scheme_puts_the_secret_where_it_says_and_nowhere_else():
     assert apply("query", secret=CANARY) == ({}, [("api_key", CANARY)], (CANARY,))
     assert apply("basic", user="ann", password=CANARY) == ({"Authorization": f"Basic {pair}"}, [], (pair, CANARY))
     assert apply("user_only", user=CANARY) == ({"Authorization": f"Basic {alone}"}, [], (alone, CANARY))
-    assert {kind.scheme for kind in SHOP.credentials} | {"env", "none"} == set(SCHEMES)
+    assert {kind.scheme for kind in SHOP.credentials} | {"env", "none", "aws_sigv4"} == set(SCHEMES)
 
 
 STARTED = parse(

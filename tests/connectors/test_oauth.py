@@ -299,10 +299,10 @@ def test_a_code_that_echoes_a_secret_is_not_passed_on() -> None:
 )
 def test_a_revocation_is_done_refused_for_good_or_to_be_tried_again(status: int, final: bool | None) -> None:
     if final is None:
-        revoked(reply(b"", status), "id")
+        revoked(OAUTH, reply(b"", status), "id")
         return
     with pytest.raises(TokenRefused) as refused:
-        revoked(reply(b"", status), "id")
+        revoked(OAUTH, reply(b"", status), "id")
     assert refused.value.ended is final
 
 

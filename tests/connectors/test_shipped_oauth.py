@@ -8,6 +8,7 @@ from connectors.departure import checked_url
 from connectors.oauth import asking, authorization_url, endpoint, revoking
 from server.connections import bound_scheme
 from tests.connectors.test_oauth import APP, Held, sent
+from tests.issuer import key, key_file, pem
 
 CONNECTORS = Catalogue.load(shipped_folder()).connectors
 KINDS = [
@@ -17,11 +18,16 @@ KINDS = [
     if kind.oauth
 ]
 GOOGLE = ("https://oauth2.googleapis.com", "https://oauth2.googleapis.com")
+ACCOUNT = ("https://oauth2.googleapis.com", "")
 HOSTS = {
     "gmail-oauth": GOOGLE,
     "google_calendar-oauth": GOOGLE,
     "google_drive-oauth": GOOGLE,
+    "gmail-service_account": ACCOUNT,
+    "google_calendar-service_account": ACCOUNT,
+    "google_drive-service_account": ACCOUNT,
     "github-oauth": ("https://github.com", "https://api.github.com"),
+    "github-github_app": ("https://api.github.com", "https://api.github.com"),
     "linear-oauth": ("https://api.linear.app", "https://api.linear.app"),
     "jira-oauth": ("https://auth.atlassian.com", ""),
     "sentry-oauth": ("https://sentry.io", ""),
@@ -67,7 +73,12 @@ def test_secrets_go_to_the_vendor_and_to_nobody_else(connector: Connector, way: 
 @pytest.mark.parametrize(("connector", "way"), KINDS)
 def test_what_is_asked_can_be_sent(connector: Connector, way: CredentialKind) -> None:
     oauth, where = oauth_of(way), base_of(connector)
-    held = Held(**APP, code="the code", verifier="the verifier", refresh_token="rt_12345678", secret="at_12345678")
+    held = Held(
+        **APP,
+        **{"code": "the code", "verifier": "the verifier", "refresh_token": "rt_12345678", "secret": "at_12345678"},
+        **{"app_id": "1", "installation_id": "7", "private_key": pem(key())},
+        key_file=key_file(key(), token_uri=oauth.token),
+    )
     if oauth.grant == "code":
         url = authorization_url(
             oauth,
@@ -79,7 +90,7 @@ def test_what_is_asked_can_be_sent(connector: Connector, way: CredentialKind) ->
             scopes=(),
         )
         assert url.startswith("https://")
-    whats = ("authorization_code", "refresh_token") if oauth.grant == "code" else ("client_credentials",)
+    whats = ("authorization_code", "refresh_token") if oauth.grant == "code" else (oauth.grant,)
     requests = [asking(oauth, where, what, held, redirect="http://127.0.0.1:8701/callback") for what in whats]
     if oauth.revoke:
         requests.append(revoking(oauth, where, held, held.fields))

@@ -1,5 +1,6 @@
 """A credential is taken apart and looked at without a word of it being quoted or left in a traceback."""
 
+import json
 import traceback
 
 import pytest
@@ -7,7 +8,9 @@ import pytest
 from connectors.definition import CredentialKind, Field
 from connectors.loading import parse
 from server.connections import Connection, ConnectionProblem
-from server.credential import check_fields, is_reference, parse_fields, recognised, resolved
+from server.credential import check_fields, is_reference, parse_fields, recognised, resolved, stays_elsewhere
+from tests.aws import SECRETS_MANAGER
+from tests.issuer import FORGE
 from tests.places import Places
 from vault import REFERENCE_FIELD, CannotOpen, CannotResolve, Resolver, Secret, VaultError, to_reference
 
@@ -188,3 +191,56 @@ def test_a_reference_may_lead_to_several_fields(places: Places) -> None:
     assert values(fields) == {"user": "ada", "password": CANARY}
     with pytest.raises(VaultError, match="wiped"):
         found[0].reveal()
+
+
+# -- a key's files, and what may be left out
+
+FORGE_FILE = parse(FORGE)
+APP, ROBOT = FORGE_FILE.kind("app"), FORGE_FILE.kind("robot")
+AWS = parse(SECRETS_MANAGER, "aws_secrets.yaml").kind("keys")
+
+
+def test_a_key_file_takes_the_lines_that_are_left_and_may_stand_in_an_object() -> None:
+    expected = {"app_id": "1", "installation_id": "2", "private_key": "-----BEGIN\na\n\nb\n-----END"}
+    assert values(parse_fields(APP, given("1\r\n2\r\n-----BEGIN\r\na\r\n\r\nb\r\n-----END\r\n"))) == expected
+    assert values(parse_fields(APP, given(json.dumps(expected)))) == expected
+
+
+def test_a_service_accounts_file_is_taken_whole_and_whom_it_acts_for_out_of_it() -> None:
+    file = {"type": "service_account", "client_email": "a@b", "private_key": "k\nk"}
+    alone = values(parse_fields(ROBOT, given(json.dumps(file, indent=2))))
+    assert {name: json.loads(value) for name, value in alone.items()} == {"key_file": file}
+    acting = values(parse_fields(ROBOT, given(json.dumps({**file, "subject": "ann@b"}))))
+    assert (json.loads(acting["key_file"]), acting["subject"]) == (file, "ann@b")
+    inner = {"key_file": json.dumps(file), "subject": ""}
+    assert values(parse_fields(ROBOT, given(json.dumps(inner)))) == {"key_file": json.dumps(file)}
+
+
+def test_what_may_be_left_out_is_not_kept_when_it_is_empty() -> None:
+    three = {"access_key_id": "AKIA", "secret_access_key": CANARY, "region": "eu-west-1"}
+    for text in (
+        "\n".join(three.values()),
+        "\n".join((*three.values(), "")),
+        json.dumps(three),
+        json.dumps({**three, "session_token": ""}),
+    ):
+        assert values(parse_fields(AWS, given(text))) == three
+    check_fields(AWS, Secret(three))
+    assert values(parse_fields(AWS, given("\n".join((*three.values(), "token"))))) == {
+        **three,
+        "session_token": "token",
+    }
+    assert recognised([KEY, PAIR, AWS], Secret(three)) is AWS
+    assert recognised([AWS], Secret({"access_key_id": "AKIA"})) is None
+    with pytest.raises(ConnectionProblem, match="shorter than 8"):
+        check_fields(AWS, Secret({**three, "session_token": "short"}))
+
+
+def test_a_token_is_sent_as_it_is_sealed_and_only_a_secret_is_read_from_where_it_stays() -> None:
+    pointing = {REFERENCE_FIELD: "env:HOME"}
+    assert stays_elsewhere(row("env"), KEY, Secret(pointing))
+    assert not stays_elsewhere(row("env"), APP, Secret({**pointing, "secret": CANARY}))
+    assert not stays_elsewhere(row("vault"), KEY, given(CANARY))
+    for kind, sealed in ((KEY, {**pointing, "secret": CANARY}), (APP, pointing)):
+        with pytest.raises(CannotOpen):
+            stays_elsewhere(row("env"), kind, Secret(sealed))

@@ -164,6 +164,9 @@ STATED: dict[str, list[Case | Operators | Unowned]] = {
     "audit list": [Case("audit list", AUDITORS)],
     "audit verify": [Case("audit verify", AUDITORS)],
     "audit export": [Case("audit export --output -", AUDITORS)],
+    "audit stream": [Case("audit stream --output {folder}/log.jsonl --once", AUDITORS)],
+    "audit hash": [Case("audit hash - --argument charge", AUDITORS, stdin=b"ch_1")],
+    "audit events": [Unowned("it lists what every log can hold", "audit events --json")],
     "client add": [Case("client add cursor", AT_WORK), Case("client add cursor --agent reconciler", ADMINS)],
     "client remove": [Case("client remove cursor", AT_WORK)],
 }

@@ -121,7 +121,9 @@ def test_a_sealed_reference_says_what_it_is_and_a_secret_does_not_look_like_one(
     assert source_of(Secret({"secret": "env:HOME"})) == "vault"
     assert source_of(Secret({REFERENCE_FIELD: "env:HOME"})) == "env"
     assert source_of(Secret({REFERENCE_FIELD: "gopher:x"})) == ""
-    assert source_of(Secret({REFERENCE_FIELD: "env:HOME", "secret": "x"})) == ""
+    assert source_of(Secret({REFERENCE_FIELD: "env:HOME", "secret": "x"})) == "env", "a token that was had with it"
+    assert source_of(Secret({REFERENCE_FIELD: "env:HOME", "password": "x"})) == ""
+    assert source_of(Secret({REFERENCE_FIELD: "env:HOME", "secret": "x", "password": "x"})) == ""
 
 
 # -- time, threads and traces

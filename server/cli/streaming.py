@@ -1,0 +1,229 @@
+"""`keyleash audit stream`, `hash` and `events`: hand the record on, find a value in it, and what its events mean."""
+
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from server.cli.acting import AsJson, AsMember, OrgName, at_desk
+from server.cli.audit import (
+    AgentName,
+    ArgumentHash,
+    ConnectionName,
+    EventName,
+    GrantId,
+    MemberName,
+    Outcome,
+    ToolName,
+    filters_of,
+    log_of,
+    require_format,
+    require_not_ours,
+)
+from server.cli.output import say, show_json, show_table, warn
+
+if TYPE_CHECKING:
+    from server.audit.streaming import Place, Position, Receiver
+    from server.settings import Settings
+
+
+def stream(
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Append to this file; - is standard output."),
+    ] = None,
+    syslog: Annotated[
+        bool, typer.Option("--syslog", help="Send to the receiver that KEYLEASH_SYSLOG names, as RFC 5424.")
+    ] = False,
+    format: Annotated[
+        str | None, typer.Option("--format", help="jsonl (unless said otherwise), csv, ocsf, cef, syslog or otlp.")
+    ] = None,
+    name: Annotated[
+        str, typer.Option("--name", metavar="NAME", help="Which stream: each keeps its own place in the log.")
+    ] = "default",
+    only_new: Annotated[
+        bool, typer.Option("--only-new", help="A stream that begins: not with the first entry, but with the next.")
+    ] = False,
+    once: Annotated[bool, typer.Option("--once", help="End when all that there is has been handed on.")] = False,
+    event: EventName = None,
+    agent: AgentName = None,
+    member: MemberName = None,
+    connection: ConnectionName = None,
+    tool: ToolName = None,
+    outcome: Outcome = None,
+    grant: GrantId = None,
+    argument: ArgumentHash = None,
+    org: OrgName = None,
+    as_member: AsMember = None,
+) -> None:
+    """Hand on the record as it is written: every entry at least once, from where this stream stopped."""
+    from server.audit import AuditError, Event, Head, head
+    from server.audit.streaming import Place, Position, Stream, beginning
+    from server.settings import read_settings
+
+    settings = read_settings()
+    form, to = _planned(output, format, settings, syslog=syslog)
+    filters = filters_of(None, None, event, agent, member, connection, tool, outcome, grant, argument)
+    with log_of(org, as_member) as log, _alone(settings, log.org, name) as file:
+        place = Place(file)
+        known = place.read()
+        start: Head = (only_new and head(log.database, log.org)) or beginning(log.org)
+        begun = Position(log.org, to, form, dict(filters), start.seq, start.hash)
+        position = begun if known is None else _resumed(known, begun, place, name)
+        log.record(
+            Event.AUDIT_STREAMED, format=form, to=to, stream=name, after=position.seq, selection=dict(filters) or None
+        )
+        with _receiver(output, form, log.org, settings) as receiver:
+            following = Stream(log.database, place, position, receiver, warn, _wait)
+            try:
+                following.begin()
+                following.follow(once=once, **filters)
+            except BrokenPipeError:
+                raise AuditError("Whoever read standard output is gone. Start the stream again to go on.") from None
+            finally:
+                last = following.position
+                say(f"Handed on {following.sent} entries, up to entry {last.seq}.")
+
+
+def hash_value(
+    argument: Annotated[
+        list[str],
+        typer.Option("--argument", "-a", metavar="NAME", help="Of which argument, as the tool names it. Repeatable."),
+    ],
+    value: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[VALUE]", help="What to look for. Left out, you are asked for it, unseen; - is standard input."
+        ),
+    ] = None,
+    org: OrgName = None,
+    as_member: AsMember = None,
+    json: AsJson = False,
+) -> None:
+    """Show the keyed hashes under which a value stands in the record, for `audit list --argument NAME=HASH`.
+
+    Text and JSON (5000, true, ["a"]) have different hashes: where the value reads as both, both are shown.
+    """
+    from server.audit import AUDIT_VALUES, Event, append, hashes_of
+
+    with at_desk(org, as_member, "read the audit log") as desk:
+        given = _given(value)
+        desk.have_keys_at_hand()
+        key = desk.database.query(lambda rows: desk.installation.vault.derive(rows, desk.org.id, AUDIT_VALUES))
+        desk.database.write_now(
+            lambda rows: append(
+                rows, desk.org.id, Event.AUDIT_HASHED, named=argument, by=desk.by, known_by=desk.actor.known_by
+            )
+        )
+        found = hashes_of(key, argument, given)
+    if json:
+        show_json([each._asdict() for each in found])
+        return
+    show_table(("ARGUMENT", "TAKEN FOR", "HASH"), found, empty="")
+
+
+def events(json: AsJson = False) -> None:
+    """List every event that can be on record, and what it means."""
+    from server.audit import MEANINGS, Event
+
+    found = [(event.value, MEANINGS[event].text) for event in Event]
+    if json:
+        show_json([{"event": event, "meaning": meaning} for event, meaning in found])
+        return
+    show_table(("EVENT", "MEANING"), found, empty="")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"stream": stream, "hash": hash_value, "events": events}
+
+
+def _planned(output: str | None, format: str | None, settings: "Settings", *, syslog: bool) -> tuple[str, str]:
+    """The format and where it goes, as noted. Raises BadParameter."""
+    if (output is None) != syslog:
+        raise typer.BadParameter("name one place: --output FILE, --output - or --syslog.")
+    if output is not None:
+        form = format or "jsonl"
+        require_format(form)
+        require_not_ours(output)
+        return form, output if output == "-" else str(Path(output).absolute())
+    if format not in (None, "syslog"):
+        raise typer.BadParameter("a syslog receiver takes --format syslog only.")
+    if settings.syslog is None:
+        raise typer.BadParameter("KEYLEASH_SYSLOG does not say where the receiver is: udp, tcp or tls://HOST:PORT.")
+    kind, host, port = settings.syslog
+    return "syslog", f"{kind}://{host}:{port}"
+
+
+def _resumed(known: "Position", begun: "Position", place: "Place", name: str) -> "Position":
+    """Where the stream stopped, if it is the same one. Raises BadParameter."""
+    if (known.org, known.to, known.form, known.selection) == (begun.org, begun.to, begun.form, begun.selection):
+        return known
+    raise typer.BadParameter(
+        f"the stream {name} goes to {known.to} as {known.form}, with the filters {known.selection or 'none'}. For "
+        f"another one give another --name; to change this one, remove {place.path}, and it begins anew."
+    )
+
+
+@contextmanager
+def _alone(settings: "Settings", org: str, name: str) -> "Generator[Path]":
+    """The file that keeps the stream's place, for one process at a time."""
+    import re
+
+    from server.audit import AuditError
+    from server.locks import alone
+
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+        raise typer.BadParameter(f"--name {name!r}: letters, digits, - and _, 64 at most.")
+    folder = settings.streams / org
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise AuditError(f"{folder} cannot be made: {error.strerror}. Look at its owner and disk.") from None
+    with alone(folder / f"{name}.lock") as first:
+        if not first:
+            raise AuditError(f"The stream {name} is running already. For a second one give another --name.")
+        yield folder / f"{name}.json"
+
+
+@contextmanager
+def _receiver(output: str | None, form: str, org: str, settings: "Settings") -> "Generator[Receiver]":
+    from server.audit import FORMATS
+    from server.audit.receivers import AppendedFile, Pipe
+
+    if output == "-":
+        yield Pipe(sys.stdout.buffer, FORMATS[form], org)
+        return
+    target: Any = None
+    if output is not None:
+        target = AppendedFile(Path(output).absolute(), FORMATS[form], org)
+    elif settings.syslog is not None:
+        from server.audit.wire import Target, Wire
+
+        target = Wire(Target(*settings.syslog), settings.syslog_ca_file)
+    try:
+        yield target
+    finally:
+        target.close()
+
+
+def _wait(seconds: float) -> None:
+    import time
+
+    time.sleep(seconds)
+
+
+def _given(value: str | None) -> str:
+    """The value, as text. Raises NoTerminal."""
+    from server.cli.terminal import ask_hidden
+
+    if value is None:
+        return ask_hidden("The value: ", otherwise="Give it on standard input, with - in its place.")
+    if value != "-":
+        warn("what stands in a command line is kept in the shell's history. Leave the value out to be asked for it.")
+        return value
+    return sys.stdin.buffer.read(MAX_VALUE).decode("utf-8", "surrogateescape").removesuffix("\n")
+
+
+MAX_VALUE = 16 * 1024 * 1024

@@ -1,0 +1,527 @@
+"""A stream hands on every entry at least once and goes on where it stopped, whatever is killed, moved or away."""
+
+import json
+import os
+import resource
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.audit import FORMATS, CannotRead, Entry, Event, append
+from server.audit.receivers import AppendedFile
+from server.audit.streaming import (
+    AGAIN_S,
+    AT_MOST_S,
+    BATCH,
+    LOOK_S,
+    Away,
+    Position,
+    Stream,
+    StreamProblem,
+    batches,
+    beginning,
+)
+from server.audit.streaming import (
+    Place as Noted,
+)
+from server.audit.wire import Target, Wire
+from tests.installed import Place
+from tests.server.collectors import Collector, certificate_in
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+class Done(Exception):
+    """The stream waits, and the test has seen enough."""
+
+
+class Kept:
+    """A receiver that keeps numbers; `before` and `after` run before and after it has taken a batch."""
+
+    def __init__(self) -> None:
+        self.seqs: list[int] = []
+        self.before: Callable[[Sequence[Entry]], object] = lambda _: None
+        self.after: Callable[[Sequence[Entry]], object] = lambda _: None
+
+    def resume(self, mark: list[int]) -> None:
+        del mark
+
+    def mark(self) -> list[int]:
+        return []
+
+    def send(self, entries: Sequence[Entry]) -> None:
+        self.before(entries)
+        self.seqs += [entry.seq for entry in entries]
+        self.after(entries)
+
+
+class Streams:
+    """Streams of one place's log, all under one note."""
+
+    def __init__(self, place: Place, folder: Path) -> None:
+        self.place = place
+        self.noted = Noted(folder / "noted.json")
+        self.said: list[str] = []
+        self.waited: list[float] = []
+        self.on_wait: Callable[[float], object] = self._done
+
+    def add(self, count: int = 1, **fields: Any) -> None:
+        def change(rows: Any) -> None:
+            for _ in range(count):
+                append(rows, self.place.org, Event.CALL_OUTCOME, **fields)
+
+        self.place.database.of(self.place.org).write_now(change)
+
+    def delete(self, which: str) -> None:
+        self.place.unlock_the_log()
+        self.place.database.write_now(lambda rows: rows.execute(f"DELETE FROM audit_entry WHERE {which}"))
+
+    @property
+    def last(self) -> int:
+        ((seq,),) = self.place.database.of(self.place.org).read(
+            "SELECT MAX(seq) FROM audit_entry WHERE org = ?", (self.place.org,)
+        )
+        return int(seq)
+
+    def run(self, receiver: Any, *, once: bool = True, db: Any = None, **filters: Any) -> Stream:
+        start = beginning(self.place.org)
+        new = Position(self.place.org, "there", "jsonl", dict(filters), start.seq, start.hash)
+        reader = db or self.place.installation.database.of(self.place.org)
+        stream = Stream(reader, self.noted, self.noted.read() or new, receiver, self.said.append, self._wait)
+        stream.begin()
+        stream.follow(once=once, **filters)
+        return stream
+
+    def run_until_done(self, receiver: Any) -> None:
+        with pytest.raises(Done):
+            self.run(receiver, once=False)
+
+    def _wait(self, seconds: float) -> None:
+        self.waited.append(seconds)
+        self.on_wait(seconds)
+
+    @staticmethod
+    def _done(_: float) -> None:
+        raise Done
+
+
+@pytest.fixture
+def streams(place: Place, tmp_path: Path) -> Streams:
+    return Streams(place, tmp_path)
+
+
+def numbers(path: Path) -> list[int]:
+    return [json.loads(line)["entry"]["seq"] for line in path.read_bytes().splitlines()]
+
+
+def lines_to(path: Path, kind: str = "jsonl") -> AppendedFile:
+    return AppendedFile(path, FORMATS[kind], "org")
+
+
+# -- at least once
+
+
+@pytest.mark.both_databases
+def test_every_entry_is_handed_on_once_and_the_next_run_goes_on_after_it(streams: Streams) -> None:
+    streams.add(3)
+    first = Kept()
+    assert streams.run(first).sent == len(first.seqs)
+    assert first.seqs == list(range(1, streams.last + 1))
+    before = streams.last
+    streams.add(2)
+    again = Kept()
+    streams.run(again)
+    assert again.seqs == [before + 1, before + 2]
+
+
+def test_it_follows_the_log_and_what_it_waits_for_is_handed_on(streams: Streams) -> None:
+    kept, rounds = Kept(), iter(range(3))
+
+    def on_wait(seconds: float) -> None:
+        assert seconds == LOOK_S
+        if next(rounds, None) is None:
+            raise Done
+        streams.add(2)
+
+    streams.on_wait = on_wait
+    with pytest.raises(Done):
+        streams.run(kept, once=False)
+    assert kept.seqs == list(range(1, streams.last + 1))
+    assert streams.waited == [LOOK_S] * 4
+
+
+def test_what_is_written_during_a_run_that_ends_does_not_keep_it_going(streams: Streams) -> None:
+    kept = Kept()
+    kept.after = lambda _: streams.add()
+    streams.run(kept)
+    assert len(kept.seqs) <= streams.last
+
+
+def test_it_writes_no_entry_of_its_own(streams: Streams) -> None:
+    before, rounds = streams.last, iter(range(3))
+
+    def on_wait(_: float) -> None:
+        if next(rounds, None) is None:
+            raise Done
+
+    streams.on_wait = on_wait
+    with pytest.raises(Done):
+        streams.run(Kept(), once=False)
+    assert streams.last == before
+
+
+@pytest.mark.both_databases
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_killed_around_a_batch_nothing_is_lost_and_only_that_batch_comes_twice(
+    streams: Streams, moment: str, batch: int
+) -> None:
+    streams.add(2 * BATCH + 50)
+    killed, count = Kept(), iter(range(1, 10))
+
+    def kill(_: Sequence[Entry]) -> None:
+        if next(count) == batch:
+            raise Killed
+
+    setattr(killed, moment, kill)
+    with pytest.raises(Killed):
+        streams.run(killed)
+    noted = streams.noted.read()
+    assert noted is not None
+    assert noted.seq == (batch - 1) * BATCH
+    again = Kept()
+    streams.run(again)
+    assert again.seqs == list(range(noted.seq + 1, streams.last + 1))
+    assert sorted({*killed.seqs, *again.seqs}) == list(range(1, streams.last + 1))
+
+
+def test_a_place_that_cannot_be_noted_ends_it_and_the_batch_comes_again(streams: Streams, tmp_path: Path) -> None:
+    streams.run(Kept())
+    streams.add()
+    kept = Kept()
+
+    def in_the_way(_: Sequence[Entry]) -> None:
+        streams.noted.path.rename(tmp_path / "before.json")
+        streams.noted.path.mkdir()
+
+    kept.after = in_the_way
+    with pytest.raises(StreamProblem, match="cannot be written"):
+        streams.run(kept)
+    streams.noted.path.rmdir()
+    (tmp_path / "before.json").rename(streams.noted.path)
+    again = Kept()
+    streams.run(again)
+    assert kept.seqs == again.seqs == [streams.last]
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"format":"keyleash-stream","version":2}', b"\xff"])
+def test_a_note_that_is_none_is_refused_with_what_to_do(streams: Streams, content: bytes) -> None:
+    streams.noted.path.write_bytes(content)
+    with pytest.raises(StreamProblem, match="begins anew"):
+        streams.run(Kept())
+    assert streams.noted.path.read_bytes() == content
+
+
+def test_the_note_is_for_this_user_only_and_nothing_else_is_left(streams: Streams, tmp_path: Path) -> None:
+    streams.run(Kept())
+    assert streams.noted.path.stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir() if "unfinished" in path.name] == []
+
+
+@pytest.mark.both_databases
+def test_filters_narrow_what_is_handed_on_and_the_place_moves_past_the_rest(streams: Streams) -> None:
+    streams.add(tool="a")
+    streams.add(tool="b")
+    kept = Kept()
+    streams.run(kept, tool="a")
+    assert kept.seqs == [streams.last - 1]
+    noted = streams.noted.read()
+    assert noted is not None
+    assert (noted.seq, noted.selection) == (streams.last, {"tool": "a"})
+
+
+def test_batches_are_bounded_in_number_and_in_bytes() -> None:
+    def entry(size: int) -> Entry:
+        return Entry(org="o", seq=1, at=1, event="e", text="x" * size, previous="", hash="")
+
+    assert [len(batch) for batch in batches(entry(1) for _ in range(BATCH + 1))] == [BATCH, 1]
+    assert [len(batch) for batch in batches(entry(3_000_000) for _ in range(5))] == [2, 2, 1]
+
+
+# -- a log that is not as it was
+
+
+@pytest.mark.both_databases
+def test_a_log_that_does_not_begin_with_its_first_entry_is_streamed_from_there_and_that_is_said(
+    streams: Streams,
+) -> None:
+    streams.add(5)
+    streams.delete("seq <= 3")
+    kept = Kept()
+    streams.run(kept)
+    assert kept.seqs == list(range(4, streams.last + 1))
+    assert streams.said == ["Entries 1 to 3 are not in the log any more, and were not handed on."]
+
+
+def test_what_was_pruned_after_it_was_handed_on_is_nothing_to_say(streams: Streams) -> None:
+    streams.run(Kept())
+    at = streams.last
+    streams.add(3)
+    streams.delete(f"seq <= {at}")
+    kept = Kept()
+    streams.run(kept)
+    assert kept.seqs == [at + 1, at + 2, at + 3]
+    assert streams.said == []
+
+
+def test_an_older_database_that_was_put_back_is_not_followed(streams: Streams) -> None:
+    streams.run(Kept())
+    streams.delete(f"seq >= {streams.last - 1}")
+    kept = Kept()
+    with pytest.raises(StreamProblem, match="older database was put back"):
+        streams.run(kept)
+    streams.add(5, reason="goes on otherwise")
+    with pytest.raises(StreamProblem, match="audit verify"):
+        streams.run(kept)
+    assert kept.seqs == []
+
+
+def test_a_log_that_goes_back_while_it_is_followed_is_not_followed_on(streams: Streams) -> None:
+    streams.on_wait = lambda _: streams.delete(f"seq >= {streams.last - 1}")
+    with pytest.raises(StreamProblem, match="older database"):
+        streams.run(Kept(), once=False)
+
+
+# -- away
+
+
+def test_while_the_receiver_is_away_it_waits_longer_each_time_says_so_once_and_loses_nothing(streams: Streams) -> None:
+    kept, left = Kept(), iter(range(9))
+
+    def away(_: Sequence[Entry]) -> None:
+        if next(left, None) is not None:
+            raise Away("the receiver is out")
+
+    kept.before = away
+    streams.on_wait = lambda _: streams.add()
+    streams.run(kept)
+    assert kept.seqs == list(range(1, kept.seqs[-1] + 1))
+    assert streams.waited == [min(AGAIN_S * 2**n, AT_MOST_S) for n in range(9)]
+    assert streams.said == [
+        "the receiver is out. It is tried again until it works; nothing is lost meanwhile.",
+        "It works again.",
+    ]
+
+
+def test_after_a_connection_that_ended_the_batch_before_goes_again(streams: Streams) -> None:
+    kept = Kept()
+    streams.add(BATCH + 10)
+    states = iter(["taken", "gone", "taken", "taken"])
+
+    def sometimes(_: Sequence[Entry]) -> None:
+        if next(states) == "gone":
+            raise Away("it is gone", unsure=True)
+
+    kept.before = sometimes
+    streams.on_wait = lambda _: None
+    streams.run(kept)
+    assert kept.seqs == [*range(1, BATCH + 1), *range(1, streams.last + 1)]
+
+
+def test_while_the_database_is_away_it_waits_and_goes_on(streams: Streams) -> None:
+    class Flaky:
+        def __init__(self, database: Any) -> None:
+            self.database, self.reads = database, 0
+
+        def read(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+            self.reads += 1
+            if 2 <= self.reads <= 5:
+                raise OSError("gone")
+            return self.database.read(sql, params)
+
+    kept = Kept()
+    streams.on_wait = lambda _: None
+    streams.run(kept, db=Flaky(streams.place.installation.database.of(streams.place.org)))
+    assert kept.seqs == list(range(1, streams.last + 1))
+    assert "It is tried again" in streams.said[0]
+    with pytest.raises(CannotRead):  # at its beginning it says so at once
+        streams.run(kept, db=Flaky(None))
+
+
+# -- a file
+
+
+@pytest.mark.both_databases
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_file_gets_the_same_lines_as_an_export(streams: Streams, tmp_path: Path, kind: str) -> None:
+    from server.audit import export_lines
+
+    path = tmp_path / "log.out"
+    streams.run(lines_to(path, kind))
+    database = streams.place.installation.database.of(streams.place.org)
+    exported = list(export_lines(database, streams.place.org, format=kind))
+    assert path.read_text(encoding="utf-8") == "".join(exported[1:] if kind == "jsonl" else exported)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_that_others_move_empty_or_remove_is_begun_anew_and_nothing_is_lost(
+    streams: Streams, tmp_path: Path
+) -> None:
+    path, old = tmp_path / "log.csv", tmp_path / "log.csv.1"
+    receiver = lines_to(path, "csv")
+    steps = iter([lambda: path.rename(old), path.unlink, lambda: path.write_bytes(b"")])
+    seen: list[str] = []
+
+    def on_wait(_: float) -> None:
+        seen.append(path.read_text())
+        step = next(steps, None)
+        if step is None:
+            raise Done
+        step()
+        streams.add()
+
+    streams.on_wait = on_wait
+    with pytest.raises(Done):
+        streams.run(receiver, once=False)
+    first = old.read_text()
+    assert first == seen[0]
+    assert [text.splitlines()[0] for text in seen] == [first.splitlines()[0]] * 4
+    rows = [line.split(",")[0] for text in seen for line in text.splitlines()[1:]]
+    assert rows == [f'"{seq}"' for seq in range(1, streams.last + 1)]
+
+
+def test_a_line_that_a_kill_cut_off_is_removed_and_comes_whole(streams: Streams, tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    streams.run(lines_to(path))
+    whole = path.read_bytes()
+    streams.add()
+    with path.open("ab") as file:
+        file.write(b'{"hash":"' + b"0" * 200_000)
+    streams.run(lines_to(path))
+    assert path.read_bytes().startswith(whole)
+    assert numbers(path) == list(range(1, streams.last + 1))
+
+
+def test_of_a_file_that_is_not_its_own_nothing_is_removed(streams: Streams, tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(b"a line\nand one without an end")
+    streams.run(lines_to(path))
+    assert path.read_bytes().startswith(b"a line\nand one without an end\n{")
+    assert len(path.read_bytes().splitlines()) == 2 + streams.last
+
+
+def test_while_the_disk_is_full_it_waits_and_no_line_is_left_cut_off(streams: Streams, tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    streams.add(20, reason="x" * 1000)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    seen: list[bytes] = []
+
+    def on_wait(_: float) -> None:
+        seen.append(path.read_bytes())
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    streams.on_wait = on_wait
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+    try:
+        streams.run(lines_to(path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert seen == [b""]
+    assert numbers(path) == list(range(1, streams.last + 1))
+    assert "cannot be written" in streams.said[0]
+
+
+@pytest.mark.parametrize("what", ["folder", "pipe", "nowhere"])
+def test_what_is_no_file_is_refused_before_anything_is_handed_on(streams: Streams, tmp_path: Path, what: str) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    path = tmp_path / "nowhere" / "log" if what == "nowhere" else tmp_path / what
+    with pytest.raises(StreamProblem, match="Name a"):
+        streams.run(lines_to(path))
+    assert streams.noted.read() is None
+
+
+# -- a syslog receiver
+
+
+@pytest.mark.both_databases
+@pytest.mark.parametrize("kind", ["udp", "tcp", "tls"])
+def test_a_syslog_receiver_gets_every_entry_whole(streams: Streams, tmp_path: Path, kind: str) -> None:
+    certificate = certificate_in(tmp_path) if kind == "tls" else None
+    streams.add(20, reason='\n"]é😀' * 50)
+    with Collector(kind, certificate=certificate) as collector:
+        wire = Wire(Target(kind, "127.0.0.1", collector.port), certificate)
+        streams.run(wire)
+        collector.wait_for(streams.last)
+        wire.close()
+    assert collector.seqs == list(range(1, streams.last + 1))
+    assert json.loads(collector.data(collector.messages[-1])["reason"]) == '\n"]é😀' * 50
+
+
+def test_a_receiver_that_does_not_prove_its_name_gets_nothing(streams: Streams, tmp_path: Path) -> None:
+    certificate = certificate_in(tmp_path)
+    with Collector("tls", certificate=certificate) as collector, pytest.raises(Done):
+        streams.run(Wire(Target("tls", "127.0.0.1", collector.port)))
+    assert collector.messages == []
+    assert "CERTIFICATE_VERIFY_FAILED" in streams.said[0]
+    noted = streams.noted.read()
+    assert noted is not None
+    assert noted.seq == 0
+    with pytest.raises(StreamProblem, match=r"nosuch\.pem"):
+        Wire(Target("tls", "127.0.0.1", 1), tmp_path / "nosuch.pem")
+
+
+def test_a_receiver_that_is_not_there_is_waited_for(streams: Streams) -> None:
+    with Collector("tcp") as gone:
+        port = gone.port
+    collectors: list[Collector] = []
+
+    def on_wait(_: float) -> None:
+        if len(streams.waited) == 3:
+            collectors.append(Collector("tcp", port))
+
+    streams.on_wait = on_wait
+    wire = Wire(Target("tcp", "127.0.0.1", port))
+    streams.run(wire)
+    collectors[0].wait_for(streams.last)
+    wire.close()
+    collectors[0].stop()
+    assert collectors[0].seqs == list(range(1, streams.last + 1))
+    assert streams.waited == [AGAIN_S, 2 * AGAIN_S, 4 * AGAIN_S]
+    assert "refused" in streams.said[0]
+
+
+@pytest.mark.parametrize("kind", ["udp", "tcp"])
+def test_a_receiver_that_dies_and_comes_back_has_missed_nothing(streams: Streams, kind: str) -> None:
+    collectors = [Collector(kind)]
+    port, rounds = collectors[0].port, iter(range(6))
+
+    def on_wait(seconds: float) -> None:
+        if seconds != LOOK_S:  # it was missed
+            if len(collectors) < 2:
+                collectors.append(Collector(kind, port))
+            return
+        match next(rounds, None):
+            case None:
+                raise Done
+            case 1:
+                collectors[0].wait_for(streams.last)
+                collectors[0].stop()
+                streams.add(3)
+            case 2 | 3:
+                streams.add(2)
+            case _:
+                pass
+
+    streams.on_wait = on_wait
+    wire = Wire(Target(kind, "127.0.0.1", port))
+    streams.run_until_done(wire)
+    collectors[1].wait_for(7)
+    wire.close()
+    collectors[1].stop()
+    assert {*collectors[0].seqs, *collectors[1].seqs} == set(range(1, streams.last + 1))
+    assert collectors[1].seqs[-1] == streams.last
