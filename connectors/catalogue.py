@@ -106,6 +106,7 @@ class Definitions(Mapping[str, Connector]):
     def __init__(self, paths: Iterable[Path]) -> None:
         self._paths: dict[str, Path] = {}
         self._read: dict[str, Connector | DefinitionError] = {}
+        self._stamps: dict[str, tuple[int, ...]] = {}
         self._second: list[DefinitionError] = []
         for path in paths:
             first = self._paths.setdefault(path.stem, path)
@@ -115,6 +116,7 @@ class Definitions(Mapping[str, Connector]):
     def __getitem__(self, identifier: str) -> Connector:
         path = self._paths[identifier]
         if identifier not in self._read:
+            self._stamps[identifier] = _stamp(path)  # before: what changes meanwhile is seen at the next look
             self._read[identifier] = _read(path)
         found = self._read[identifier]
         if isinstance(found, DefinitionError):
@@ -126,6 +128,14 @@ class Definitions(Mapping[str, Connector]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+    def look_again(self, identifiers: Iterable[str]) -> None:
+        """Read the files of wrapped servers anew that have changed, or could not be read: a review writes into them."""
+        for identifier in identifiers:
+            found = self._read.get(identifier)
+            wrapped = isinstance(found, DefinitionError) or (found is not None and found.server is not None)
+            if wrapped and self._stamps.get(identifier) != _stamp(self._paths[identifier]):
+                del self._read[identifier]
 
     def problems(self, below: Path | None = None) -> tuple[DefinitionError, ...]:
         """What is wrong with these files, or with those in this folder alone; they are read for it."""
@@ -142,6 +152,15 @@ def _read(path: Path) -> Connector | DefinitionError:
         return problem
     except Exception as error:  # one file never hides the others, whatever is wrong with it
         return DefinitionError(path, 1, f"The file cannot be used ({type(error).__name__}).")
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What differs once a file has been replaced or written to."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _already(path: Path, first: Path) -> DefinitionError:
@@ -167,6 +186,11 @@ class Catalogue:
     def problems_in(self, folder: Path | None) -> tuple[DefinitionError, ...]:
         """What is wrong with the files in this folder; the others are not read."""
         return self.connectors.problems(folder) if isinstance(self.connectors, Definitions) else ()
+
+    def look_again(self, identifiers: Iterable[str]) -> None:
+        """Take in what has changed in the files of these wrapped servers."""
+        if isinstance(self.connectors, Definitions):
+            self.connectors.look_again(identifiers)
 
     def offer(self, connections: Mapping[str, str], shared: Collection[str] = ()) -> Offer:
         """The tools of these connections, given as connection name → connector id.

@@ -225,6 +225,7 @@ class OAuth:
     answer: tuple[str, ...] = ()  # the keys that lead to the tokens in the answer
     issuer: str = ""  # RFC 9207: what `iss` in the redirect has to be
     ended: frozenset[str] = frozenset()  # codes that mean invalid_grant
+    register: str = ""  # RFC 7591: where an app is made for whoever brings none
     token_uris: tuple[str, ...] = ()  # what a key file may call the place for tokens, besides; nothing is sent there
 
     @property

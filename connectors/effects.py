@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from connectors.definition import DEFAULTS, HOLE, Effect
+from connectors.words import split, stem
 
 # Words of a path, a name or an operation, and the least that they mean. A GET is only raised by verbs: `GET /refunds`
 # lists them.
@@ -87,3 +88,14 @@ def derive(method: str, path: str, name: str) -> Effect:
     elif _SECRETIVE & words:
         found.append(Effect.SENSITIVE)
     return max(found, key=lambda effect: effect.strictness)
+
+
+_FIRST = 3
+"""Words at the beginning of a description, which say what a tool does; further ones say what it does it with."""
+
+
+def raised_by_words(effect: Effect, description: str) -> Effect:
+    """The effect, or what the first words of a description mean beyond it: `Deletes a file` destroys."""
+    words = {stem(word) for word in list(split(description))[:_FIRST]}
+    found = [effect, *(more for more, verbs in _VERBS.items() if words & set(map(stem, verbs)))]
+    return max(found, key=lambda each: each.strictness)

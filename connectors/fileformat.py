@@ -164,6 +164,9 @@ OAUTH: Mapping[str, Key] = {
     "token_uris": _texts(
         "Of jwt_bearer: what a key file may call the place for tokens, besides; nothing is sent there."
     ),
+    "register": _text(
+        f"Where an app is made for whoever brings none (RFC 7591). {_ENDPOINT_HELP}", pattern=OAUTH_URL_PATTERN
+    ),
 }
 
 REVOKE: Mapping[str, Key] = {

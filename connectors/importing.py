@@ -12,7 +12,7 @@ from urllib.parse import urljoin
 
 from connectors.arguments import Taken
 from connectors.catalogue import MAX_WIRE_NAME, Offered
-from connectors.compiling import MAX_NAME, Input, Outline, arguments, outline, portable_name
+from connectors.compiling import MAX_NAME, Input, arguments, outline, portable_name
 from connectors.definition import Argument, Connector, Effect, Tool, canonical
 from connectors.document import Described, Document, DocumentError, Part, line, read_json_document
 from connectors.effects import derive
@@ -26,7 +26,7 @@ TOO_LARGE = 16_000
 """Bytes of schema, about 4,000 tokens: of more than that, only what is small is offered at first."""
 MOST_FOUND = 20
 
-_TITLE = 60  # characters
+TITLE = 60  # characters
 _WHO = ("me", "whoami", "current", "self", "user", "account", "profile", "ping", "status", "health", "balance")
 _PLAIN = re.compile(r"[\x21-\x7e]{1,200}")
 _SEGMENT = re.compile(r"[A-Za-z0-9._~:@-]+")
@@ -53,14 +53,18 @@ def candidate(document: Document, described: Described) -> Candidate:
         made = arguments(document, found.inputs, described.part)
     except DocumentError as problem:
         return Candidate(described, name, effect, refused=problem.message)
-    return Candidate(described, name, effect, size=_size(made))
+    return Candidate(described, name, effect, size=size_of(made))
 
 
 def search(operations: Sequence[Described], words: str) -> list[Described]:
     """The operations that have to do with these words, the likeliest first."""
-    tools = {f"o_{number}": _searched(number, each) for number, each in enumerate(operations)}
-    found = Index(tuple(tools.values())).search(words, tools.values())
-    return [operations[int(each.tool.name[2:])] for each in found[:MOST_FOUND]]
+    return [operations[place] for place in ranked([_searched(each) for each in operations], words)[:MOST_FOUND]]
+
+
+def ranked(tools: Sequence[Tool], words: str) -> list[int]:
+    """Where those of the tools stand that have to do with these words, the likeliest first."""
+    offered = {f"o_{place}": _offered(place, tool) for place, tool in enumerate(tools)}
+    return [int(each.tool.name[2:]) for each in Index(tuple(offered.values())).search(words, offered.values())]
 
 
 def tool_name(described: Described) -> str:
@@ -92,7 +96,7 @@ def draft(document: Document, chosen: Sequence[Described], *, identifier: str, s
     tools: list[str] = []
     names: dict[str, None] = {}
     for described in chosen:
-        name = _free(tool_name(described)[: MAX_WIRE_NAME - len(identifier) - 1], names)
+        name = free_name(tool_name(described), names, identifier)
         lines, said = _tool(name, small, small.find(described.call), described, taken)
         names[name] = None
         tools += lines
@@ -124,7 +128,7 @@ def _head(document: Document, identifier: str, where: str, sha256: str, notes: S
     yield from (f"# - {note}" for note in notes)
     yield ""
     yield f"id: {identifier}"
-    yield f"title: {quoted(line(document.title)[:_TITLE] or identifier)}"
+    yield f"title: {quoted(line(document.title)[:TITLE] or identifier)}"
     yield "kind: openapi"
     external = Part(document.root, "").get("externalDocs")
     if external is not None and external.text("url").startswith("https://"):
@@ -140,16 +144,16 @@ def _tool(
     name: str, document: Document, described: Described, original: Described, taken: Taken
 ) -> tuple[list[str], list[str]]:
     found = outline(document, described, taken)
-    offered, left = _pruned(document, found, described.part)
-    size = _size(arguments(document, offered, described.part))
+    offered, left = pruned(document, found.inputs, described.part)
+    size = size_of(arguments(document, offered, described.part))
     effect = derive(found.method, found.path, f"{described.id} {name}")
     notes = [f"{described.call} is deprecated."] if described.deprecated else []
     if size > TOO_LARGE:
         notes.append(f"{name} has a schema of {size} bytes, which is much for a model, and needs all of it.")
-    elif any(not _is_deprecated(each) for each in found.inputs if each.name in left):
+    elif any(not is_deprecated(each) for each in found.inputs if each.name in left):
         notes.append(f"{name} has a schema too large for a model; what makes it so is not offered at first.")
     title = original.summary.rstrip(".")
-    title = title if 0 < len(title) <= _TITLE else name.replace("_", " ").capitalize()
+    title = title if 0 < len(title) <= TITLE else name.replace("_", " ").capitalize()
     about = beginning(original.description) or beginning(original.summary) or title
     keeps = [each.name for each in offered if each.place == "path"] or [each.name for each in offered[:1]]
     names = [each.name for each in offered]
@@ -161,7 +165,7 @@ def _tool(
         f"    description: {quoted(about)}",
         f"    operation: {quoted(described.id if _unique(document, described) else described.call)}",
         f"    effect: {effect} # suggested by its method and its words",
-        f"    ask: {quoted(_ask(title, offered))}",
+        f"    ask: {quoted(ask_line(title, offered))}",
     ]
     if effect in (Effect.READ, Effect.SENSITIVE) and keeps:
         lines.append(f"    grant: [{', '.join(keeps)}]")
@@ -173,29 +177,32 @@ def _tool(
     return lines, notes
 
 
-def _pruned(document: Document, found: Outline, of: Part) -> tuple[list[Input], list[str]]:
+def pruned(document: Document, inputs: Sequence[Input], of: Part) -> tuple[list[Input], list[str]]:
     """What is offered at first, and the names of the rest: nothing deprecated, and of too much the smallest."""
-    sizes = {each.name: _size(arguments(document, [each], of)) for each in found.inputs}
-    order = {each.name: place for place, each in enumerate(found.inputs)}
+    sizes = {each.name: size_of(arguments(document, [each], of)) for each in inputs}
+    order = {each.name: place for place, each in enumerate(inputs)}
     left = TOO_LARGE
     offered: list[Input] = []
-    for each in sorted(found.inputs, key=lambda each: (not each.required, sizes[each.name])):
+    for each in sorted(inputs, key=lambda each: (not each.required, sizes[each.name])):
         left -= sizes[each.name]
-        if each.required or (left >= 0 and not _is_deprecated(each)):
+        if each.required or (left >= 0 and not is_deprecated(each)):
             offered.append(each)
     offered.sort(key=lambda each: (not each.required, order[each.name]))
-    return offered, [each.name for each in found.inputs if each not in offered]
+    return offered, [each.name for each in inputs if each not in offered]
 
 
-def _is_deprecated(given: Input) -> bool:
+def is_deprecated(given: Input) -> bool:
+    """Whether whoever described it says that it should not be used any more."""
     return given.deprecated or given.schema.says("deprecated")
 
 
-def _size(made: Sequence[Argument]) -> int:
+def size_of(made: Sequence[Argument]) -> int:
+    """Bytes of these arguments' schemas, for a model."""
     return len(canonical({argument.name: dict(argument.schema) for argument in made}).encode("utf-8", "replace"))
 
 
-def _ask(title: str, offered: Sequence[Input]) -> str:
+def ask_line(title: str, offered: Sequence[Input]) -> str:
+    """One line that says what a person agrees to, with the arguments that have to be there."""
     said = title.replace("{", "(").replace("}", ")")
     holes = [each.name for each in offered if each.required][:3] or [each.name for each in offered[:1]]
     return f"{said}: {', '.join(f'{hole} {{{hole}}}' for hole in holes)}" if holes else said
@@ -205,9 +212,11 @@ def _unique(document: Document, described: Described) -> bool:
     return bool(_PLAIN.fullmatch(described.id)) and sum(each.id == described.id for each in document.operations()) == 1
 
 
-def _free(name: str, names: Iterable[str]) -> str:
-    taken = set(names)
-    others = (f"{name[: MAX_NAME - 3]}_{number}" for number in range(2, len(taken) + 3))
+def free_name(name: str, names: Iterable[str], identifier: str) -> str:
+    """The name, or the first like it that none of these has; a connection called `identifier` has room for it."""
+    taken, most = set(names), min(MAX_NAME, MAX_WIRE_NAME - len(identifier) - 1)
+    others = (f"{name[: most - 3]}_{number}" for number in range(2, len(taken) + 3))
+    name = name[:most]
     return name if name not in taken else next(other for other in others if other not in taken)
 
 
@@ -306,23 +315,38 @@ class _Anything:
         return iter(())
 
 
-def _searched(number: int, described: Described) -> Offered:
+def _searched(described: Described) -> Tool:
     """The operation as the search for tools takes one."""
     name = tool_name(described)
-    tool = Tool(
-        name=name,
-        title=described.summary or name,
-        description=f"{described.description} {' '.join(described.tags)} {described.path}",
-        effect=derive(described.method, "", name) if described.method in _METHODS else Effect.WRITE,
+    return as_searched(
+        name,
+        described.summary or name,
+        f"{described.description} {' '.join(described.tags)} {described.path}",
+        derive(described.method, "", name) if described.method in _METHODS else Effect.WRITE,
         method=described.method,
         path=described.path,
+    )
+
+
+def as_searched(name: str, title: str, description: str, effect: Effect, *, method: str = "", path: str = "") -> Tool:
+    """A tool that can be searched for, and not called."""
+    return Tool(
+        name=name,
+        title=title,
+        description=description,
+        effect=effect,
+        method=method,
+        path=path,
         input_schema=MappingProxyType({}),
         validator=_Anything(),
     )
+
+
+def _offered(place: int, tool: Tool) -> Offered:
     connector = Connector(
-        id=f"o_{number}", title="", base_url="https://document.invalid", credentials=(), verify=tool, tools={}
+        id=f"o_{place}", title="", base_url="https://document.invalid", credentials=(), verify=tool, tools={}
     )
-    return Offered(f"o_{number}", "", connector, tool)
+    return Offered(f"o_{place}", "", connector, tool)
 
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")

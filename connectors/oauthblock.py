@@ -29,7 +29,7 @@ _REVOKE_URL = re.compile(keys.REVOKE_URL_PATTERN)
 _NAME = re.compile(r"[a-z_]+")
 _PATH = re.compile(r"[a-z_]+(\.[a-z_]+)*")
 _URL_MEND = "Write https://host/path, or /path at the host of the base URL, or ./path below it; no query, no user name."
-_ISSUER = re.compile(r"https://[a-z0-9.-]+(:[0-9]+)?(/[A-Za-z0-9._~/-]*)?")
+_ISSUER = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?(/[A-Za-z0-9._~/-]*)?")  # compared, and never gone to
 _OURS = frozenset(
     (
         *("response_type", "client_id", "redirect_uri", "state", "code_challenge", "code_challenge_method"),
@@ -37,7 +37,7 @@ _OURS = frozenset(
         "assertion",
     )
 )
-_NEEDS_A_PERSON = ("authorize", "authorize_params", "pkce", "issuer", "rotates")
+_NEEDS_A_PERSON = ("authorize", "authorize_params", "pkce", "issuer", "rotates", "register")
 _NEEDS_A_SECRET = ("client", "token_params", "body", "separator", "scope_name")
 
 
@@ -74,6 +74,7 @@ def read_oauth(spot: Spot, scheme: SchemeName) -> OAuth:
         answer=tuple(part for part in _matching(block, "answer", _PATH, "").split(".") if part),
         issuer=_matching(block, "issuer", _ISSUER, "", "Write it as the provider's metadata does: https://host."),
         ended=frozenset(block["ended"].texts("Ended") if "ended" in block else ()),
+        register=_matching(block, "register", _URL, "", _URL_MEND),
         token_uris=_token_uris(block.get("token_uris"), grant),
     )
 
@@ -163,6 +164,16 @@ def _scopes(spot: Spot | None) -> tuple[str, ...]:
         if not good_scope(scope):
             spot.fail(f"{scope!r} is no scope.", "One is visible ASCII without spaces, quotes and backslashes.")
     return scopes
+
+
+def is_endpoint(text: str) -> bool:
+    """Whether this can stand in a file as a place where tokens are had."""
+    return _URL.fullmatch(text) is not None
+
+
+def is_issuer(text: str) -> bool:
+    """Whether this can stand in a file as an issuer."""
+    return _ISSUER.fullmatch(text) is not None
 
 
 def good_scope(text: str) -> bool:

@@ -86,12 +86,12 @@ def _lines(identifier: str, scheme: str, said: str) -> tuple[str, ...]:
 # --- texts
 
 
-def beginning(text: str) -> str:
+def beginning(text: str, most: int = MOST) -> str:
     """The first sentences of a description."""
-    if len(text) <= MOST:
+    if len(text) <= most:
         return text
-    end = max(text.rfind(f"{sign} ", 0, MOST) for sign in ".!?")
-    return text[: end + 1] if end > 40 else f"{text[: MOST - 1].rstrip()}…"
+    end = max(text.rfind(f"{sign} ", 0, most) for sign in ".!?")
+    return text[: end + 1] if end > 40 else f"{text[: most - 1].rstrip()}…"
 
 
 def quoted(text: str) -> str:

@@ -20,6 +20,7 @@ from server.connections import Workspaces
 from server.credential import resolver_of
 from server.database import Database, DatabaseProblem, open_database, require_schema
 from server.erasure import retrying
+from server.held import note
 from server.identity import Directory, system_user
 from server.keys import Keys
 from server.oauth import revoking
@@ -75,6 +76,7 @@ class Installation:
             references=references,
             pace=Turns(self.settings.wait_seconds),
             renewals=Renewals(self.database, self.vault, egress, Apps(self.settings.oauth_apps), references),
+            changed=partial(note, self.catalogue.connectors),
             telemetry=listened_to(),
         )
 

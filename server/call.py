@@ -55,6 +55,7 @@ from server.errors import (
     BadArguments,
     Busy,
     CallRefused,
+    DefinitionHeld,
     Denied,
     KeysAway,
     LimitReached,
@@ -325,6 +326,8 @@ async def _bind(  # noqa: PLR0917
     judged: _Judged | None = None
     refused: Decided | None = None
     try:
+        if name in workspace.held:
+            raise DefinitionHeld(name)
         bound_call = workspace.offer.bind(name, arguments)
         connection = workspace.connections[bound_call.connection]
         request = Request(bound_call.connection, bound_call.tool.name, bound_call.tool.effect, bound_call.arguments)
@@ -340,7 +343,7 @@ async def _bind(  # noqa: PLR0917
         over = used_up(parts.database, caller.org, budgets)
     except (InvalidArguments, Unsendable) as error:
         refusal: CallRefused = BadArguments(error.for_model)
-    except Refused as error:
+    except (DefinitionHeld, Refused) as error:
         refusal = error
     else:
         return _Bound(

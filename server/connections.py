@@ -28,6 +28,7 @@ from vault import CannotOpen, Secret, Vault, source_of
 
 if TYPE_CHECKING:
     from connectors.egress import Egress  # at run time it would load the HTTP library
+    from connectors.upstream import Definition  # and this the protocol
 
 log = logging.getLogger("keyleash")
 
@@ -114,6 +115,9 @@ class Workspace:
         """How many calls a connection takes at once, and in a minute."""
         return pace_of(connector.limits, self.paces.get(connection.name), managed=connection.ownership != "own")
 
+    held: frozenset[str] = frozenset()
+    """Tools on offer whose wrapped server says of them what nobody has reviewed: listed to no agent, never called."""
+
 
 class Workspaces:
     """The current Workspace of each org, read again whenever its revision has moved."""
@@ -133,23 +137,32 @@ class Workspaces:
         return workspace
 
     def _read(self, org: str) -> Workspace:
-        def read(rows: Rows) -> tuple[Any, list[Any], list[Any], Any, Any]:
+        def read(rows: Rows) -> tuple[Any, list[Any], list[Any], Any, Any, list[Any]]:
             head = rows.execute("SELECT revision, preset FROM org WHERE id = ?", (org,)).fetchone()
             connections = rows.execute(_SELECT, (org,))
             rules = rows.execute("SELECT id, body FROM rule WHERE org = ? ORDER BY created_at, id", (org,))
             found = connections.fetchall(), rules.fetchall()
-            return head, *found, budgets_in(rows, org), paces_in(rows, org)
+            held = rows.execute("SELECT connection, tool, pinned FROM held_definition WHERE org = ?", (org,))
+            return head, *found, budgets_in(rows, org), paces_in(rows, org), held.fetchall()
 
-        head, connection_rows, rule_rows, budgets, paces = self._database.of(org).snapshot(read)
+        head, connection_rows, rule_rows, budgets, paces, held_rows = self._database.of(org).snapshot(read)
         revision, preset = head or _REMOVED
         connections = {row[2]: _connection(row) for row in connection_rows}
+        self._catalogue.look_again(connection.connector for connection in connections.values())
         for connection in connections.values():
             if not _usable(self._catalogue, connection):
                 log.warning("connection %s has no usable connector %s", connection.name, connection.connector)
+        offer = offer_of(self._catalogue, connections.values())
+        held = {(connection, tool): pinned for connection, tool, pinned in held_rows}
         return Workspace(
             revision=revision,
             connections=MappingProxyType(connections),
-            offer=offer_of(self._catalogue, connections.values()),
+            offer=offer,
+            held=frozenset(
+                each.name
+                for each in offer.tools
+                if each.tool.pinned and held.get((connections[each.connection].id, each.tool.name)) == each.tool.pinned
+            ),
             rules=RuleSet(parse_rule({"id": rule, **json.loads(body)}) for rule, body in rule_rows),
             preset=load_preset(preset),
             budgets=budgets,
@@ -224,7 +237,7 @@ def plan(
         kind=_kind(definition, kind),
         name=name,
         base_url=where,
-        private=tuple(str(_network(text)) for text in private),
+        private=tuple(str(network(text)) for text in private),
     )
 
 
@@ -267,11 +280,12 @@ def _where(definition: Connector, base_url: str | None, otherwise: str, private:
             )
         return definition.base_url
     where = _base_url(base_url or otherwise)
-    _require_private_for_http(where, private)
+    require_private_for_http(where, private)
     return where
 
 
-def _require_private_for_http(base_url: str, private: Sequence[str]) -> None:
+def require_private_for_http(base_url: str, private: Sequence[str]) -> None:
+    """Refuse plain http that nobody has opened an own network for. Raises ConnectionProblem."""
     if base_url.startswith("http://") and not private:
         raise ConnectionProblem(
             "Over plain http the key could be read on its way. Use https; for an address of your own network, name it "
@@ -286,7 +300,8 @@ def _base_url(text: str) -> str:
         raise ConnectionProblem(str(error)) from None
 
 
-def _network(text: str) -> Network:
+def network(text: str) -> Network:
+    """A range of addresses, as a person writes one. Raises ConnectionProblem."""
     try:
         return ipaddress.ip_network(text)
     except ValueError:
@@ -295,15 +310,25 @@ def _network(text: str) -> Network:
         ) from None
 
 
-async def verify(egress: "Egress", planned: Plan | Connection, connector: Connector, secret: Revealing) -> str | None:
-    """Make the connector's verify call; returns the account it names. Raises ConnectorError.
+async def verify(
+    egress: "Egress",
+    planned: Plan | Connection,
+    connector: Connector,
+    secret: Revealing,
+    *,
+    seen: Callable[[Sequence["Definition"]], object] = lambda _found: None,
+) -> str | None:
+    """Make the connector's verify call; returns the account it names. `seen` hears what a wrapped server offers.
+
+    Raises ConnectorError.
 
     For a Connection also CannotOpen, where its connector's file has changed: see `credential_kind`.
     """
     kind = planned.kind if isinstance(planned, Plan) else credential_kind(planned, connector)
     private = tuple(ipaddress.ip_network(text) for text in planned.private)
     if connector.server is not None:
-        return await _asked_what_it_can(egress, planned.base_url, connector, kind, secret, private)
+        seen(await _asked_what_it_can(egress, planned.base_url, connector, kind, secret, private))
+        return None
     request = prepare_verify(connector, kind, base_url=planned.base_url)
     reply = await egress.send(
         request,
@@ -320,13 +345,13 @@ async def _asked_what_it_can(  # noqa: PLR0917 - what a conversation is made of
     kind: CredentialKind,
     secret: Revealing,
     private: tuple[Network, ...],
-) -> None:
+) -> Sequence["Definition"]:
     """A wrapped server that lists its tools is there, and takes the credential; it names no account."""
     from connectors.upstream import opened  # at run time alone: it loads the protocol
 
     conversation = opened(connector, base_url=base_url, kind=kind, secret=secret, egress=egress, private=private)
     async with conversation as upstream:
-        await upstream.definitions()
+        return await upstream.definitions()
 
 
 def store(
@@ -473,7 +498,7 @@ def replan(
         kind=_kind(connector, kind or connection.kind),
         name=connection.name,
         base_url=where,
-        private=tuple(str(_network(text)) for text in allowed),
+        private=tuple(str(network(text)) for text in allowed),
     )
 
 
@@ -610,7 +635,8 @@ def remove(rows: Rows, vault: Vault, connection: Connection, *, by: str, keep_cr
     org = connection.org
     if not keep_credential:
         vault.remove(rows, org=org, connection=connection.id)
-    rows.execute("DELETE FROM oauth_token WHERE org = ? AND connection = ?", (org, connection.id))
+    for table in ("oauth_token", "held_definition"):
+        rows.execute(f"DELETE FROM {table} WHERE org = ? AND connection = ?", (org, connection.id))
     gone = rows.execute("DELETE FROM connection WHERE org = ? AND id = ?", (org, connection.id))
     if gone.rowcount != 1:
         raise ConnectionProblem(f"{connection.name} was removed meanwhile. Nothing was changed.")

@@ -201,6 +201,18 @@ class ConsentNeeded(CallRefused):
         )
 
 
+class DefinitionHeld(CallRefused):
+    """The tool is not what a person has reviewed any more: its own server says something else of it."""
+
+    def __init__(self, tool: str) -> None:
+        super().__init__(
+            f"{tool} is held: the server behind it has changed what it says this tool does, or offers it no longer, "
+            "and no admin has looked at that yet. Nothing was sent. Tell the person you work for; until an admin has "
+            "looked, it cannot be called.",
+            reason="definition held",
+        )
+
+
 class KeyRefused(CallRefused):
     """The account's provider takes no more what its private key signs: an admin has to give another, elsewhere."""
 

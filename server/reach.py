@@ -15,10 +15,12 @@ def subject(caller: Caller) -> Subject:
 
 
 def within_reach(caller: Caller, workspace: Workspace, tools: Iterable[Offered]) -> Iterator[Offered]:
-    """Those of these tools that some arguments could let the caller use, with or without a person."""
+    """Those of these tools that some arguments could let the caller use, with or without a person; none held."""
     reaches = reach(subject(caller), workspace.rules, workspace.preset)
     for offered in tools:
         connection, tool = offered.connection, offered.tool
+        if offered.name in workspace.held:
+            continue
         if caller.narrowing.admits(connection, tool.name, tool.effect.value) and reaches(
             connection, tool.name, tool.effect
         ):

@@ -184,6 +184,19 @@ class OAuthRevocation(SQLModel, table=True):
     next_at: int = Field(sa_column=_ms())
 
 
+class HeldDefinition(SQLModel, table=True):
+    """A tool of a wrapped server whose definition is not the pinned one; `found` is empty where it is gone."""
+
+    __tablename__: ClassVar[Any] = "held_definition"
+    org: str = Field(primary_key=True)
+    connection: str = Field(primary_key=True)
+    tool: str = Field(primary_key=True)
+    pinned: str
+    found: str
+    definition: str
+    found_at: int = Field(sa_column=_ms())
+
+
 class Rule(SQLModel, table=True):
     """One rule of an org, as policy.dump_rule writes it."""
 

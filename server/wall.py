@@ -28,6 +28,7 @@ MAY: dict[str, tuple[str, ...]] = {
     "usage_cost": ("SELECT", "INSERT", "UPDATE"),
     "recorded_call": ("SELECT", "INSERT", "DELETE"),
     "managed_offer": ("SELECT", "UPDATE (set_aside_at, used_day, used_calls)"),
+    "held_definition": ("SELECT", "INSERT", "DELETE"),
     "vault_org_key": ("SELECT",),
     "vault_derived": ("SELECT",),
     "vault_root": ("SELECT",),

@@ -48,6 +48,7 @@ CARRIERS = frozenset(
         "Hook",
         "_Leased",
         "LostCall",
+        "Held",
         "Prunable",
     }
 )

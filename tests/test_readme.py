@@ -64,7 +64,13 @@ def test_the_openapi_in_the_readme_is_the_rest_of_a_connector(tmp_path: Path) ->
     assert tool.path == "/incidents/{incident}/updates"
     assert list(tool.input_schema["properties"]) == ["incident", "message"]
     assert tool.fixed_body == ((("notify",), True),)
-    assert len(YAML) == 3
+
+
+def test_the_wrapped_server_in_the_readme_is_the_rest_of_a_connector() -> None:
+    tool = parse(f"id: tracker\ntitle: Tracker\nreviewed: true\n{YAML[3]}", "tracker.yaml").tools["create_issue"]
+    assert tool.effect is Effect.SEND
+    assert [(argument.name, argument.required) for argument in tool.arguments] == [("title", True)]
+    assert len(YAML) == 4
 
 
 def commands() -> list[str]:

@@ -115,6 +115,10 @@ class Event(StrEnum):
     MANAGED_SET_ASIDE = "managed.set_aside"  # the org does without it; the offer stands
     MANAGED_TAKEN_UP = "managed.taken_up"  # the org uses it again
 
+    TOOL_HELD = "tool.held"  # what its wrapped server says of it is not what was reviewed, or it is gone
+    TOOL_REVIEWED = "tool.reviewed"  # a person has seen the difference, and it is pinned from now on
+    TOOL_RETURNED = "tool.returned"  # held no longer: its file and its server agree, or the file has it no more
+
     CONNECTOR_TEST_BEGUN = "connector.test_begun"  # durable before its credential is opened; names the reads
     CONNECTOR_TESTED = "connector.tested"
 

@@ -35,6 +35,7 @@ MAY: dict[str, tuple[str, ...]] = {
     "prepare work": ("owner", "admin", "approver", "member"),
     "prepare work for others": ("owner", "admin", "approver"),
     "connect accounts": ADMINS,
+    "review definitions": ADMINS,
     "manage members": ADMINS,
     "make or remove an owner": ("owner",),
     "manage their own agents": ("owner", "admin", "approver", "member"),

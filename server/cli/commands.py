@@ -31,12 +31,14 @@ from server.cli import (
     policy,
     proving,
     replaying,
+    reviewing,
     rulebooks,
     setup,
     streaming,
     trying,
     usage,
     vault,
+    wrapping,
 )
 from server.cli.acting import OrgName
 from server.cli.arguments import REFUSED, holds_a_key
@@ -123,7 +125,13 @@ for name, function in backup.COMMANDS.items():
 for name, function in proving.COMMANDS.items():
     audit.app.command(name)(function)
 
-for name, function in {"new": importing.new, "import-openapi": importing.import_openapi, "test": trying.test}.items():
+for name, function in {
+    "new": importing.new,
+    "import-openapi": importing.import_openapi,
+    "import-mcp": wrapping.import_mcp,
+    "review": reviewing.review,
+    "test": trying.test,
+}.items():
     connect.connector_app.command(name)(function)
 
 connect.connection_app.command("use-managed")(offers.use_managed)

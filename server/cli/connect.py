@@ -14,6 +14,7 @@ from server.cli.terminal import require_yes
 if TYPE_CHECKING:
     from connectors.catalogue import Catalogue
     from connectors.definition import Connector, CredentialKind, Tool
+    from connectors.upstream import Definition
     from server.app import Installation
     from server.connections import Connection, Plan
     from server.database import Rows
@@ -160,8 +161,9 @@ def list_connections(org: OrgName = None, as_member: AsMember = None, json: AsJs
 
     with at_desk(org, as_member, "look around") as desk:
         found = connections_of(desk.database, desk.org.id)
+        held = _held(desk)
         if json:
-            show_json([_as_json(connection) for connection in found])
+            show_json([{**_as_json(connection), "held": held.get(connection.id, [])} for connection in found])
             return
         show_table(
             ("NAME", "CONNECTOR", "ACCOUNT", "ADDRESS", "PRIVATE", "KEY", "SECRET IN", "VERIFIED", "NEEDS"),
@@ -183,6 +185,7 @@ def list_connections(org: OrgName = None, as_member: AsMember = None, json: AsJs
         )
         for connection in found:
             _warn_of_consent(connection)
+            _warn_of_held(connection, held)
         _warn_of_revocations(desk)
         say_of_offers(desk)
 
@@ -197,13 +200,16 @@ def show_connection(
 
     with at_desk(org, as_member, "look around") as desk:
         found = connection_named(desk.database, desk.org.id, name)
+        held = _held(desk)
         shown = {**_as_json(found), "reference": _reference(desk, found), **_oauth_as_json(desk, found)}
         shown |= offer_as_json(desk, found)
+        shown["held"] = held.get(found.id, [])
         if json:
             show_json(shown)
         else:
-            show_fields(shown)
+            show_fields({name: value for name, value in shown.items() if name != "held" or value})
             _warn_of_consent(found)
+            _warn_of_held(found, held)
 
 
 def _reference(desk: Desk, connection: "Connection") -> str | None:
@@ -228,15 +234,27 @@ def test_connection(
 ) -> None:
     """Try a connection's credential with the connector's harmless verify call."""
     from server.connections import connection_named, require_own, tested
+    from server.held import looked_at
 
     with at_desk(org, as_member, "connect accounts") as desk:
         require_open(desk.installation)
         connection = connection_named(desk.database, desk.org.id, name)
         require_own(connection)
-        account, problem = _tried(desk, connection)
-        desk.database.write_now(lambda rows: tested(rows, connection, account=account, problem=problem, by=desk.by))
+        connector = desk.installation.catalogue.connector(connection.connector)
+        offered: list[Definition] | None = [] if connector.server is not None else None
+        account, problem = _tried(desk, connection, offered)
+
+        def change(rows: "Rows") -> None:
+            tested(rows, connection, account=account, problem=problem, by=desk.by)
+            if offered is not None and problem is None:
+                looked_at(rows, connection, connector, offered, by=desk.by)
+
+        desk.database.write_now(change)
+        held = _held(desk)
+        _warn_of_held(connection, held)
     if json:
-        show_json({"name": connection.name, "ok": problem is None, "account": account, "message": problem})
+        shown = {"name": connection.name, "ok": problem is None, "account": account, "message": problem}
+        show_json({**shown, "held": held.get(connection.id, [])})
     elif problem is None:
         show_text(f"{connection.name} works{f' ({account})' if account else ''}.")
     else:
@@ -244,17 +262,24 @@ def test_connection(
     raise typer.Exit(0 if problem is None else 1)
 
 
-def _tried(desk: Desk, connection: "Connection") -> tuple[str | None, str | None]:
-    """The account that the connection's credential opens, or else what is wrong with it. Raises CannotOpen."""
+def _tried(
+    desk: Desk, connection: "Connection", offered: "list[Definition] | None" = None
+) -> tuple[str | None, str | None]:
+    """The account that the connection's credential opens, or else what is wrong with it. Raises CannotOpen.
+
+    `offered` takes in what a wrapped server says that it can do.
+    """
     from server.cli.consent import renew
 
     connector = desk.installation.catalogue.connector(connection.connector)
     if problem := renew(desk, connection, connector):
         return None, problem
-    return opens(desk.installation, connection)
+    return opens(desk.installation, connection, offered)
 
 
-def opens(installation: "Installation", connection: "Connection") -> tuple[str | None, str | None]:
+def opens(
+    installation: "Installation", connection: "Connection", offered: "list[Definition] | None" = None
+) -> tuple[str | None, str | None]:
     """The account that what is sealed opens as it is, or else what is wrong with it. Raises CannotOpen."""
     from connectors.errors import ConnectorError
     from server.connections import credential_kind, open_credential
@@ -266,7 +291,7 @@ def opens(installation: "Installation", connection: "Connection") -> tuple[str |
     sealed = database.snapshot(lambda rows: open_credential(rows, installation.vault, connection))
     try:
         with sealed, credential(resolver_of(installation.settings), connection, kind, sealed) as secret:
-            return _verify(connection, connector, secret), None
+            return _verify(connection, connector, secret, offered), None
     except (ConnectorError, CannotResolve) as error:
         return None, str(error)
 
@@ -692,13 +717,20 @@ def _where_it_stays(made: "Connection", sealed: "Secret", *, copied: bool) -> st
     )
 
 
-def _verify(planned: "Plan | Connection", connector: "Connector", secret: Any) -> str | None:
+def _verify(
+    planned: "Plan | Connection",
+    connector: "Connector",
+    secret: Any,
+    offered: "list[Definition] | None" = None,
+) -> str | None:
     from connectors.egress import Egress
     from server.connections import verify
 
+    taken: list[Definition] = [] if offered is None else offered
+
     async def once() -> str | None:
         async with Egress() as egress:
-            return await verify(egress, planned, connector, secret)
+            return await verify(egress, planned, connector, secret, seen=taken.extend)
 
     return asyncio.run(once())
 
@@ -757,6 +789,25 @@ def _warn_of_consent(connection: "Connection") -> None:
         )
 
 
+def _held(desk: Desk) -> dict[str, list[str]]:
+    """By the connection's id, the tools that are held because their server says what nobody has reviewed."""
+    from server.held import held_of, pinned_by
+
+    found: dict[str, list[str]] = {}
+    for held in held_of(desk.database, desk.org.id):
+        if pinned_by(held, desk.installation.catalogue.connectors) is not None:
+            found.setdefault(held.connection, []).append(held.tool)
+    return found
+
+
+def _warn_of_held(connection: "Connection", held: dict[str, list[str]]) -> None:
+    if tools := held.get(connection.id):
+        warn(
+            f"{connection.name}: {', '.join(tools)} held, because the server behind it says something else of it now: "
+            f"keyleash connector review {connection.name}"
+        )
+
+
 def _warn_of_revocations(desk: Desk) -> None:
     from server.oauth.revoking import pending
 
@@ -784,6 +835,7 @@ def _oauth_of_kind(kind: "CredentialKind") -> dict[str, Any]:
         "authorize": oauth.authorize or None,
         "token": oauth.token,
         "revoke": oauth.revoke.url if oauth.revoke else None,
+        "register": oauth.register or None,
         "scopes": list(oauth.scopes),
         "pkce": oauth.pkce,
     }

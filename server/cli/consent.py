@@ -71,7 +71,6 @@ class Ways:
 
 
 def consented(
-    desk: Desk,
     planned: "Plan",
     app: "Secret",
     app_name: str,
@@ -178,9 +177,20 @@ async def _asked(
         )
 
 
+def _say_where(planned: "Plan") -> None:
+    """A wrapped server names whom its tokens come from: where that is somebody else, a person is told first."""
+    oauth = planned.kind.oauth
+    if oauth is None or not oauth.register:
+        return
+    asks, serves = endpoint_host(oauth.authorize, planned.base_url), endpoint_host("/", planned.base_url)
+    if asks != serves:
+        warn(f"you will be asked to consent at {asks}, which is not the host of {planned.connector.title} ({serves}).")
+
+
 async def _received(attempt: "Attempt", planned: "Plan") -> "Secret":
     from server.oauth.loopback import Listener
 
+    _say_where(planned)
     say(f"The app's redirect has to be {attempt.redirect.url}, exactly.")
 
     def opened(url: str) -> None:
@@ -191,6 +201,7 @@ async def _received(attempt: "Attempt", planned: "Plan") -> "Secret":
 
 
 def _pasted(attempt: "Attempt", planned: "Plan") -> "Secret":
+    _say_where(planned)
     say(
         f"The app's redirect has to be {attempt.redirect.url}, exactly. Open this address in any browser, and consent "
         f"to what {planned.connector.title} asks:\n{attempt.url}\nIn the end the browser shows an address that begins "
@@ -254,7 +265,7 @@ def consent_for(
     from server.connections import ConnectionProblem, bound_origin, bound_scheme
     from server.credential import check_fields, resolver_of
     from server.oauth.apps import OPERATOR, Apps
-    from server.oauth.tokens import OWN, standing
+    from server.oauth.tokens import OWN, REGISTERED, standing
 
     signed = planned.kind.oauth is not None and planned.kind.oauth.signed
     if signed and (own_app or ways.paste or ways.redirect is not None):
@@ -270,12 +281,15 @@ def consent_for(
     if before is not None and same:
         held = standing(desk.database, before)
         asked_before = held.asked if held else ()
-        app = stored_app(desk, before) if typed and not own_app and not signed else None
+        anew = held is not None and held.app == REGISTERED  # its provider may have let that one expire
+        app = stored_app(desk, before) if typed and not own_app and not signed and not anew else None
     if app is None and typed and not own_app:
         app = Apps(desk.installation.settings.oauth_apps).offered(planned.connector, planned.kind)
         app_name = OWN if app is None else OPERATOR
     if app_name == OPERATOR:
         say(f"It is the operator's app that asks {planned.connector.title}. `--own-app` takes one of yours.")
+    if app is None and typed and not own_app and planned.kind.oauth is not None and planned.kind.oauth.register:
+        app, app_name = registered_app(planned, ways), REGISTERED
     kept: Secret | None = None
     if app is None:
         resolver = resolver_of(desk.installation.settings)
@@ -284,7 +298,51 @@ def consent_for(
         for warning in check_fields(planned.kind, app):
             warn(warning)
     with app:
-        return consented(desk, planned, app, app_name, ways, asked_before=asked_before, verify=verify, kept=kept)
+        return consented(planned, app, app_name, ways, asked_before=asked_before, verify=verify, kept=kept)
+
+
+def registered_app(planned: "Plan", ways: Ways) -> "Secret":
+    """An app that the provider makes for this one connection. Raises ConnectionProblem."""
+    import ipaddress
+
+    from connectors.egress import Egress
+    from connectors.errors import ConnectorError
+    from connectors.upstream_oauth import register
+    from server.connections import ConnectionProblem
+    from server.oauth.consent import DEFAULT_REDIRECT, redirect_of, scopes_to_ask
+    from vault import Secret
+
+    oauth = planned.kind.oauth
+    assert oauth is not None  # noqa: S101 - for the type checker: the caller has looked
+    redirect = redirect_of(ways.redirect or DEFAULT_REDIRECT, paste=ways.paste)
+    networks = tuple(ipaddress.ip_network(text) for text in planned.private)
+    host = endpoint_host(oauth.register, planned.base_url)
+    say(f"{host} is asked to make an app of its own for this connection. `--own-app` takes one of yours.")
+
+    async def once() -> "Secret":
+        async with Egress() as egress:
+            made = await register(
+                egress,
+                oauth,
+                planned.base_url,
+                redirect=redirect.url,
+                scopes=scopes_to_ask(oauth, ways.scopes),
+                private=networks,
+            )
+            return Secret({name: made.reveal(name) for name in made.fields})
+
+    try:
+        return asyncio.run(once())
+    except ConnectorError as error:
+        problem = str(error)
+    raise ConnectionProblem(f"{problem} Nothing was stored.")
+
+
+def endpoint_host(url: str, base_url: str) -> str:
+    """The host of an endpoint, as people know it."""
+    from connectors.oauth import endpoint
+
+    return endpoint(url, base_url)[0].partition("//")[2]
 
 
 def renew(desk: Desk, connection: "Connection", connector: "Connector") -> str | None:

@@ -346,6 +346,21 @@ def _resolved(settings: "Settings", one: Elsewhere) -> list[Finding]:
     return found
 
 
+def definitions(patient: Patient) -> Iterator[Finding]:
+    """Tools of wrapped servers that are held, because nobody has reviewed what their server says now."""
+    from server.held import held_of, pinned_by
+
+    if patient.installation is None:
+        return
+    installation = patient.installation
+    for org in installation.directory.orgs():
+        for held in held_of(installation.database, org.id):
+            if pinned_by(held, installation.catalogue.connectors) is not None:
+                what = "its server has it no more" if held.gone else "its server has changed it"
+                look = f"keyleash connector review {held.name} --org {org.name}"
+                yield Finding("definitions", "warn", f"{org.name}: {held.name}_{held.tool} is held: {what}: {look}")
+
+
 def consents(patient: Patient) -> Iterator[Finding]:
     """Accounts that are signed in to by OAuth: whose tokens have ended, and which are still to be ended."""
     from server.cli.consent import needed
@@ -676,6 +691,7 @@ CHECKS: tuple[Callable[[Patient], Iterator[Finding]], ...] = (
     connectors,
     credentials,
     consents,
+    definitions,
     erasures,
     unknown_calls,
     agents,

@@ -14,7 +14,7 @@ from server.cli.output import counted, show_fields, show_json, show_table, show_
 
 if TYPE_CHECKING:
     from connectors.document import Described, Document
-    from connectors.importing import Candidate, Draft
+    from connectors.importing import Candidate
 
 
 def import_openapi(
@@ -83,7 +83,7 @@ def _write(
 
     name = identifier or (output.stem if output else portable_name(document.title)) or "imported"
     target = output or read_settings().connectors / f"{name}.yaml"
-    _require_id(name, target)
+    require_id(name, target)
     able = [importing.candidate(document, each) for each in chosen]
     for each in able:
         if each.refused:
@@ -93,8 +93,9 @@ def _write(
         raise typer.BadParameter("none of these operations can be offered, so nothing was written.")
     made = importing.draft(document, offered, identifier=name, source=source)
     beside = target.with_name(f"{name}.openapi.json")
-    _try(made)
-    _put({beside: made.document, target: made.text.encode()})
+    files = {beside: made.document, target: made.text.encode()}
+    try_loading(name, {path.name: content for path, content in files.items()})
+    put(files)
     for note in made.notes:
         warn(note)
     if json:
@@ -119,7 +120,8 @@ def _write(
 ANOTHER = "`--id` gives another."
 
 
-def _require_id(name: str, target: Path, another: str = ANOTHER) -> None:
+def require_id(name: str, target: Path, another: str = ANOTHER) -> None:
+    """Refuse an id that a new file cannot have. Raises typer.BadParameter."""
     import re
 
     from connectors.catalogue import shipped_folder
@@ -133,21 +135,24 @@ def _require_id(name: str, target: Path, another: str = ANOTHER) -> None:
         raise typer.BadParameter(f"{name} is a connector that comes with Keyleash. {another}")
 
 
-def _try(made: "Draft") -> None:
+def try_loading(identifier: str, files: dict[str, bytes]) -> None:
     """Load what would be written, where nobody else looks; raises DefinitionError."""
     from connectors.loading import load
 
     with TemporaryDirectory(prefix="keyleash-") as folder:
-        (Path(folder) / f"{made.id}.openapi.json").write_bytes(made.document)
-        (Path(folder) / f"{made.id}.yaml").write_text(made.text, encoding="utf-8")
-        load(Path(folder) / f"{made.id}.yaml")
+        for name, content in files.items():
+            (Path(folder) / name).write_bytes(content)
+        load(Path(folder) / f"{identifier}.yaml")
 
 
-def _put(files: dict[Path, bytes], another: str = "take another id with `--id`") -> None:
+MORE = "For one more operation: move both away, import all of them at once, an `--operation` for each"
+
+
+def put(files: dict[Path, bytes], another: str = "take another id with `--id`", *, more: str = MORE) -> None:
     """Write these files, all or none of them; never over one that is there."""
     there = [path for path in files if path.exists()]
     if there:
-        raise typer.BadParameter(_are_there(there, another))
+        raise typer.BadParameter(_are_there(there, another, more))
     written: list[Path] = []
     try:
         for path, content in files.items():
@@ -164,14 +169,13 @@ def _put(files: dict[Path, bytes], another: str = "take another id with `--id`")
         ) from None
 
 
-def _are_there(paths: Sequence[Path], another: str) -> str:
+def _are_there(paths: Sequence[Path], another: str, more: str) -> str:
     if len(paths) == 1:
         return f"{paths[0]} is there already. Remove it first, or {another}."
     (beside, file) = paths
     return (
-        f"{file} and {beside.name} beside it are there already, and belong together. For one more operation: move both "
-        "away, import all of them at once, an `--operation` for each, and carry over what you had edited. Or "
-        f"{another}."
+        f"{file} and {beside.name} beside it are there already, and belong together. {more}, and carry over what you "
+        f"had edited. Or {another}."
     )
 
 
@@ -230,13 +234,16 @@ def _as_json(each: "Candidate") -> dict[str, Any]:
     }
 
 
-def _size(each: "Candidate") -> str:
+def size_in_words(size: int) -> str:
+    """How much of a model's attention a schema takes."""
     from connectors.importing import TOO_LARGE
 
-    if each.refused:
-        return "-"
-    tokens = f"{each.size} B, ~{max(1, each.size // 4)} tokens"
-    return f"{tokens}, much for a model" if each.size > TOO_LARGE else tokens
+    tokens = f"{size} B, ~{max(1, size // 4)} tokens"
+    return f"{tokens}, much for a model" if size > TOO_LARGE else tokens
+
+
+def _size(each: "Candidate") -> str:
+    return "-" if each.refused else size_in_words(each.size)
 
 
 def _about(each: "Candidate") -> str:
@@ -281,9 +288,9 @@ def new(
     from server.settings import read_settings
 
     target = read_settings().connectors / f"{identifier}.yaml"
-    _require_id(identifier, target, "Give another ID.")
+    require_id(identifier, target, "Give another ID.")
     text = SKELETON.format(id=identifier, title=identifier.replace("_", " ").capitalize())
-    _put({target: text.encode()}, "give another ID")
+    put({target: text.encode()}, "give another ID")
     if json:
         show_json({"id": identifier, "file": str(target)})
     else:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from connectors.definition import Connector, CredentialKind, OAuth
-from server.oauth.tokens import OWN
+from server.oauth.tokens import OWN, REGISTERED
 from vault import Secret, VaultError
 from vault.hostfile import read_file, readable_by_all
 
@@ -48,7 +48,7 @@ class Apps:
     def joined(self, app: str, connector: str, oauth: OAuth, sealed: Secret) -> Secret:
         """What was sealed, with the app that belongs to it; wipe both after. Raises AppProblem."""
         names = sealed.fields
-        if app == OWN:
+        if app in (OWN, REGISTERED):
             return Secret({name: sealed.reveal(name) for name in names})
         with self.of(connector, oauth) as theirs:
             return Secret(

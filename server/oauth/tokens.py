@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 OWN = "own"
 """The app that asks is the org's own; its id and secret are sealed with the tokens."""
+REGISTERED = "registered"
+"""It was made for this one connection by the provider itself (RFC 7591), and is sealed with the tokens, too."""
 LIMITS = Limits(connect_s=5, total_s=10, max_body=256 * 1024)
 """A provider is asked for no longer than this: calls wait for it."""
 EARLY_MS = 300_000
@@ -112,7 +114,7 @@ def sealed_fields(given: Granted, kept: Secret, app: str) -> Secret:
     refresh token if no new one came.
     """
     new = {"access_token": "secret", "refresh_token": "refresh_token"}
-    names = [name for name in kept.fields if name not in _DROPPED[app == OWN]]
+    names = [name for name in kept.fields if name not in _DROPPED[app in (OWN, REGISTERED)]]
     return Secret(
         {name: kept.reveal(name) for name in names} | {new[name]: given.reveal(name) for name in given.fields}
     )

@@ -30,6 +30,23 @@ OPENAI: dict[str, Row] = {
             instructions="Be brief.",
             max_output_tokens=64,
             temperature=0.5,
+            store=False,
+        ),
+        {
+            "model": "gpt-6",
+            "input": [{"role": "user", "content": "Grüße"}],
+            "instructions": "Be brief.",
+            "max_output_tokens": 64,
+            "temperature": 0.5,
+        },
+    ),
+    "continue_response": (
+        lambda client: client.responses.create(
+            model="gpt-6",
+            input=[{"role": "user", "content": "Grüße"}],
+            instructions="Be brief.",
+            max_output_tokens=64,
+            temperature=0.5,
             previous_response_id="resp_1",
             store=False,
         ),

@@ -16,7 +16,18 @@ from pathlib import Path
 
 import anyio
 
-from tests.real import conformance, documents, github, inspector, oauth, openapi_documents, slack, stripe, wrapped
+from tests.real import (
+    conformance,
+    documents,
+    github,
+    imported,
+    inspector,
+    oauth,
+    openapi_documents,
+    slack,
+    stripe,
+    wrapped,
+)
 from tests.real.fetching import Cache
 from tests.real.report import Came, Report
 
@@ -30,6 +41,7 @@ CHECKS: dict[str, Callable[[Report, Cache], Awaitable[None]]] = {
     "openapi": openapi_documents.check,
     "oauth": oauth.check,
     "wrapped": wrapped.check,
+    "imported": imported.check,
 }
 
 

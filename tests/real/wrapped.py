@@ -41,9 +41,9 @@ async def check(report: Report, cache: Cache) -> None:
     """Git and time over stdio, and the server that has everything over both transports."""
     with org() as made:
         folder = made.line.person / "repository"
-        _repository(folder)
-        git = _python(cache.pip(*GIT), "mcp_server_git", "--repository", str(folder))
-        clock = _python(cache.pip(*TIME), "mcp_server_time", "--local-timezone", "UTC")
+        repository(folder)
+        git = program(cache.pip(*GIT), "mcp_server_git", "--repository", str(folder))
+        clock = program(cache.pip(*TIME), "mcp_server_time", "--local-timezone", "UTC")
         everything = cache.npm(*EVERYTHING) / "dist" / "index.js"
         await _wrapped(report, made, "git", git)
         await _wrapped(report, made, "time", clock)
@@ -67,13 +67,13 @@ async def check(report: Report, cache: Cache) -> None:
             notes.append(f"{len(attempts)} calls")
 
 
-def _python(folder: Path, module: str, *arguments: str) -> list[str]:
+def program(folder: Path, module: str, *arguments: str) -> list[str]:
     """The server as a program of this Python: it inherits no PYTHONPATH, so its own folder is told to it."""
     run = f"import sys; sys.path.insert(0, sys.argv.pop(1)); from {module} import main; main()"
     return [sys.executable, "-P", "-c", run, str(folder), *arguments]
 
 
-def _repository(folder: Path) -> None:
+def repository(folder: Path) -> None:
     for arguments in (
         ("init", "-q", str(folder)),
         ("-C", str(folder), "config", "user.email", "a@example.org"),

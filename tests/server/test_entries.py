@@ -24,7 +24,7 @@ from tests.upstream import Answer, Upstream
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
-WHO = {"agent", "agent_id", "member", "client", "client_version", "transport", "address"}
+WHO = {"agent", "agent_id", "member", "member_id", "client", "client_version", "transport", "address"}
 WHAT = {"connection", "account", "ownership", "credential_version", "source", "tool", "definition", "effect"}
 WHAT |= {"verdict", "rules"}
 WHERE = {"host", "method"}

@@ -34,6 +34,7 @@ from tests.consenting import noted
 from tests.installed import SECRET, Place, add_org
 from tests.leaks import leak
 from tests.offering import THEIRS, offered_by_operator
+from tests.pinning import READ, held
 from tests.processes import holding
 from tests.remnants import remnants, sealed_of
 from tests.serving import serving
@@ -70,7 +71,9 @@ def rows_of(place: Place) -> dict[str, int]:
 
 async def full(place: Place, parts: Parts, upstream: Upstream) -> None:
     """Give the org something in every table: calls held and lost, grants, work, a rule, a channel, people, agents."""
-    noted(place, place.connect(upstream.url, connector="slack", name="chat"))
+    chat = place.connect(upstream.url, connector="slack", name="chat")
+    noted(place, chat)
+    held(place, chat, READ, None)
     hooked(place, "http://127.0.0.1:9/nobody/listens/there")
     place.member("bob", ("auditor",))
     place.agent("robot", standalone=True)

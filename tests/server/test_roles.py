@@ -81,6 +81,10 @@ STATED: dict[str, list[Case | Operators | Unowned]] = {
     "connector check": [Unowned("it reads the file that it is given", "connector check {connector}")],
     "connector new": [Unowned("it writes a file that is not there yet, where whoever runs it can write one")],
     "connector import-openapi": [Unowned("it writes files that are not there yet; they offer nothing until connected")],
+    "connector import-mcp": [
+        Operators("connector import-mcp http://127.0.0.1:9/mcp --list --allow-private 127.0.0.1/32", says="127.0.0.1:9")
+    ],
+    "connector review": [Case("connector review", ADMINS)],
     "org list": [Unowned("names of orgs, for whoever can read the database", "org list --json")],
     "vault status": [Unowned("where the root key is, for whoever can read the database", "vault status --json")],
     "client show": [Unowned("it prints what to write, and writes nothing", "client show cursor")],

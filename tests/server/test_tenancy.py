@@ -23,8 +23,9 @@ from server.audit import Event, append
 from server.audit.entry import RESERVED
 from server.call import call
 from server.clock import now_ms
-from server.connections import connection_named
+from server.connections import Connection, connection_named
 from server.errors import ApprovalRequired, CallRefused, Refused
+from server.held import held_of, looked_at
 from server.identity import system_user
 from server.recorded import sweep
 from server.telemetry import standing
@@ -32,6 +33,7 @@ from tests.agents import Nobody, decide
 from tests.commandline import CommandLine
 from tests.consenting import run_out, signed_in, with_ledger
 from tests.installed import Place, make
+from tests.pinning import READ, WRITE, changed, held, with_file
 from tests.provider import Provider
 from tests.serving import serving
 from tests.telling import Clock, a_server, called, delivered, hooked
@@ -158,11 +160,12 @@ def _tour(folder: Path) -> None:
     """Every change of an org's rows once, at the command line."""
     with Upstream() as upstream, Provider() as provider:
         upstream.answer = lambda request: Answer({"ok": True, "ts": "1", "id": "acct_1"})
-        place = with_ledger(make(folder / "home"))
+        place = with_file(with_ledger(make(folder / "home")), READ, WRITE)
         for name in ("ledger", "books"):
             signed_in(place, provider, name=name)
         for connector in ("stripe", "slack"):
             place.connect(upstream.url, connector=connector)
+        _definitions_change(place, place.connect(upstream.url, connector="things"))
         place.database.write_now(
             lambda rows: rows.execute("UPDATE member SET os_user = ? WHERE name = 'alice'", (system_user(),))
         )
@@ -209,6 +212,7 @@ def _tour(folder: Path) -> None:
             "member remove bob --yes",
             "policy preset strict",
             "approvals list --all",
+            "connector review --yes",
             "connection test slack",
             "connection remove ledger --yes --no-revoke",
             "connection rotate slack --keep-secret",
@@ -240,6 +244,14 @@ def _tour(folder: Path) -> None:
 
 
 LOCAL = "--allow-private 127.0.0.1/32"
+
+
+def _definitions_change(place: Place, connection: Connection) -> None:
+    """A tool of a wrapped server is held, and is as it was again, where another has changed."""
+    connector, now = place.installation.catalogue.connector("things"), [READ, changed(WRITE, title="Else")]
+    assert held(place, connection, READ, changed(READ, title="Else")) == ["read_it"]
+    place.database.write_now(lambda rows: looked_at(rows, connection, connector, now, by="alice"))
+    assert [each.tool for each in held_of(place.database, place.org)] == ["change_it"]
 
 
 async def _held_and_counted(place: Place) -> str:

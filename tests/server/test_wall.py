@@ -208,7 +208,8 @@ def test_the_role_that_serves_may_do_exactly_this(walled: Walled) -> None:
     wanted |= {("audit_key", "SELECT"), ("audit_key", "INSERT"), ("audit_stub", "SELECT")}
     wanted |= {("rule_version", "SELECT"), ("rule_version", "INSERT")}
     wanted |= {(table, may) for table in ("usage_day", "usage_cost") for may in ("SELECT", "INSERT", "UPDATE")}
-    wanted |= {("recorded_call", may) for may in ("SELECT", "INSERT", "DELETE")}
+    brief = ("recorded_call", "held_definition")
+    wanted |= {(table, may) for table in brief for may in ("SELECT", "INSERT", "DELETE")}
     wanted |= {("audit_entry", "SELECT"), ("audit_entry", "INSERT"), ("org", "SELECT"), ("removed_org", "SELECT")}
     wanted |= {("org", f"UPDATE {column}") for column in ("preset", "revision", "frozen_at")}
     wanted |= {("managed_offer", f"UPDATE {column}") for column in ("set_aside_at", "used_day", "used_calls")}
