@@ -220,7 +220,7 @@ _INSERT = (
     "under_way, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _KEPT = (
-    *("agent", "agent_id", "member", "client", "client_version", "transport", "address"),
+    *("agent", "agent_id", "member", "member_id", "client", "client_version", "transport", "address"),
     *("connection", "account", "ownership", "credential_version", "source", "tool", "definition", "effect"),
     *("verdict", "rules", "approval", "grant", "work", "approver", "channel", "known_by", "host", "method"),
 )
