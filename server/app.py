@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from connectors.catalogue import Catalogue, shipped_folder
 from server.approval import Approvals, tending
 from server.approval.reaching import Keeper
+from server.audit.noted import NotedHeads
 from server.call import Parts
 from server.clock import now_ms
 from server.connections import Workspaces
@@ -227,7 +228,7 @@ async def running(installation: Installation) -> AsyncGenerator[Parts]:
         delivering(database, vault, public_url=settings.public_url),
     ):
         parts = installation.parts(egress)
-        parts.telemetry.watch(everything(database, now_ms))
+        parts.telemetry.watch(everything(database, now_ms, NotedHeads(settings.noted_heads).signed.heads))
         apps, connectors = Apps(settings.oauth_apps), installation.catalogue.connectors
         async with revoking.retrying(database, vault, egress, connectors, parts.keys, apps=apps):
             try:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics, trace
 
+from server.audit import AuditError, Head
 from server.database import Database, DatabaseProblem
 from server.errors import (
     ApprovalRequired,
@@ -204,6 +205,7 @@ STANDING = (
     ("keyleash.approvals.oldest", "s", "For how long the oldest of them has waited."),
     ("keyleash.calls.lost", "{call}", "Calls of which nobody has said what became of them."),
     ("keyleash.audit.entries", "{entry}", "Entries on record."),
+    ("keyleash.audit.unsigned", "{entry}", "Of these, entries that no checkpoint vouches for yet."),
 )
 
 _PENDING = "SELECT COUNT(*), MIN(created_at) FROM approval WHERE org = ? AND state = 'pending' AND expires_at > ?"
@@ -213,32 +215,40 @@ _ENTRIES = "SELECT MAX(seq) FROM audit_entry WHERE org = ?"
 _NAME = "SELECT name FROM org WHERE id = ?"
 
 
-def standing(database: Database, org: str, now: int) -> Standing | None:
-    """What stands about this org; None for one that was removed. Raises DatabaseProblem."""
+def standing(database: Database, org: str, now: int, noted: int = 0) -> Standing | None:
+    """What stands about this org, whose log was signed up to `noted`; None for one that was removed.
+
+    Raises DatabaseProblem.
+    """
     own = database.of(org)
     name = own.read(_NAME, (org,))
     if not name:
         return None
     ((pending, oldest),) = own.read(_PENDING, (org, now))
     lost = int(own.read(_UNKNOWN, (org,))[0][0]) + int(own.read(_LOST, (org,))[0][0])
+    entries = int(own.read(_ENTRIES, (org,))[0][0] or 0)
     return Standing(
         str(name[0][0]),
         {
             "keyleash.approvals.pending": int(pending),
             "keyleash.approvals.oldest": 0.0 if oldest is None else max(0, now - int(oldest)) / 1000,
             "keyleash.calls.lost": lost,
-            "keyleash.audit.entries": int(own.read(_ENTRIES, (org,))[0][0] or 0),
+            "keyleash.audit.entries": entries,
+            "keyleash.audit.unsigned": max(0, entries - noted),
         },
     )
 
 
-def everything(database: Database, now: Callable[[], int]) -> Callable[[], Iterable[Standing]]:
-    """What stands about every org; nothing while the database cannot be read."""
+def everything(
+    database: Database, now: Callable[[], int], noted: Callable[[], Mapping[str, Head]]
+) -> Callable[[], Iterable[Standing]]:
+    """What stands about every org; nothing while the database, or how far the logs were `noted`, cannot be read."""
 
     def look() -> Iterable[Standing]:
         try:
-            found = [standing(database, org, now()) for org in database.orgs()]
-        except DatabaseProblem as problem:
+            ends = noted()
+            found = [standing(database, org, now(), ends[org].seq if org in ends else 0) for org in database.orgs()]
+        except (DatabaseProblem, AuditError) as problem:
             log.warning("what stands cannot be measured: %s", problem)
             return []
         return [each for each in found if each is not None]

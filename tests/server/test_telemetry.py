@@ -22,6 +22,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from server.app import open_installation, running
 from server.approval import Decision
+from server.audit import Head
 from server.call import Parts, call
 from server.clock import now_ms
 from server.errors import AskFirst, CallRefused
@@ -207,7 +208,9 @@ async def test_what_waits_and_what_is_lost_is_looked_up_for_every_org(place: Pla
     async with running(place.installation) as opened:
         parts = replace(opened, telemetry=seen.telemetry)
         moment = now_ms()
-        parts.telemetry.watch(everything(place.installation.database, lambda: moment + 60_000))
+        parts.telemetry.watch(
+            everything(place.installation.database, lambda: moment + 60_000, lambda: {place.org: Head(2, "")})
+        )
         await made(parts, place, "stripe_create_refund", REFUND)
         gauges = {name: seen.points(name) for name, _, _ in STANDING}
     assert {name: [point.attributes["keyleash.org"] for point in points] for name, points in gauges.items()} == {
@@ -216,6 +219,7 @@ async def test_what_waits_and_what_is_lost_is_looked_up_for_every_org(place: Pla
     assert gauges["keyleash.approvals.pending"][0].value == 1
     assert 59 < gauges["keyleash.approvals.oldest"][0].value < 61
     assert gauges["keyleash.audit.entries"][0].value == place.events()[-1]["seq"]
+    assert gauges["keyleash.audit.unsigned"][0].value == place.events()[-1]["seq"] - 2
     assert gauges["keyleash.calls.lost"][0].value == 0
     assert WORD not in seen.text()
 
@@ -223,7 +227,7 @@ async def test_what_waits_and_what_is_lost_is_looked_up_for_every_org(place: Pla
 def test_a_database_that_is_gone_measures_nothing_and_breaks_nothing(
     place: Place, seen: Seen, caplog: pytest.LogCaptureFixture
 ) -> None:
-    seen.telemetry.watch(everything(place.installation.database, now_ms))
+    seen.telemetry.watch(everything(place.installation.database, now_ms, dict))
     place.installation.close()
     file = place.installation.settings.database
     file.rename(file.with_name("elsewhere"))
