@@ -13,6 +13,8 @@ from connectors.arguments import fits
 
 ASKING_S = 45.0
 """How long a person may think about all questions of one call together; that is not counted as the server's time."""
+MOST_ASKS = 5
+"""Questions of one call, or of one round of it where the answers come with a later request."""
 MOST_FIELDS = 20
 MOST_CHOICES = 100
 LONGEST = 2_000  # characters of the question
