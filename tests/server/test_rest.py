@@ -2,16 +2,20 @@
 
 import json
 import re
+import threading
 from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from connectors.portions import MAX_TEXT
 from server.app import running
-from server.call import Outcome, call, read_more
+from server.call import MOST_AT_ONCE, Outcome, call, read_more
 from server.connections import connection_named, remove
-from server.errors import BadArguments, CallRefused
+from server.errors import BadArguments, Busy, CallRefused
+from server.identity import Caller
 from server.rest import EACH_AGENT, KEPT_S, MOST_BYTES, Rests
 from tests.agents import ERAS, Nobody, answering, connected
 from tests.installed import Place, add_org, files_holding
@@ -107,6 +111,40 @@ async def test_nobody_else_reads_it(place: Place, upstream: Upstream) -> None:
             assert str(fiction.value) == str(refused.value)
         assert isinstance(await read_more(parts, place.caller(), where), Outcome)
     assert globex.events("call.replayed") == []
+
+
+async def test_others_are_served_while_a_long_answer_is_taken_apart(place: Place) -> None:
+    threads: list[str] = []
+
+    class Watched(Rests):
+        def keep(self, *arguments: Any) -> Any:
+            threads.append(threading.current_thread().name)
+            return super().keep(*arguments)
+
+        def find(self, caller: Caller, place: str) -> Any:
+            handle, start, kept = super().find(caller, place)
+
+            def told(*arguments: Any) -> Any:
+                threads.append(threading.current_thread().name)
+                return kept.told(*arguments)
+
+            facts = {name: getattr(kept, name) for name in ("name", "arguments", "connection", "definition")}
+            return handle, start, SimpleNamespace(told=told, **facts)
+
+    async with running(place.installation) as parts:
+        watched = replace(parts, rests=Watched())
+        await read_more(watched, place.caller(), await first(watched, place))
+    assert len(threads) == 2
+    assert threading.current_thread().name not in threads
+
+
+async def test_who_reads_on_has_a_call_under_way(place: Place) -> None:
+    async with running(place.installation) as parts:
+        where = await first(parts, place)
+        parts.under_way[place.caller().agent] = MOST_AT_ONCE
+        with pytest.raises(Busy):
+            await read_more(parts, place.caller(), where)
+        assert parts.under_way[place.caller().agent] == MOST_AT_ONCE
 
 
 async def test_it_is_read_only_while_the_call_could_be_made(place: Place, upstream: Upstream) -> None:
