@@ -25,7 +25,9 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _OURS = frozenset({"decision"})
 """What Keyleash's own forms are filled in under: a server's must not look like one of them."""
 _TYPES = ("string", "number", "integer", "boolean")
-_BOUNDS = ("minLength", "maxLength", "minimum", "maximum")
+_NUMBERS = ("minimum", "maximum")
+_BOUNDS = {"string": ("minLength", "maxLength"), "number": _NUMBERS, "integer": _NUMBERS, "boolean": ()}
+_LARGEST = 2**53  # of a bound: the largest number up to which every client knows every whole one
 _FORMATS = ("email", "uri", "date", "date-time")
 
 
@@ -60,11 +62,14 @@ def vetted(message: str, schema: Mapping[str, Any]) -> Ask | None:
     made = {name: _field(value) for name, value in found.items() if _may_be_called(name)}
     shown = {name: field for name, field in made.items() if field is not None}
     wanted = schema.get("required", [])
-    if not isinstance(wanted, list) or not all(name in shown for name in cast("list[Any]", wanted)):
+    if not isinstance(wanted, list) or not all(name in list(shown) for name in cast("list[Any]", wanted)):
         return None
     if not shown or len(found) > MOST_FIELDS:
         return None
-    return Ask(message, {"type": "object", "properties": shown, **({"required": wanted} if wanted else {})})
+    return Ask(
+        message,
+        {"type": "object", "properties": shown, **({"required": list(dict.fromkeys(wanted))} if wanted else {})},
+    )
 
 
 def answered(ask: Ask, action: str, content: Mapping[str, Any] | None) -> Answer:
@@ -99,9 +104,11 @@ def _field(value: Any) -> dict[str, Any] | None:
         if kind != "string" or not 0 < len(choices) <= MOST_CHOICES:
             return None
         field["enum"] = choices
-    for key in _BOUNDS:
-        if isinstance(given.get(key), int | float) and not isinstance(given[key], bool):
-            field[key] = given[key]
+    for key in _BOUNDS[kind]:
+        bound = given.get(key)
+        number = isinstance(bound, int | float) and not isinstance(bound, bool) and abs(bound) <= _LARGEST
+        if number and (kind != "string" or (bound >= 0 and bound == int(bound))):
+            field[key] = bound
     if given.get("format") in _FORMATS:
         field["format"] = given["format"]
     return field
