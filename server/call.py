@@ -713,6 +713,7 @@ async def _send_to_server(
                 secret=secret,
                 before=_server_in_time(parts, attempt),
                 outside=may_ask(bound.caller, person.outside),
+                long_answers=parts.long_answers,
             )
         finally:
             secret.wipe()

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import anyio
+
 from connectors.addresses import Network
 from connectors.answer import Result, failed, interpret
 from connectors.auth import Revealing
@@ -127,10 +129,11 @@ async def send(
     secret: Revealing,
     before: Callable[[], None] = lambda: None,
     outside: Outside | None = None,
+    long_answers: anyio.CapacityLimiter | None = None,
 ) -> Sent | Questions:
     """Call the wrapped server's tool, if it still is what was agreed to. Raises a ConnectorError.
 
-    `before` runs just before the call is sent, and may raise.
+    `before` runs just before the call is sent, and may raise. `long_answers` bounds how many are taken apart at once.
     """
     from connectors.upstream import Wanted, opened
 
@@ -150,7 +153,9 @@ async def send(
             state=onward.state if onward else None,
             before=before,
         )
-    return _questions(call, came, rounds + 1) if isinstance(came, Wanted) else _sent(call, came)
+    if isinstance(came, Wanted):
+        return _questions(call, came, rounds + 1)
+    return await anyio.to_thread.run_sync(_sent, call, came, limiter=long_answers)
 
 
 def may_ask(caller: Caller, outside: Outside | None) -> Outside | None:

@@ -1,6 +1,7 @@
 """What is left of a long answer is read on by the agent that asked, for a while, and nothing is sent a second time."""
 
 import json
+import random
 import re
 import threading
 from collections.abc import Callable
@@ -226,9 +227,22 @@ def test_an_agent_keeps_its_last_few_and_takes_nobody_elses_room(place: Place) -
     assert rests.find(place.caller("other"), theirs)
 
 
-def test_all_together_are_bounded_and_what_is_too_long_is_cut_as_before(place: Place) -> None:
-    import random
+def test_who_keeps_most_makes_room(place: Place) -> None:
+    place.agent("other")
+    place.agent("third")
+    rests = Rests(Clock())
+    theirs = kept(rests, place, {"data": CHARGES}, "other")
+    noise = random.Random(1).randbytes(MOST_BYTES // EACH_AGENT * 3 // 4).hex()
+    mine = [kept(rests, place, {"text": noise}) for _ in range(EACH_AGENT)]
+    third = kept(rests, place, {"text": noise[: MOST_BYTES // EACH_AGENT]}, "third")
+    assert rests.find(place.caller("other"), theirs)
+    assert rests.find(place.caller("third"), third)
+    assert rests.find(place.caller(), mine[-1])
+    with pytest.raises(BadArguments):
+        rests.find(place.caller(), mine[0])
 
+
+def test_all_together_are_bounded_and_what_is_too_long_is_cut_as_before(place: Place) -> None:
     rests = Rests(Clock())
     noise = random.Random(1).randbytes(MOST_BYTES // EACH_AGENT // 2 + 1).hex()
     told = rests.keep(
