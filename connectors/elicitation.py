@@ -68,7 +68,11 @@ def vetted(message: str, schema: Mapping[str, Any]) -> Ask | None:
         return None
     return Ask(
         message,
-        {"type": "object", "properties": shown, **({"required": list(dict.fromkeys(wanted))} if wanted else {})},
+        {
+            "type": "object",
+            "properties": shown,
+            **({"required": list(dict.fromkeys(cast("list[str]", wanted)))} if wanted else {}),
+        },
     )
 
 
@@ -105,13 +109,16 @@ def _field(value: Any) -> dict[str, Any] | None:
             return None
         field["enum"] = choices
     for key in _BOUNDS[kind]:
-        bound = given.get(key)
-        number = isinstance(bound, int | float) and not isinstance(bound, bool) and abs(bound) <= _LARGEST
-        if number and (kind != "string" or (bound >= 0 and bound == int(bound))):
+        bound: Any = given.get(key)
+        if _is_number(bound) and (kind != "string" or (bound >= 0 and bound == int(bound))):
             field[key] = bound
     if given.get("format") in _FORMATS:
         field["format"] = given["format"]
     return field
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def _choices(given: Mapping[str, Any]) -> list[str] | None:
