@@ -346,7 +346,7 @@ def _numbers(value: Any) -> dict[str, Any] | None:
     numbers: dict[str, Any] = {
         name: number
         for name, number in fields
-        if isinstance(number, (int, float)) and not isinstance(number, bool) and math.isfinite(number)
+        if isinstance(number, (int, float)) and not isinstance(number, bool) and abs(number) <= _LARGEST
     }
     unit = cast("dict[str, Any]", value).get("cost_unit")
     if "cost" in numbers and isinstance(unit, str) and _UNIT.fullmatch(unit):
@@ -355,6 +355,7 @@ def _numbers(value: Any) -> dict[str, Any] | None:
 
 
 _UNIT = re.compile(r"[A-Za-z]{1,12}")
+_LARGEST = 10**15  # what is beyond is no count of anything, and may be beyond what a float or a database holds
 
 
 def _without(value: Any, keys: tuple[str, ...]) -> Any:

@@ -4,6 +4,7 @@ What goes wrong below the protocol is kept on the Line, as an error of this room
 """
 
 import logging
+from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -33,7 +34,10 @@ log = logging.getLogger("keyleash")
 GOODBYE_S = 2.0
 """How long a server may take to be told that its session is over."""
 MOST_SESSION = 512  # characters of a session's id
+MOST_REQUESTS = {"POST": 500, "GET": 50}
+"""Of one conversation: each time that a stream ends, its server can have us open it again at once."""
 MOST_NOISE = 200  # lines that are no message
+_LONGEST_ESCAPE = 8  # characters for one of a secret's
 _PASSED = ("content-type", "mcp-session-id")
 _OURS = frozenset({"host", "content-length", "connection", "accept-encoding", "user-agent", "transfer-encoding"})
 
@@ -48,6 +52,7 @@ class Line:
     status: int = 0  # of the last message's answer over HTTP
     retry_after: float | None = None
     bytes_in: int = 0
+    requests: Counter[str] = field(default_factory=Counter[str])
     process: Started | None = None
     _secrets: list[str] = field(default_factory=list[str], repr=False)
 
@@ -69,6 +74,8 @@ class Line:
         if failed is None or self.process is None or not self.process.said:
             return
         said = Scrubber(self.secrets()).text(self.process.said)
+        if self.process.said_more:  # it may begin in the middle of a secret, in whichever disguise
+            said = said[_LONGEST_ESCAPE * max((len(secret) for secret in self.secrets()), default=0) :]
         shown = "".join(char if char.isprintable() else " " for char in said)
         log.warning("the server of %s failed, and said last: %s", self.title, shown[-1_000:])
 
@@ -124,6 +131,9 @@ class Through(httpx2.AsyncBaseTransport):
         """Raises a ConnectorError; a request to any other place than the endpoint is not sent."""
         if str(request.url) != self.target.url:
             raise Unreachable("The server's messages go to its own address, and to no other.", maybe_sent=False)
+        self.line.requests[request.method] += 1
+        if self.line.requests[request.method] > MOST_REQUESTS.get(request.method, 1):
+            raise Unreachable(f"{self.line.title} wants more requests than a call may take.")
         headers = tuple(
             (name, value) for name, value in request.headers.items() if name.lower() not in _OURS | self._fixed
         )

@@ -13,6 +13,8 @@ from connectors.arguments import fits
 
 ASKING_S = 45.0
 """How long a person may think about all questions of one call together; that is not counted as the server's time."""
+MOST_ASKS = 5
+"""Questions of one call, or of one round of it where the answers come with a later request."""
 MOST_FIELDS = 20
 MOST_CHOICES = 100
 LONGEST = 2_000  # characters of the question
@@ -23,7 +25,9 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _OURS = frozenset({"decision"})
 """What Keyleash's own forms are filled in under: a server's must not look like one of them."""
 _TYPES = ("string", "number", "integer", "boolean")
-_BOUNDS = ("minLength", "maxLength", "minimum", "maximum")
+_NUMBERS = ("minimum", "maximum")
+_BOUNDS = {"string": ("minLength", "maxLength"), "number": _NUMBERS, "integer": _NUMBERS, "boolean": ()}
+_LARGEST = 2**53  # of a bound: the largest number up to which every client knows every whole one
 _FORMATS = ("email", "uri", "date", "date-time")
 
 
@@ -58,11 +62,18 @@ def vetted(message: str, schema: Mapping[str, Any]) -> Ask | None:
     made = {name: _field(value) for name, value in found.items() if _may_be_called(name)}
     shown = {name: field for name, field in made.items() if field is not None}
     wanted = schema.get("required", [])
-    if not isinstance(wanted, list) or not all(name in shown for name in cast("list[Any]", wanted)):
+    if not isinstance(wanted, list) or not all(name in list(shown) for name in cast("list[Any]", wanted)):
         return None
     if not shown or len(found) > MOST_FIELDS:
         return None
-    return Ask(message, {"type": "object", "properties": shown, **({"required": wanted} if wanted else {})})
+    return Ask(
+        message,
+        {
+            "type": "object",
+            "properties": shown,
+            **({"required": list(dict.fromkeys(cast("list[str]", wanted)))} if wanted else {}),
+        },
+    )
 
 
 def answered(ask: Ask, action: str, content: Mapping[str, Any] | None) -> Answer:
@@ -97,12 +108,17 @@ def _field(value: Any) -> dict[str, Any] | None:
         if kind != "string" or not 0 < len(choices) <= MOST_CHOICES:
             return None
         field["enum"] = choices
-    for key in _BOUNDS:
-        if isinstance(given.get(key), int | float) and not isinstance(given[key], bool):
-            field[key] = given[key]
+    for key in _BOUNDS[kind]:
+        bound: Any = given.get(key)
+        if _is_number(bound) and (kind != "string" or (bound >= 0 and bound == int(bound))):
+            field[key] = bound
     if given.get("format") in _FORMATS:
         field["format"] = given["format"]
     return field
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def _choices(given: Mapping[str, Any]) -> list[str] | None:

@@ -97,4 +97,7 @@ def _told(
 
 def dumped(value: Any) -> str:
     """As compact JSON; raises ValueError for a number that JSON has not."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(value)
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)

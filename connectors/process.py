@@ -25,7 +25,7 @@ from connectors.errors import ConnectorError, ResponseTooLarge, Unreachable
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 GRACE_S = 1.0
 """How long a server may take to end by itself once its input is closed."""
-MOST_SAID = 4_000
+MOST_SAID = 16_000
 """The last bytes of what it says on its error stream that are kept."""
 
 
@@ -40,6 +40,11 @@ class Started:
     @property
     def said(self) -> str:
         return bytes(self._said).decode("utf-8", "replace")
+
+    @property
+    def said_more(self) -> bool:
+        """Whether what it said began earlier than what is kept of it."""
+        return len(self._said) == MOST_SAID
 
     async def send(self, line: bytes) -> None:
         """Write one line; raises Unreachable where it reads no more."""

@@ -28,7 +28,7 @@ from connectors.bounded import DEFAULT_LIMITS, Limits, check_json
 from connectors.conversation import Heard, Line, Said, over_http, over_stdio
 from connectors.definition import Connector, CredentialKind, canonical
 from connectors.egress import Egress, Reply
-from connectors.elicitation import ASKING_S, DECLINED, Answer, Ask, vetted
+from connectors.elicitation import ASKING_S, DECLINED, MOST_ASKS, Answer, Ask, vetted
 from connectors.errors import (
     ConnectorError,
     DefinitionChanged,
@@ -44,7 +44,7 @@ __all__ = ["Answer", "Ask", "Definition", "DefinitionChanged", "Relay", "Returne
 MAX_TOOLS = 2_000
 MAX_PAGES = 50
 MAX_STATE = 16 * 1024  # characters
-MOST_ASKS = 5  # questions of one call
+LONGEST_KEY = 200  # characters of what a server calls a question
 _SHOWN = ("name", "title", "description", "inputSchema", "outputSchema", "annotations")
 _NOT_DONE = frozenset({t.PARSE_ERROR, t.INVALID_REQUEST, t.METHOD_NOT_FOUND, t.INVALID_PARAMS})
 _LOGGERS = ("client", "mcp.client", "mcp.shared", "mcp.os")
@@ -239,7 +239,12 @@ class Upstream:
 
     def _wanted(self, result: t.InputRequiredResult) -> Wanted:
         asks: dict[str, Ask] = {}
-        for key, request in (result.input_requests or {}).items():
+        requests = result.input_requests or {}
+        if len(requests) > MOST_ASKS or any(len(key) > LONGEST_KEY for key in requests):
+            raise ProtocolRefused(
+                self._line.title, f"asks more than {MOST_ASKS} questions at once, or at endless length"
+            )
+        for key, request in requests.items():
             if not isinstance(request, t.ElicitRequest):
                 raise ProtocolRefused(self._line.title, "wants what Keyleash does not give: a model's answer, or files")
             ask = self._vetted(request.params)

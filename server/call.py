@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +106,10 @@ class Parts:
     telemetry: Telemetry = field(default_factory=Telemetry, compare=False)
     long_answers: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(4), compare=False)
     """How many long answers are taken apart at once."""
+    readers: defaultdict[str, anyio.CapacityLimiter] = field(
+        default_factory=lambda: defaultdict(lambda: anyio.CapacityLimiter(1)), compare=False
+    )
+    """Which agents read on in a long answer."""
     under_way: Counter[str] = field(default_factory=Counter[str], compare=False)
     """How many calls each agent has under way in this process."""
     turns: defaultdict[str, anyio.CapacityLimiter] = field(
@@ -187,7 +191,7 @@ async def call(
     `pointer` names the approval that an earlier answer to this call opened. From the attempt's record to the
     outcome's, nothing the client does can interrupt; egress bounds how long that takes.
     """
-    with parts.telemetry.call(caller) as seen:
+    with parts.telemetry.call(caller) as seen, _one_more(parts, caller):
         return await _counted(parts, caller, name, arguments, person, pointer, seen)
 
 
@@ -200,7 +204,6 @@ async def _counted(  # noqa: PLR0917 - the arguments of `call`
     pointer: str | None,
     seen: Seen,
 ) -> Outcome:
-    parts.under_way[caller.agent] += 1
     try:
         if parts.vault.sealed is not None:
             raise VaultSealed(parts.vault.sealed)
@@ -218,6 +221,14 @@ async def _counted(  # noqa: PLR0917 - the arguments of `call`
         if not refusal.on_record and not sent:
             await _refuse(parts, caller, name, refusal)
         raise
+
+
+@contextlib.contextmanager
+def _one_more(parts: Parts, caller: Caller) -> Generator[None]:
+    """One more call of the agent is under way."""
+    parts.under_way[caller.agent] += 1
+    try:
+        yield
     finally:
         parts.under_way[caller.agent] -= 1
         if not parts.under_way[caller.agent]:
@@ -434,8 +445,15 @@ async def read_more(parts: Parts, caller: Caller, place: str) -> Outcome:
 
     Nothing is sent. It is on record before it is told. Raises CallRefused.
     """
+    with _one_more(parts, caller):
+        return await _read_more(parts, caller, place)
+
+
+async def _read_more(parts: Parts, caller: Caller, place: str) -> Outcome:
     if parts.vault.sealed is not None:
         raise VaultSealed(parts.vault.sealed)
+    if parts.under_way[caller.agent] > MOST_AT_ONCE:
+        raise Busy(MOST_AT_ONCE)
     handle, start, kept = parts.rests.find(caller, place)
     try:
         await parts.keys.at_hand(caller.org)
@@ -446,7 +464,8 @@ async def read_more(parts: Parts, caller: Caller, place: str) -> Outcome:
         refusal = BadArguments("answer: its connection or tool has changed since; what is left of it is not shown.")
         await _refuse(parts, caller, kept.name, refusal, bound)
         raise refusal
-    told = kept.told(handle, start)
+    async with parts.readers[caller.agent]:  # one at a time: no agent has all the threads for long answers
+        told = await anyio.to_thread.run_sync(kept.told, handle, start, limiter=parts.long_answers)
     await _replayed(parts, bound, Clearance(), "continued")
     return Outcome(True, told.structured, told.text)
 
@@ -671,7 +690,7 @@ async def _send(
         log.error("a call failed inside Keyleash: %s", type(error).__name__)
         return State.UNKNOWN, _SILENT, {**facts, "error": "internal"}
     facts |= {"request_id": result.request_id, "usage": result.usage, "quota": result.quota}
-    return State.SUCCEEDED if result.ok else State.FAILED, _heard(parts, bound, result), facts
+    return State.SUCCEEDED if result.ok else State.FAILED, await _heard(parts, bound, result), facts
 
 
 async def _send_to_server(
@@ -694,6 +713,7 @@ async def _send_to_server(
                 secret=secret,
                 before=_server_in_time(parts, attempt),
                 outside=may_ask(bound.caller, person.outside),
+                long_answers=parts.long_answers,
             )
         finally:
             secret.wipe()
@@ -707,7 +727,8 @@ async def _send_to_server(
         return State.UNKNOWN, _SILENT, {"error": "internal"}
     if isinstance(sent, Questions):
         return State.APPROVED, sent, {}
-    return State.SUCCEEDED if sent.result.ok else State.FAILED, _heard(parts, bound, sent.result), dict(sent.facts)
+    heard = await _heard(parts, bound, sent.result)
+    return State.SUCCEEDED if sent.result.ok else State.FAILED, heard, dict(sent.facts)
 
 
 def _server_in_time(parts: Parts, attempt: _Attempt) -> Callable[[], None]:
@@ -826,10 +847,12 @@ _NOT_THIS_TIME = "This call was lost on its way before, and this time it could n
 _LOOK_FIRST = "It is not known whether the call took effect; look before you repeat it."
 
 
-def _heard(parts: Parts, bound: _Bound, result: Result) -> Outcome:
+async def _heard(parts: Parts, bound: _Bound, result: Result) -> Outcome:
     if result.whole is None:
         return Outcome(result.ok, result.structured, result.text)
-    told = parts.rests.keep(bound.caller, bound.call, bound.connection.id, result.whole)
+    told = await anyio.to_thread.run_sync(
+        parts.rests.keep, bound.caller, bound.call, bound.connection.id, result.whole, limiter=parts.long_answers
+    )
     return Outcome(result.ok, told.structured, told.text)
 
 

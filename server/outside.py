@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import anyio
+
 from connectors.addresses import Network
 from connectors.answer import Result, failed, interpret
 from connectors.auth import Revealing
 from connectors.definition import Call, CredentialKind
-from connectors.elicitation import Answer, Ask, answered
+from connectors.elicitation import MOST_ASKS, Answer, Ask, answered
 from connectors.request import sent_arguments
 from server.identity import Caller
 from server.prompt import plain, quote
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 MOST_ROUNDS = 5
 """How often one call of an agent may come back with a server's question, one request after the other."""
+
+MOST_ON_RECORD = 20
+"""Of how many of its questions the record says what became of each."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +63,18 @@ def carried(onward: Onward) -> dict[str, Any]:
 
 
 def brought(carried: Mapping[str, Any], given: Mapping[str, tuple[str, Mapping[str, Any] | None]]) -> Onward:
-    """The same, with what the person did with each question; one that was left out counts as cancelled."""
+    """The same, with what the person did with each question; one that was left out counts as cancelled.
+
+    They are known to the client by their numbers: what the server calls them is its own, and is not passed on.
+    """
     asks = {key: Ask(message, schema) for key, (message, schema) in carried["asks"].items()}
-    answers = {key: answered(ask, *given.get(key, ("cancel", None))) for key, ask in asks.items()}
+    numbered = zip(_NUMBERS, asks.items(), strict=False)
+    answers = {key: answered(ask, *given.get(number, ("cancel", None))) for number, (key, ask) in numbered}
     rest = (carried["connection"], carried["definition"], carried["state"], carried["rounds"])
     return Onward(*rest, asks, answers)
+
+
+_NUMBERS = tuple(str(number) for number in range(1, MOST_ASKS + 1))
 
 
 class AskThrough(Exception):
@@ -117,10 +129,11 @@ async def send(
     secret: Revealing,
     before: Callable[[], None] = lambda: None,
     outside: Outside | None = None,
+    long_answers: anyio.CapacityLimiter | None = None,
 ) -> Sent | Questions:
     """Call the wrapped server's tool, if it still is what was agreed to. Raises a ConnectorError.
 
-    `before` runs just before the call is sent, and may raise.
+    `before` runs just before the call is sent, and may raise. `long_answers` bounds how many are taken apart at once.
     """
     from connectors.upstream import Wanted, opened
 
@@ -140,7 +153,9 @@ async def send(
             state=onward.state if onward else None,
             before=before,
         )
-    return _questions(call, came, rounds + 1) if isinstance(came, Wanted) else _sent(call, came)
+    if isinstance(came, Wanted):
+        return _questions(call, came, rounds + 1)
+    return await anyio.to_thread.run_sync(_sent, call, came, limiter=long_answers)
 
 
 def may_ask(caller: Caller, outside: Outside | None) -> Outside | None:
@@ -178,13 +193,13 @@ def _shown(field: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _questions(call: Call, wanted: "Wanted", rounds: int) -> Questions:
-    forms = {key: worded(call, ask) for key, ask in wanted.asks.items()}
+    forms = {number: worded(call, ask) for number, ask in zip(_NUMBERS, wanted.asks.values(), strict=False)}
     return Questions(forms, Onward(call.connection, _definition(call), wanted.state, rounds, wanted.asks, {}))
 
 
 def _sent(call: Call, returned: "Returned") -> Sent:
     result = interpret(call, returned.reply)
-    facts: dict[str, Any] = {"bytes": returned.reply.bytes_in, "asked": list(returned.asked) or None}
+    facts: dict[str, Any] = {"bytes": returned.reply.bytes_in, "asked": _shortened(returned.asked) or None}
     if returned.is_error:
         return Sent(failed(call.connector, result), facts)
     not_put = returned.asked.count("not put")
@@ -192,6 +207,12 @@ def _sent(call: Call, returned: "Returned") -> Sent:
         note = f"The server asked {not_put} question(s) that could not be put to a person; it was told: declined."
         result = noted(result, note)
     return Sent(result, facts)
+
+
+def _shortened(asked: tuple[str, ...]) -> list[str]:
+    """As it stands on record, however often the server asked."""
+    more = len(asked) - MOST_ON_RECORD
+    return [*asked[:MOST_ON_RECORD], *([f"and {more} more"] if more > 0 else [])]
 
 
 def noted(result: Result, note: str) -> Result:

@@ -6,7 +6,7 @@ that made the call, and is read on only while that agent may still make it.
 
 import json
 import zlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
@@ -22,7 +22,7 @@ from server.identity import Caller, new_id
 KEPT_S = 600.0
 EACH_AGENT = 4
 MOST_BYTES = 32 * 1024 * 1024
-"""Of all answers together, as they are kept."""
+"""Of all answers together, as they are kept; beyond it, the oldest goes of the agent that has most of it."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,11 @@ class Rests:
         for handle in [handle for handle, one in self._kept.items() if one.until <= now]:
             del self._kept[handle]
         while sum(len(one.packed) for one in self._kept.values()) > MOST_BYTES:
-            self._kept.popitem(last=False)
+            taken = Counter[tuple[str, str]]()
+            for one in self._kept.values():
+                taken[one.org, one.agent] += len(one.packed)
+            whose = max(taken, key=lambda each: taken[each])
+            del self._kept[next(at for at, one in self._kept.items() if (one.org, one.agent) == whose)]
 
 
 def _how(handle: str) -> Callable[[int], str]:

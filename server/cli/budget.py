@@ -79,19 +79,17 @@ def create_budget(
 
 @app.command("list")
 def list_budgets(org: OrgName = None, as_member: AsMember = None, json: AsJson = False) -> None:
-    """List the budgets, and how much of each is used."""
+    """List the budgets, and how much of each is used; of what others use, who may see their usage is told how much."""
     from server.clock import iso
     from server.spending import all_standings
 
     with at_desk(org, as_member, "look around") as desk:
         found = all_standings(desk.database, desk.org.id)
+        mine = _own_agents(desk)
+    used = {one.budget.id: one.used for one in found if mine is None or one.budget.agent in mine}
     if json:
-        show_json(
-            [
-                {**_as_json(one.budget), "used": one.used, "status": _status(one), "until": iso(one.ends_at)}
-                for one in found
-            ]
-        )
+        ends = [(one, {"status": _status(one), "until": iso(one.ends_at)}) for one in found]
+        show_json([{**_as_json(one.budget), "used": used.get(one.budget.id), **end} for one, end in ends])
         return
     show_table(
         ("ID", "AGENT", "CONNECTION", "BUDGET", "USED", "UNTIL", "STATUS"),
@@ -99,7 +97,8 @@ def list_budgets(org: OrgName = None, as_member: AsMember = None, json: AsJson =
             (
                 *(one.budget.id, one.budget.agent or "(every)", one.budget.connection or "(every)"),
                 f"{one.budget.amount(one.budget.most)} a{'n' if one.budget.per == 'hour' else ''} {one.budget.per}",
-                *(one.budget.amount(one.used), f"{iso(one.ends_at)[:16]}Z", _status(one)),
+                one.budget.amount(one.used) if one.budget.id in used else None,
+                *(f"{iso(one.ends_at)[:16]}Z", _status(one)),
             )
             for one in found
         ),
@@ -150,6 +149,14 @@ def remove_budget(
         show_json({"id": identifier, "removed": True})
     else:
         show_text(f"Removed {identifier}.")
+
+
+def _own_agents(desk: Desk) -> set[str] | None:
+    """The names of the agents whose usage this person may see; None for every one's."""
+    if desk.may("see every usage"):
+        return None
+    agents = desk.installation.directory.agents(desk.org.id)
+    return {one.name for one in agents if one.member == desk.actor.member.id}
 
 
 def _amount(calls: int | None, tokens: int | None, cost: str | None) -> tuple[str, int, str]:

@@ -75,6 +75,30 @@ def test_a_field_that_may_be_left_out_is_where_it_cannot_be_shown() -> None:
     assert vetted("Who?", {**schema, "required": ["name", "decision"]}) is None
 
 
+@pytest.mark.parametrize(
+    "bound",
+    [
+        {"type": "number", "minimum": float("inf")},
+        {"type": "number", "minimum": float("nan")},
+        {"type": "integer", "maximum": 10**40},
+        {"type": "integer", "minLength": -1.5},
+        {"type": "string", "minLength": -1},
+        {"type": "string", "maxLength": 5.5},
+        {"type": "string", "enum": ["red", "red"]},
+    ],
+    ids=str,
+)
+def test_a_bound_that_is_none_is_not_passed_on(bound: dict[str, Any]) -> None:
+    ask = vetted("Which?", {**form(a=bound, b={"type": "boolean"}), "required": ["b", "b"]})
+    assert ask is not None
+    assert set(ask.schema["properties"]["a"]) <= {"type", "enum"}
+    assert answered(ask, "accept", {"b": True}).action == "accept"
+
+
+def test_what_is_required_is_named() -> None:
+    assert vetted("Which?", {**form(a={"type": "string"}), "required": [["a"]]}) is None
+
+
 def test_a_question_that_is_too_long_is_not_asked() -> None:
     assert vetted("x" * (LONGEST + 1), form(a={"type": "string"})) is None
 

@@ -2,6 +2,7 @@
 
 import ipaddress
 import json
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -18,7 +19,7 @@ from opentelemetry.trace import SpanKind
 
 from connectors.auth import attaching
 from connectors.bounded import DEFAULT_LIMITS
-from connectors.conversation import Line, over_http
+from connectors.conversation import MOST_REQUESTS, Line, over_http
 from connectors.egress import Egress
 from connectors.elicitation import Answer, Ask
 from connectors.errors import (
@@ -228,6 +229,27 @@ async def test_what_is_no_mcp_was_sent_nothing(wrapped: Wrapped, answer: Any) ->
     assert not getattr(refused.value, "maybe_done", False)
     assert wrapped.world.calls == []
     assert {path for _, path, _ in wrapped.requests} == {"/mcp"}
+
+
+async def test_a_server_that_has_its_stream_opened_again_and_again_is_left() -> None:
+    with Wrapped(SECRET) as wrapped:
+        again = b"id: 1\nretry: 0\ndata: \n\n"
+        wrapped.refuse = lambda _method, _headers: (200, {"content-type": "text/event-stream"}, again)
+        with pytest.raises(ConnectorError):
+            await begun(wrapped.url, limits=replace(DEFAULT_LIMITS, total_s=5.0))
+        assert [method for method, _, _ in wrapped.requests].count("GET") <= MOST_REQUESTS["GET"]
+
+
+async def test_what_is_left_of_a_secret_at_the_edge_of_what_is_kept_is_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    escaped = "".join(f"\\u{ord(char):04x}" for char in SECRET)
+    noisy = f"import sys; sys.stderr.write({escaped!r} * 2_000)"
+    with caplog.at_level("WARNING"), pytest.raises(Unreachable):
+        await begun(started=[sys.executable, "-c", noisy])
+    (said,) = [record.getMessage() for record in caplog.records if "said last" in record.getMessage()]
+    assert "\\u00" not in said
+    assert "removed by Keyleash" in said
 
 
 async def test_a_program_that_writes_without_end_is_stopped() -> None:

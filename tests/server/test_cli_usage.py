@@ -218,6 +218,25 @@ def test_a_budget_is_set_listed_changed_and_removed(used: Place, owner: CommandL
     assert owner("budget", "remove", "bud_none", "--yes").code == 1
 
 
+def test_how_much_others_use_of_a_budget_is_not_shown_to_a_member(used: Place, owner: CommandLine) -> None:
+    carol = used.member("carol")
+    used.owner, alice = carol, used.owner
+    used.agent("carols")
+    used.owner = alice
+    for whose in ((), ("--agent", "reconciler"), ("--agent", "carols")):
+        owner("budget", "create", "--calls", "977", "--per", "month", *whose)
+    calls(used, (READ, {}), (READ, {}), (READ, {}))
+    calls(used, (READ, {}), agent="carols")
+    seen = {one["agent"]: one["used"] for one in owner("budget", "list", "--json", "--as", "carol").json}
+    assert seen == {None: None, "reconciler": None, "carols": 1}
+    shown = owner("budget", "list", "--as", "carol").out
+    assert "1 calls" in shown
+    assert "4 calls" not in shown
+    assert "3 calls" not in shown
+    every = {one["agent"]: one["used"] for one in owner("budget", "list", "--json").json}
+    assert every == {None: 4, "reconciler": 3, "carols": 1}
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [

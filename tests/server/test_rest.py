@@ -1,17 +1,22 @@
 """What is left of a long answer is read on by the agent that asked, for a while, and nothing is sent a second time."""
 
 import json
+import random
 import re
+import threading
 from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from connectors.portions import MAX_TEXT
 from server.app import running
-from server.call import Outcome, call, read_more
+from server.call import MOST_AT_ONCE, Outcome, call, read_more
 from server.connections import connection_named, remove
-from server.errors import BadArguments, CallRefused
+from server.errors import BadArguments, Busy, CallRefused
+from server.identity import Caller
 from server.rest import EACH_AGENT, KEPT_S, MOST_BYTES, Rests
 from tests.agents import ERAS, Nobody, answering, connected
 from tests.installed import Place, add_org, files_holding
@@ -109,6 +114,40 @@ async def test_nobody_else_reads_it(place: Place, upstream: Upstream) -> None:
     assert globex.events("call.replayed") == []
 
 
+async def test_others_are_served_while_a_long_answer_is_taken_apart(place: Place) -> None:
+    threads: list[str] = []
+
+    class Watched(Rests):
+        def keep(self, *arguments: Any) -> Any:
+            threads.append(threading.current_thread().name)
+            return super().keep(*arguments)
+
+        def find(self, caller: Caller, place: str) -> Any:
+            handle, start, kept = super().find(caller, place)
+
+            def told(*arguments: Any) -> Any:
+                threads.append(threading.current_thread().name)
+                return kept.told(*arguments)
+
+            facts = {name: getattr(kept, name) for name in ("name", "arguments", "connection", "definition")}
+            return handle, start, SimpleNamespace(told=told, **facts)
+
+    async with running(place.installation) as parts:
+        watched = replace(parts, rests=Watched())
+        await read_more(watched, place.caller(), await first(watched, place))
+    assert len(threads) == 2
+    assert threading.current_thread().name not in threads
+
+
+async def test_who_reads_on_has_a_call_under_way(place: Place) -> None:
+    async with running(place.installation) as parts:
+        where = await first(parts, place)
+        parts.under_way[place.caller().agent] = MOST_AT_ONCE
+        with pytest.raises(Busy):
+            await read_more(parts, place.caller(), where)
+        assert parts.under_way[place.caller().agent] == MOST_AT_ONCE
+
+
 async def test_it_is_read_only_while_the_call_could_be_made(place: Place, upstream: Upstream) -> None:
     async with running(place.installation) as parts:
         where = await first(parts, place)
@@ -188,9 +227,22 @@ def test_an_agent_keeps_its_last_few_and_takes_nobody_elses_room(place: Place) -
     assert rests.find(place.caller("other"), theirs)
 
 
-def test_all_together_are_bounded_and_what_is_too_long_is_cut_as_before(place: Place) -> None:
-    import random
+def test_who_keeps_most_makes_room(place: Place) -> None:
+    place.agent("other")
+    place.agent("third")
+    rests = Rests(Clock())
+    theirs = kept(rests, place, {"data": CHARGES}, "other")
+    noise = random.Random(1).randbytes(MOST_BYTES // EACH_AGENT * 3 // 4).hex()
+    mine = [kept(rests, place, {"text": noise}) for _ in range(EACH_AGENT)]
+    third = kept(rests, place, {"text": noise[: MOST_BYTES // EACH_AGENT]}, "third")
+    assert rests.find(place.caller("other"), theirs)
+    assert rests.find(place.caller("third"), third)
+    assert rests.find(place.caller(), mine[-1])
+    with pytest.raises(BadArguments):
+        rests.find(place.caller(), mine[0])
 
+
+def test_all_together_are_bounded_and_what_is_too_long_is_cut_as_before(place: Place) -> None:
     rests = Rests(Clock())
     noise = random.Random(1).randbytes(MOST_BYTES // EACH_AGENT // 2 + 1).hex()
     told = rests.keep(

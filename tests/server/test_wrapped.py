@@ -283,6 +283,43 @@ async def test_a_server_that_never_stops_asking_is_left(place: Place, client_era
         assert {answer.action for answer in wrapped.world.answers[5:]} == {"decline"}
 
 
+async def test_what_a_server_calls_its_questions_is_not_passed_on(place: Place, modern: Wrapped) -> None:
+    wrapping(place, url=modern.url)
+    async with connected(place, "memory", "auto", answering("accept", YES)[0]) as client:
+        session = client.session
+        first = await session.call_tool("world_ask_much", {"text": "3"}, allow_input_required=True)
+        assert isinstance(first, t.InputRequiredResult)
+        assert SECRET not in first.model_dump_json()
+        given = {
+            key: t.ElicitResult(action="accept", content={"colour": "red", "why": str(number)})
+            for number, key in enumerate(first.input_requests or {})
+        }
+        result = await session.call_tool(
+            "world_ask_much", {"text": "3"}, input_responses=dict(given), request_state=first.request_state
+        )
+    assert SECRET not in result.model_dump_json()
+    assert [answer.content["why"] for answer in modern.world.answers] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_server_that_asks_too_much_at_once_is_left(place: Place, modern: Wrapped, era: str) -> None:
+    wrapping(place, url=modern.url)
+    answer, asked = answering("accept", YES)
+    async with connected(place, "memory", era, answer) as client:
+        result = await client.call_tool("world_ask_much", {"text": "6"})
+    assert result.is_error
+    assert "asks more than 5 questions at once" in text_of(result)
+    assert asked == []
+    assert modern.world.calls == []
+
+
+async def test_what_is_on_record_of_a_flood_of_questions_is_short(place: Place) -> None:
+    with Wrapped(SECRET, era="handshake") as wrapped:
+        wrapping(place, url=wrapped.url)
+        await called(place, "ask_flood", {"text": "x"})
+    assert last(place)["asked"] == [*["not put"] * 20, "and 280 more"]
+
+
 async def test_answers_to_another_definition_are_not_passed_on(place: Place, modern: Wrapped) -> None:
     wrapping(place, url=modern.url)
     ask = Ask("Which?", {"type": "object", "properties": {"colour": {"type": "string"}}})
