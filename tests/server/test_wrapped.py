@@ -18,7 +18,7 @@ from connectors.elicitation import Answer, Ask
 from server.app import running
 from server.approval import Decision, State
 from server.call import call
-from server.errors import ApprovalRequired, Denied
+from server.errors import ApprovalRequired, DefinitionHeld, Denied
 from server.identity import create_agent
 from server.outside import AskThrough, Onward
 from tests.agents import ERAS, Nobody, Person, answering, connected, decide, with_connector
@@ -142,7 +142,10 @@ async def test_a_changed_definition_is_held_and_nothing_is_sent(place: Place, wr
     assert len(body["definition_found"]) == 64
     assert (await called(place, "about")).ok, "the others go on"
     wrapped.world.descriptions.clear()
-    assert (await called(place, "echo", {"text": "x"})).ok
+    wrapped.world.calls.clear()
+    with pytest.raises(DefinitionHeld):
+        await called(place, "echo", {"text": "x"})
+    assert wrapped.world.calls == [], "until an admin has looked"
 
 
 async def test_a_tool_that_is_gone_is_held(place: Place, modern: Wrapped) -> None:
