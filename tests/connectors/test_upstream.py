@@ -157,6 +157,22 @@ async def test_the_time_that_a_person_takes_is_not_the_servers(wrapped: Wrapped)
     assert returned.asked == ("accept",)
 
 
+async def test_once_the_persons_time_is_over_nothing_more_is_put_to_them(wrapped: Wrapped) -> None:
+    asked: list[Ask] = []
+
+    async def too_slowly(ask: Ask) -> Answer:
+        asked.append(ask)
+        await anyio.sleep(30)
+        return Answer("accept", {"colour": "red"})
+
+    async with talking(wrapped.url) as upstream:
+        upstream._patience = 0.2
+        pinned = definition("ask_twice").hash
+        returned = await upstream.call("ask_twice", {"text": "x"}, pinned=pinned, relay=too_slowly)
+    assert isinstance(returned, Returned)
+    assert (len(asked), returned.asked) == (1, ("cancel", "not put"))
+
+
 async def test_a_server_may_ask_only_so_often(wrapped: Wrapped) -> None:
     asked: list[Ask] = []
 
