@@ -74,6 +74,7 @@ class World:
         self.after_list: Callable[[], None] = lambda: None
         self.endless = False
         self.traced: list[Any] = []
+        self.client: t.ClientCapabilities | None = None
 
 
 def _said(text: str, *, error: bool = False) -> t.CallToolResult:
@@ -103,7 +104,7 @@ def build(world: World, era: str) -> Server[Any]:
         )
 
     async def call_tool(ctx: Any, params: t.CallToolRequestParams) -> t.CallToolResult | t.InputRequiredResult:
-        arguments = params.arguments or {}
+        arguments, world.client = params.arguments or {}, ctx.session.client_capabilities
         if params.meta and "traceparent" in params.meta:
             world.traced.append(params.meta)
         if params.name.startswith("ask"):

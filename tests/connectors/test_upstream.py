@@ -157,6 +157,12 @@ async def test_the_time_that_a_person_takes_is_not_the_servers(wrapped: Wrapped)
     assert returned.asked == ("accept",)
 
 
+async def test_a_server_hears_that_forms_can_be_put_to_a_person_and_nothing_else_can(wrapped: Wrapped) -> None:
+    await call(wrapped.url, "echo", {"text": "x"})
+    assert wrapped.world.client is not None
+    assert wrapped.world.client.model_dump(by_alias=True, exclude_none=True) == {"elicitation": {"form": {}}}
+
+
 async def test_once_the_persons_time_is_over_nothing_more_is_put_to_them(wrapped: Wrapped) -> None:
     asked: list[Ask] = []
 
