@@ -71,6 +71,7 @@ class World:
         self.lists = 0
         self.descriptions: dict[str, str] = {}
         self.hidden: set[str] = set()
+        self.twice: list[str] = []
         self.after_list: Callable[[], None] = lambda: None
         self.endless = False
         self.traced: list[Any] = []
@@ -86,7 +87,7 @@ def build(world: World, era: str) -> Server[Any]:
 
     async def list_tools(_ctx: Any, params: t.PaginatedRequestParams | None) -> t.ListToolsResult:
         world.lists += 1
-        names = [name for name in TOOLS if name not in world.hidden]
+        names = [*(name for name in TOOLS if name not in world.hidden), *world.twice]
         at = int(params.cursor) if params and params.cursor else 0
         tools = [
             t.Tool(

@@ -96,6 +96,13 @@ async def test_too_many_values_are_noticed_before_they_are_parsed(wrapped: Wrapp
         await call(wrapped.url, "many")
 
 
+async def test_a_tool_that_is_listed_twice_is_not_called_even_where_one_of_them_is_as_pinned(wrapped: Wrapped) -> None:
+    wrapped.world.twice = ["echo"]
+    with pytest.raises(DefinitionChanged):
+        await call(wrapped.url, "echo", {"text": "x"})
+    assert wrapped.world.calls == []
+
+
 async def test_a_list_without_end_is_left(wrapped: Wrapped) -> None:
     wrapped.world.endless = True
     with pytest.raises(ProtocolRefused, match="pages"):

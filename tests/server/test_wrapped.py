@@ -286,7 +286,9 @@ async def test_a_server_that_never_stops_asking_is_left(place: Place, client_era
         assert {answer.action for answer in wrapped.world.answers[5:]} == {"decline"}
 
 
-async def test_answers_to_another_definition_are_not_passed_on(place: Place, modern: Wrapped) -> None:
+async def test_answers_to_another_definition_or_for_another_connection_are_not_passed_on(
+    place: Place, modern: Wrapped
+) -> None:
     wrapping(place, url=modern.url)
     ask = Ask("Which?", {"type": "object", "properties": {"colour": {"type": "string"}}})
     tool = place.installation.catalogue.connectors["world"].tools["ask"]
@@ -294,13 +296,14 @@ async def test_answers_to_another_definition_are_not_passed_on(place: Place, mod
     class Later:
         answers_later = True
 
-        def __init__(self, definition: str) -> None:
+        def __init__(self, connection: str, definition: str) -> None:
             given = {"q": Answer("accept", {"colour": "red"})}
-            self.onward = Onward("world", definition, "0", 1, {"q": ask}, given)
+            self.onward = Onward(connection, definition, "0", 1, {"q": ask}, given)
 
-    for definition, passed in (("0" * 64, []), (tool.definition_hash, ["accept"])):
+    now = tool.definition_hash
+    for connection, definition, passed in (("world", "0" * 64, []), ("other", now, []), ("world", now, ["accept"])):
         person = Nobody()
-        person.outside = Later(definition)  # type: ignore[assignment]
+        person.outside = Later(connection, definition)  # type: ignore[assignment]
         with contextlib.suppress(AskThrough):
             await called(place, "ask", {"text": "x"}, person)
         assert [answer.action for answer in modern.world.answers] == passed
