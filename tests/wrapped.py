@@ -73,9 +73,11 @@ class World:
         self.lists = 0
         self.descriptions: dict[str, str] = {}
         self.hidden: set[str] = set()
+        self.twice: list[str] = []
         self.after_list: Callable[[], None] = lambda: None
         self.endless = False
         self.traced: list[Any] = []
+        self.client: t.ClientCapabilities | None = None
 
 
 def _said(text: str, *, error: bool = False) -> t.CallToolResult:
@@ -87,7 +89,7 @@ def build(world: World, era: str) -> Server[Any]:
 
     async def list_tools(_ctx: Any, params: t.PaginatedRequestParams | None) -> t.ListToolsResult:
         world.lists += 1
-        names = [name for name in TOOLS if name not in world.hidden]
+        names = [*(name for name in TOOLS if name not in world.hidden), *world.twice]
         at = int(params.cursor) if params and params.cursor else 0
         tools = [
             t.Tool(
@@ -105,7 +107,7 @@ def build(world: World, era: str) -> Server[Any]:
         )
 
     async def call_tool(ctx: Any, params: t.CallToolRequestParams) -> t.CallToolResult | t.InputRequiredResult:
-        arguments = params.arguments or {}
+        arguments, world.client = params.arguments or {}, ctx.session.client_capabilities
         if params.meta and "traceparent" in params.meta:
             world.traced.append(params.meta)
         if params.name.startswith("ask"):

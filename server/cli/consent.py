@@ -282,7 +282,7 @@ def consent_for(
         held = standing(desk.database, before)
         asked_before = held.asked if held else ()
         anew = held is not None and held.app == REGISTERED  # its provider may have let that one expire
-        app = stored_app(desk, before) if typed and not own_app and not signed and not anew else None
+        app = stored_app(desk, before) if typed and not own_app and not anew else None
     if app is None and typed and not own_app:
         app = Apps(desk.installation.settings.oauth_apps).offered(planned.connector, planned.kind)
         app_name = OWN if app is None else OPERATOR

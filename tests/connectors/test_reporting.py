@@ -70,6 +70,13 @@ def test_limits_and_quota_that_say_something_else_are_refused_by_line(more: str)
         assert not schema.is_valid(read_text(of(more), "shop.yaml").plain())
 
 
+@pytest.mark.parametrize("wait", ["true", "0", "3601", "1.5", "'5'"])
+def test_how_long_to_wait_is_a_whole_number_of_seconds(wait: str) -> None:
+    assert parse(of("errors: {wait: 3600}")).errors.wait == 3600
+    with pytest.raises(DefinitionError, match="Seconds cannot be"):
+        parse(of(f"errors: {{wait: {wait}}}"))
+
+
 def reply(headers: dict[str, str], body: bytes = b"{}", secrets: tuple[str, ...] = ()) -> Reply:
     return Reply(200, headers, body, 1.0, len(body), secrets)
 

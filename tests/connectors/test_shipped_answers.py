@@ -16,6 +16,7 @@ from connectors.errors import ConnectorError, CredentialRejected, RateLimited, U
 from connectors.portions import MAX_TEXT
 from connectors.request import prepare
 from connectors.waiting import seconds_to_wait
+from server.usage import reported
 
 CATALOGUE = Catalogue.load(shipped_folder())
 OFFER = CATALOGUE.offer({name: name for name in CATALOGUE.connectors})
@@ -138,23 +139,34 @@ METERED: dict[str, tuple[Any, dict[str, int]]] = {
                 "input_tokens_details": {"cached_tokens": 1},
             }
         },
-        {"input_tokens": 3, "output_tokens": 2, "total_tokens": 5},
+        {"tokens_in": 3, "tokens_out": 2, "tokens_cached": 1, "total_tokens": 5},
+    ),
+    "openai_continue_response": (
+        {
+            "usage": {
+                "input_tokens": 3,
+                "output_tokens": 2,
+                "total_tokens": 5,
+                "input_tokens_details": {"cached_tokens": 1},
+            }
+        },
+        {"tokens_in": 3, "tokens_out": 2, "tokens_cached": 1, "total_tokens": 5},
     ),
     "openai_create_embedding": (
         {"data": [], "usage": {"prompt_tokens": 8, "total_tokens": 8}},
-        {"prompt_tokens": 8, "total_tokens": 8},
+        {"tokens_in": 8, "total_tokens": 8},
     ),
     "anthropic_create_message": (
         {"content": [], "usage": {"input_tokens": 3, "output_tokens": 2, "service_tier": "standard"}},
-        {"input_tokens": 3, "output_tokens": 2},
+        {"tokens_in": 3, "tokens_out": 2},
     ),
     "google_gemini_generate_content": (
         {"candidates": [], "usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 2, "totalTokenCount": 5}},
-        {"promptTokenCount": 3, "candidatesTokenCount": 2, "totalTokenCount": 5},
+        {"tokens_in": 3, "tokens_out": 2, "totalTokenCount": 5},
     ),
     "google_gemini_embed_content": (
         {"embedding": {"values": [0.5]}, "usageMetadata": {"promptTokenCount": 3}},
-        {"promptTokenCount": 3},
+        {"tokens_in": 3},
     ),
 }
 
@@ -172,6 +184,9 @@ def test_the_tokens_that_a_model_provider_reports_are_taken_down(name: str):
     call = Call(offered.connection, offered.connector, offered.tool, name, {})
     result = interpret(call, Reply(200, {}, body, 1.0, len(body)))
     assert result.usage == used
+    said = reported(result.usage)
+    counted = (used["tokens_in"], used.get("tokens_out", 0), used.get("tokens_cached", 0))
+    assert (said.counts, said.tokens_in, said.tokens_out, said.tokens_cached) == (True, *counted)
     assert result.structured is not None
     assert result.structured["usage"], "the model hears of it too"
 

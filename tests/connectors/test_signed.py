@@ -374,6 +374,7 @@ def test_a_key_is_bound_to_its_grant_and_its_places() -> None:
         ("grant: github_app", "grant: github_app\n      token_uris: [x]", "Only a key file"),
         ("{installation_id}", "{private_key}", "Nothing fills the hole"),
         ("token: /oauth/token", "token: '/oauth/{installation_id}'", "Nothing fills the hole"),
+        ("token: /oauth/token", "token: '/oauth/{subject}'", "Nothing fills the hole"),
         ("by: token", "by: client", "no app's secret"),
         ("grant: github_app", "grant: app", "grant"),
         ("scheme: bearer\n    verify", "scheme: bearer\n    pattern: x\n    verify", "Nobody enters a token"),

@@ -97,6 +97,13 @@ async def test_too_many_values_are_noticed_before_they_are_parsed(wrapped: Wrapp
         await call(wrapped.url, "many")
 
 
+async def test_a_tool_that_is_listed_twice_is_not_called_even_where_one_of_them_is_as_pinned(wrapped: Wrapped) -> None:
+    wrapped.world.twice = ["echo"]
+    with pytest.raises(DefinitionChanged):
+        await call(wrapped.url, "echo", {"text": "x"})
+    assert wrapped.world.calls == []
+
+
 async def test_a_list_without_end_is_left(wrapped: Wrapped) -> None:
     wrapped.world.endless = True
     with pytest.raises(ProtocolRefused, match="pages"):
@@ -156,6 +163,28 @@ async def test_the_time_that_a_person_takes_is_not_the_servers(wrapped: Wrapped)
     returned = await call(wrapped.url, "ask", {"text": "x"}, limits, relay=slowly)
     assert isinstance(returned, Returned)
     assert returned.asked == ("accept",)
+
+
+async def test_a_server_hears_that_forms_can_be_put_to_a_person_and_nothing_else_can(wrapped: Wrapped) -> None:
+    await call(wrapped.url, "echo", {"text": "x"})
+    assert wrapped.world.client is not None
+    assert wrapped.world.client.model_dump(by_alias=True, exclude_none=True) == {"elicitation": {"form": {}}}
+
+
+async def test_once_the_persons_time_is_over_nothing_more_is_put_to_them(wrapped: Wrapped) -> None:
+    asked: list[Ask] = []
+
+    async def too_slowly(ask: Ask) -> Answer:
+        asked.append(ask)
+        await anyio.sleep(30)
+        return Answer("accept", {"colour": "red"})
+
+    async with talking(wrapped.url) as upstream:
+        upstream._patience = 0.2
+        pinned = definition("ask_twice").hash
+        returned = await upstream.call("ask_twice", {"text": "x"}, pinned=pinned, relay=too_slowly)
+    assert isinstance(returned, Returned)
+    assert (len(asked), returned.asked) == (1, ("cancel", "not put"))
 
 
 async def test_a_server_may_ask_only_so_often(wrapped: Wrapped) -> None:

@@ -26,6 +26,7 @@ from server.audit.proof import Proofs, key_in
 from server.copies import copy_database
 from server.duty import RolledBack, on_duty, require_current
 from server.identity import remove_org
+from server.policy import Ruling
 from server.rotation import rotate_org, rotate_root
 from server.signing import PURPOSE, leaving, signer_of, signing
 from server.webhooks import message
@@ -460,7 +461,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.mark.anyio
 async def test_a_webhook_that_asks_for_checkpoints_is_sent_each_newest_one(place: Place, receiver: Receiver) -> None:
-    hooked(place, receiver.url + "/wants", "wants", events=(Happening.CHECKPOINT,))
+    hooked(place, receiver.url + "/wants", "wants", events=(Happening.CHECKPOINT,), rulings=(Ruling.CONFIRM,))
     hooked(place, receiver.url + "/calls", "calls", events=(Happening.OPENED,))
     settings, database = place.installation.settings, place.installation.database
     with on_duty(database, settings, place.installation.vault):

@@ -89,13 +89,14 @@ def test_a_member_sees_their_own_agents_alone(used: Place, owner: CommandLine) -
     used.owner, alice = carol, used.owner
     used.agent("carols")
     used.owner = alice
-    calls(used, (READ, {}), agent="carols")
+    calls(used, (READ, {}), ("openai_create_response", {"model": "m", "input": "hello"}), agent="carols")
     ran = owner("usage", "--by", "agent", "--json", "--as", "carol")
     assert [row["agent"] for row in ran.json["rows"]] == ["carols"]
     assert "reconciler" not in ran.out
     assert "Of the agents that act for carol" in ran.err
     connections = owner("usage", "--json", "--as", "carol").json["rows"]
-    assert [(row["connection"], row["quota_left"]) for row in connections] == [("stripe", {})]
+    left = {row["connection"]: row["quota_left"] for row in connections}
+    assert left == {"stripe": {}, "openai": {}}, "how much is left tells of everybody's calls"
     assert owner("usage", "--recount", "--as", "carol").code == 1
     assert {row["agent"] for row in owner("usage", "--by", "agent", "--json").json["rows"]} == {"reconciler", "carols"}
 

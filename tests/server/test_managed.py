@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,28 @@ import pytest
 from mcp import Client
 from mcp.client.subscriptions import ToolsListChanged
 
+from connectors.definition import Pace
 from server import connections as room
 from server.app import open_installation, running
 from server.approval import Decision, State
+from server.budgets import create
 from server.call import call
+from server.clock import now_ms
 from server.connections import ConnectionProblem, connection_named
 from server.database import DatabaseProblem
-from server.errors import ApprovalRequired, LimitReached, NoLongerValid, NoSuchTool
+from server.errors import ApprovalRequired, AtLimit, CallRefused, LimitReached, NoLongerValid, NoSuchTool
 from server.managed import count_call, offered
 from server.oauth.revoking import remove_and_keep
+from server.pacing import MINUTE_MS, set_pace
+from server.recounting import differences
+from server.spending import all_standings
+from server.usage import usage_by
 from tests.agents import Nobody, Person, connected, decide, execute, record, with_connector
 from tests.commandline import Ran, everything
 from tests.installed import Place
 from tests.leaks import leak, leaking_files
 from tests.offering import ASK, OWN, SECOND, THEIRS, Offering, asked, offering
+from tests.upstream import Answer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
@@ -426,6 +435,108 @@ def test_calls_with_an_account_of_ones_own_are_not_counted(offers: Offering) -> 
     found = offered(offers.acme.database, offers.acme.org, "openai")
     assert found is not None
     assert found.used_today() == 0
+
+
+async def test_a_wider_limit_of_the_orgs_own_lets_no_more_through_than_the_file_does(offers: Offering) -> None:
+    words = f"managed offer pagerduty --to acme --own-project --no-verify {offers.there()}"
+    ran = await anyio.to_thread.run_sync(lambda: offers(words, secret="u+Wq7Rz2mKp9Xs4Vb8Nc1T"))
+    assert ran.code == 0, ran
+    place, next_minute = offers.acme, now_ms() // MINUTE_MS * MINUTE_MS + MINUTE_MS
+    place.database.write_now(lambda rows: set_pace(rows, place.org, "pagerduty", Pace(per_minute=5000), by="alice"))
+    execute(place, f"INSERT INTO connection_pace VALUES ('{place.org}', 'pagerduty', {next_minute}, 960)")
+    settings = replace(place.installation.settings, wait_seconds=0)
+    at_once = replace(place, installation=replace(place.installation, settings=settings))
+    offers.upstream.requests.clear()
+    with pytest.raises(AtLimit):
+        await asked(at_once, name="pagerduty_list_incidents", given={})
+    assert offers.upstream.requests == []
+
+
+# -- the operator's limit, and the org's own budget
+
+
+def stands(offers: Offering) -> tuple[int, int]:
+    """How much of the operator's limit is used, and of the org's budget."""
+    found = offered(offers.acme.database, offers.acme.org, "openai")
+    assert found is not None
+    (budget,) = all_standings(offers.acme.database, offers.acme.org)
+    return found.used_today(), budget.used
+
+
+def budget(offers: Offering, most: int) -> None:
+    place = offers.acme
+    place.database.write_now(lambda rows: create(rows, place.org, measure="calls", per="month", most=most, by="alice"))
+
+
+async def test_beyond_the_orgs_budget_a_person_agrees_and_beyond_the_operators_limit_nobody_is_asked(
+    offers: Offering,
+) -> None:
+    await anyio.to_thread.run_sync(lambda: offers.offer("acme", "--calls-per-day 2"))
+    budget(offers, 1)
+    offers.upstream.requests.clear()
+    assert (await asked(offers.acme)).ok
+    with pytest.raises(ApprovalRequired) as held:
+        await asked(offers.acme)
+    assert stands(offers) == (1, 1), "what waits has used neither"
+    decide(offers.acme, held.value.approval, Decision.APPROVE)
+    assert (await asked(offers.acme)).ok
+    assert stands(offers) == (2, 2), "what was agreed to counts in both"
+    with pytest.raises(LimitReached):
+        await asked(offers.acme, given={**ASK[1], "input": "another"})
+    assert stands(offers) == (2, 2), "and what is refused in neither"
+    assert len(offers.acme.installation.approvals.list(offers.acme.org)) == 1
+    assert offers.keys() == [THEIRS, THEIRS]
+
+
+@pytest.mark.parametrize(("calls_per_day", "most", "refused"), [(3, 9, LimitReached), (9, 3, ApprovalRequired)])
+async def test_of_calls_at_once_the_narrower_of_the_two_lets_through_and_both_count_the_same(
+    offers: Offering, calls_per_day: int, most: int, refused: type[Exception]
+) -> None:
+    await anyio.to_thread.run_sync(lambda: offers.offer("acme", f"--calls-per-day {calls_per_day}"))
+    budget(offers, most)
+    offers.upstream.requests.clear()
+    came: list[type[Exception] | None] = []
+
+    async def once(parts: Any, number: int) -> None:
+        try:
+            await call(parts, offers.acme.caller(), ASK[0], {**ASK[1], "input": str(number)}, Nobody())
+            came.append(None)
+        except CallRefused as refusal:
+            came.append(type(refusal))
+
+    async with running(offers.acme.installation) as parts, anyio.create_task_group() as group:
+        for number in range(8):
+            group.start_soon(once, parts, number)
+    assert (came.count(None), came.count(refused)) == (3, 5)
+    assert stands(offers) == (3, 3)
+    assert len(offers.keys()) == 3
+
+
+# -- whose bill
+
+
+async def test_usage_and_the_log_say_of_every_call_whose_account_it_was(offers: Offering) -> None:
+    reported = {"usage": {"input_tokens": 5, "output_tokens": 2}}
+    offers.upstream.answer = lambda request: Answer(
+        reported if request.method == "POST" else {"data": [{"id": "gpt-6", "owned_by": "openai", "created": 1}]}
+    )
+    await anyio.to_thread.run_sync(lambda: offers.offer("acme"))
+    for words, calls in (("", 3), (f"connect openai {offers.there()}", 2), ("connection remove openai --yes", 1)):
+        if words:
+            ran = await anyio.to_thread.run_sync(lambda line=words: offers(line, secret=OWN, org="acme"))
+            assert ran.code == 0, ran
+        for _ in range(calls):
+            assert (await asked(offers.acme)).ok
+    rows = usage_by(offers.acme.database, offers.acme.org, "connection", since="2000-01-01")
+    assert {row.key: (row.calls, row.tokens_in, row.tokens_out) for row in rows} == {
+        ("openai", "the operator's", "managed"): (4, 20, 8),
+        ("openai", "", "own"): (2, 10, 4),
+    }
+    by_tool = usage_by(offers.acme.database, offers.acme.org, "tool", since="2000-01-01")
+    assert {row.key: row.calls for row in by_tool} == {(ASK[0], "managed"): 4, (ASK[0], "own"): 2}
+    said = [*[("managed", "the operator's")] * 3, *[("own", None)] * 2, ("managed", "the operator's")]
+    assert whose(offers.acme) == whose(offers.acme, "call.attempt") == said
+    assert differences(offers.acme.database, offers.acme.org, since="2000-01-01") == ("2000-01-01", [])
 
 
 # -- what is not the org's to do

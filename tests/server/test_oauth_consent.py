@@ -398,6 +398,24 @@ def test_consenting_again_keeps_app_and_scopes_and_clears_the_mark(
     assert [asked["scope"] for path, asked in provider.requests if path == "/oauth/authorize"] == ["read", "read"]
 
 
+def test_a_consent_without_a_refresh_token_is_said_to_end_and_is_shown_as_one_that_nothing_renews(
+    admin: CommandLine, place: Place, provider: Provider, port: int
+) -> None:
+    provider.answering = without_refresh
+    ran = connect(admin, provider, port, "--json")
+    assert ran.code == 0, ran.err
+    assert "gave no refresh token: this ends after 60 minutes" in " ".join(ran.err.split())
+    assert ran.json["oauth"]["renewed_by_itself"] is False
+    ((due, ends),) = place.database.read("SELECT due_at, expires_at FROM oauth_token")
+    assert due == ends, "nobody is asked for what cannot be had"
+
+
+def without_refresh(path: str, answer: Answer) -> Answer:
+    if path == "/oauth/token" and isinstance(answer.content, dict):
+        answer.content.pop("refresh_token", None)
+    return answer
+
+
 def test_a_new_app_is_asked_for_only_when_it_is_said(
     admin: CommandLine, place: Place, provider: Provider, port: int
 ) -> None:

@@ -15,7 +15,7 @@ from server.approval import Decision
 from server.call import Parts, call
 from server.errors import ApprovalRequired, AtLimit, structured
 from server.pacing import LONGEST_PAUSE_S, MINUTE_MS, Turns, pace_of, set_pace
-from tests.agents import Nobody, decide
+from tests.agents import Nobody, decide, execute
 from tests.installed import Place
 from tests.upstream import Answer, Upstream
 
@@ -175,6 +175,29 @@ async def test_a_call_waits_for_the_next_minute_where_that_is_near(place: Place,
         assert place.events("call.attempt") == []
         place.database.write_now(lambda rows: rows.execute("UPDATE connection_pace SET window_at = 0"))
         assert await made(parts, place)
+
+
+async def test_a_minute_that_a_wrong_clock_has_begun_far_ahead_holds_nothing_up(
+    place: Place, upstream: Upstream
+) -> None:
+    limit(place, per_minute=1)
+    at_the_beginning_of_a_minute(place, used=1)
+    execute(place, f"UPDATE connection_pace SET window_at = window_at + {10 * MINUTE_MS}")
+    async with running(waiting(place, 0).installation) as parts:
+        assert await made(parts, place)
+        with pytest.raises(AtLimit):
+            await made(parts, place)
+    assert len(upstream.requests) == 1
+
+
+async def test_a_limit_that_is_changed_while_calls_are_under_way_counts_for_the_next() -> None:
+    turns, one, two = Turns(0.05), Pace(concurrent=1), Pace(concurrent=2)
+    async with turns.taken("c", "stripe", one):
+        async with turns.taken("c", "stripe", two):
+            pass
+        with pytest.raises(AtLimit):
+            async with turns.taken("c", "stripe", one):
+                pass
 
 
 async def test_a_provider_that_asks_for_a_pause_gets_it(place: Place, upstream: Upstream) -> None:

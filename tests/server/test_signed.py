@@ -153,6 +153,17 @@ def test_an_app_asks_for_less_where_scopes_say_so_and_again_after_a_new_key(
     assert len(issuer.exchanges) == 3
 
 
+def test_a_rotation_takes_a_new_key_and_never_the_one_that_is_sealed(
+    admin: CommandLine, place: Place, issuer: Issuer
+) -> None:
+    assert connect(admin, issuer, "app").code == 0
+    before = sealed(place)
+    ran = admin.alone("connection", "rotate", "forge")
+    assert ran.code == 1
+    assert "no terminal to ask at" in ran.err
+    assert (sealed(place), len(issuer.exchanges)) == (before, 1)
+
+
 TROUBLE: dict[str, tuple[str, dict[str, Any], str]] = {
     "another key": ("app", {"private": key(3)}, "The key is not one of this app's"),
     "another key of an account": ("robot", {"private": key(3)}, "The key was deleted"),

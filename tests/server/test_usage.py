@@ -354,3 +354,5 @@ def test_a_number_of_tokens_is_whole_and_within_reason() -> None:
     assert reported({"tokens_in": MOST_TOKENS + 1}) == reported(None) == reported("x")
     assert reported({"tokens_in": 3.0}).tokens_in == 3
     assert reported({"cost": 0, "cost_unit": "USD"}).unit == "USD"
+    for told in ({"cost": "1", "cost_unit": "USD"}, {"cost": None, "cost_unit": "USD"}, {"cost": 1, "cost_unit": 7}):
+        assert reported(told) == reported(None), told

@@ -18,7 +18,7 @@ from connectors.elicitation import Answer, Ask
 from server.app import running
 from server.approval import Decision, State
 from server.call import call
-from server.errors import ApprovalRequired, Denied
+from server.errors import ApprovalRequired, DefinitionHeld, Denied
 from server.identity import create_agent
 from server.outside import AskThrough, Onward
 from tests.agents import ERAS, Nobody, Person, answering, connected, decide, with_connector
@@ -142,7 +142,10 @@ async def test_a_changed_definition_is_held_and_nothing_is_sent(place: Place, wr
     assert len(body["definition_found"]) == 64
     assert (await called(place, "about")).ok, "the others go on"
     wrapped.world.descriptions.clear()
-    assert (await called(place, "echo", {"text": "x"})).ok
+    wrapped.world.calls.clear()
+    with pytest.raises(DefinitionHeld):
+        await called(place, "echo", {"text": "x"})
+    assert wrapped.world.calls == [], "until an admin has looked"
 
 
 async def test_a_tool_that_is_gone_is_held(place: Place, modern: Wrapped) -> None:
@@ -320,7 +323,9 @@ async def test_what_is_on_record_of_a_flood_of_questions_is_short(place: Place) 
     assert last(place)["asked"] == [*["not put"] * 20, "and 280 more"]
 
 
-async def test_answers_to_another_definition_are_not_passed_on(place: Place, modern: Wrapped) -> None:
+async def test_answers_to_another_definition_or_for_another_connection_are_not_passed_on(
+    place: Place, modern: Wrapped
+) -> None:
     wrapping(place, url=modern.url)
     ask = Ask("Which?", {"type": "object", "properties": {"colour": {"type": "string"}}})
     tool = place.installation.catalogue.connectors["world"].tools["ask"]
@@ -328,13 +333,14 @@ async def test_answers_to_another_definition_are_not_passed_on(place: Place, mod
     class Later:
         answers_later = True
 
-        def __init__(self, definition: str) -> None:
+        def __init__(self, connection: str, definition: str) -> None:
             given = {"q": Answer("accept", {"colour": "red"})}
-            self.onward = Onward("world", definition, "0", 1, {"q": ask}, given)
+            self.onward = Onward(connection, definition, "0", 1, {"q": ask}, given)
 
-    for definition, passed in (("0" * 64, []), (tool.definition_hash, ["accept"])):
+    now = tool.definition_hash
+    for connection, definition, passed in (("world", "0" * 64, []), ("other", now, []), ("world", now, ["accept"])):
         person = Nobody()
-        person.outside = Later(definition)  # type: ignore[assignment]
+        person.outside = Later(connection, definition)  # type: ignore[assignment]
         with contextlib.suppress(AskThrough):
             await called(place, "ask", {"text": "x"}, person)
         assert [answer.action for answer in modern.world.answers] == passed
