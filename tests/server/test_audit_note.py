@@ -1,5 +1,6 @@
 """Checkpoints are what C2SP and RFC 6962 say: held to the specifications' own examples and to a plain computation."""
 
+import base64
 import hashlib
 import random
 
@@ -105,6 +106,45 @@ def test_a_signature_with_a_number_beyond_the_order_is_none() -> None:
     assert not standalone.is_signed(b"\xff" * 32, b"x", signature)
 
 
+def test_the_short_verifier_takes_one_spelling_of_a_point_a_key_and_a_signature() -> None:
+    """RFC 8032, 5.1.3: y is below the prime, and zero is not odd; RFC 4648, 3.5: nothing is in the spare bits."""
+    assert standalone.decoded((1).to_bytes(32, "little")) == (0, 1, 1)
+    assert standalone.decoded((standalone.P + 1).to_bytes(32, "little")) is None
+    assert standalone.decoded((1 | 1 << 255).to_bytes(32, "little")) is None
+    key = SigningKey(bytes(32))
+    assert not standalone.is_signed(key.public, b"x", key.sign(b"x") + b"\0")
+    assert (standalone.unbase64("AA=="), standalone.unbase64("AB==")) == (b"\0", b"")
+    raw = b"\2" + key.public
+    own = hashlib.sha256(b"a\n" + raw).hexdigest()[:8]
+    with pytest.raises(standalone.Bad, match="no verifier key"):
+        standalone.read_key(f"a+{own}+{base64.b64encode(raw).decode()}")
+
+
+def test_each_signature_that_bears_the_keys_id_has_to_be_right() -> None:
+    by, other = signer("org_1"), signer("org_1", 2)
+    note = str(signed(by.origin, Frontier(1, [bytes(32)]), by.key, {"head": "0" * 64}))
+    theirs = by.verifier.id + other.key.sign(note.partition("\n\n")[0].encode() + b"\n")
+    twice = f"{note}— {by.origin} {base64.b64encode(theirs).decode()}\n"
+    for text in (twice, twice.replace(note.splitlines()[-1] + "\n", "")):
+        with pytest.raises(NoteProblem):
+            read_note(text.encode()).require(by.verifier)
+        (short,) = standalone.read_notes(text)
+        with pytest.raises(standalone.Bad, match="is not signed by"):
+            standalone.require_signed(short, by.origin, by.verifier.public)
+
+
+def test_a_note_of_another_log_is_none_of_ours_whoever_signs_it() -> None:
+    by = signer("org_1")
+    text = signed(origin_of("org_2"), Frontier(1, [bytes(32)]), by.key, {"head": "0" * 64}).text
+    mine = by.verifier.id + by.key.sign(text.encode())
+    note = f"{text}\n— {by.origin} {base64.b64encode(mine).decode()}\n"
+    with pytest.raises(NoteProblem, match="org_2"):
+        read_note(note.encode()).require(by.verifier)
+    (short,) = standalone.read_notes(note)
+    with pytest.raises(standalone.Bad, match="is not signed by"):
+        standalone.require_signed(short, by.origin, by.verifier.public)
+
+
 def test_a_checkpoint_holds_for_its_key_alone_and_shows_no_private_one() -> None:
     by, other, tree = signer("org_1"), signer("org_1", 2), Frontier(1, [bytes(32)])
     note = read_note(str(signed(by.origin, tree, by.key, {"head": "0" * 64, "time": "now"})).encode())
@@ -166,6 +206,10 @@ def test_several_checkpoints_stand_in_one_file_with_others_signatures_among_thei
 def test_what_is_no_checkpoint_is_said_to_be_none(raw: str) -> None:
     with pytest.raises(NoteProblem):
         read_notes(raw.encode())
+    if raw.strip("\n"):
+        with pytest.raises(standalone.Bad):
+            for note in standalone.read_notes(EXAMPLE + raw)[1:]:  # none is left out because it cannot be read
+                standalone.require_signed(note, note[1], bytes(32))
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,16 @@ def kept(rests: Rests, place: Place, whole: Any, agent: str = "reconciler") -> s
     return handle(rests.keep(place.caller(agent), of, "con_1", whole).structured)
 
 
+def test_what_is_kept_shows_neither_the_arguments_nor_the_answer(place: Place) -> None:
+    offer, rests = place.installation.workspaces.of(place.caller()).offer, Rests(Clock())
+    of = offer.bind("stripe_list_charges", {"customer": f"cus_{MARK}"})
+    where = handle(rests.keep(place.caller(), of, "con_1", {"data": CHARGES}).structured)
+    _, _, one = rests.find(place.caller(), where)
+    assert MARK in str(one.arguments)
+    assert MARK not in repr(one)
+    assert "packed" not in repr(one)
+
+
 def test_it_is_kept_for_a_while(place: Place) -> None:
     clock = Clock()
     rests = Rests(clock)
