@@ -113,6 +113,8 @@ def test_the_short_verifier_takes_one_spelling_of_a_point_a_key_and_a_signature(
     assert standalone.decoded((1 | 1 << 255).to_bytes(32, "little")) is None
     key = SigningKey(bytes(32))
     assert not standalone.is_signed(key.public, b"x", key.sign(b"x") + b"\0")
+    with pytest.raises(standalone.Bad, match="something else"):
+        standalone.read_notes(EXAMPLE.replace("20852163\n", "20852163\r\n"))
     assert (standalone.unbase64("AA=="), standalone.unbase64("AB==")) == (b"\0", b"")
     raw = b"\2" + key.public
     own = hashlib.sha256(b"a\n" + raw).hexdigest()[:8]
