@@ -3,11 +3,14 @@
 import base64
 import hashlib
 import random
+from io import BytesIO
 
 import pytest
 
 from server.audit import standalone
-from server.audit.note import NoteProblem, VerifierKey, as_line, origin_of, read_note, read_notes, signed
+from server.audit.entry import canonical
+from server.audit.export import FORMAT
+from server.audit.note import Checkpoint, NoteProblem, VerifierKey, as_line, origin_of, read_note, read_notes, signed
 from server.audit.tree import EMPTY, Frontier
 from tests.proving import signer
 from vault.signing import NotSigned, SigningKey, require_signed
@@ -233,3 +236,26 @@ def test_a_stub_whose_tree_is_not_the_one_of_its_root_is_none(line: str) -> None
         signed_stub.frontier  # noqa: B018 - it is computed as it is asked for
     right = signed(by.origin, tree, by.key, {"head": "0" * 64, "frontier": as_line(tree.nodes)})
     assert right.frontier.nodes == tree.nodes
+
+
+def test_the_short_verifier_goes_on_from_the_logs_own_stub_and_from_no_other() -> None:
+    by, other, tree = signer("org_1"), signer("org_1", 2), Frontier(3, [bytes(32), b"1" * 32])
+
+    def begun(stub: Checkpoint, *notes: Checkpoint) -> int:
+        header = {"format": FORMAT, "v": 1, "org": "org_1", "entries": 3, "head": "0" * 64}
+        line = canonical({**header, "key": str(by.verifier), "pruned": str(stub)})
+        short = standalone.read_notes("\n".join(map(str, notes))) if notes else []
+        with pytest.raises(standalone.Bad) as found:
+            standalone.verify(BytesIO(f"{line}\n".encode()), short, None)
+        return found.value.code
+
+    def stub(org: str = "org_1", key: SigningKey = by.key, nodes: tuple[bytes, ...] = tuple(tree.nodes)) -> Checkpoint:
+        return signed(origin_of(org), tree, key, {"head": "0" * 64, "frontier": as_line(nodes)})
+
+    assert begun(stub()) == begun(stub(), signed(by.origin, tree, by.key, {})) == 3, "there are no entries"
+    for wrong in (stub("org_2"), stub(key=other.key), stub(nodes=(bytes(32),) * 2), stub(nodes=(*tree.nodes, bytes(32)))):
+        assert begun(wrong) == 1
+    later = signed(by.origin, Frontier(4, [bytes(32)]), by.key, {})
+    same_size = signed(by.origin, Frontier(3, [bytes(32)] * 2), by.key, {})
+    assert begun(stub(), later) == begun(stub(), same_size) == 1
+    assert begun(stub(), signed(by.origin, tree, other.key, {})) == 3

@@ -464,10 +464,13 @@ def test_a_syslog_receiver_gets_every_entry_whole(streams: Streams, tmp_path: Pa
     assert json.loads(collector.data(collector.messages[-1])["reason"]) == '\n"]é😀' * 50
 
 
-def test_a_receiver_that_does_not_prove_its_name_gets_nothing(streams: Streams, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("host", "trusted"), [("127.0.0.1", False), ("localhost", True)])
+def test_a_receiver_that_does_not_prove_its_name_gets_nothing(
+    streams: Streams, tmp_path: Path, host: str, *, trusted: bool
+) -> None:
     certificate = certificate_in(tmp_path)
     with Collector("tls", certificate=certificate) as collector, pytest.raises(Done):
-        streams.run(Wire(Target("tls", "127.0.0.1", collector.port)))
+        streams.run(Wire(Target("tls", host, collector.port), certificate if trusted else None))
     assert collector.messages == []
     assert "CERTIFICATE_VERIFY_FAILED" in streams.said[0]
     noted = streams.noted.read()
