@@ -253,7 +253,12 @@ def test_the_short_verifier_goes_on_from_the_logs_own_stub_and_from_no_other() -
         return signed(origin_of(org), tree, key, {"head": "0" * 64, "frontier": as_line(nodes)})
 
     assert begun(stub()) == begun(stub(), signed(by.origin, tree, by.key, {})) == 3, "there are no entries"
-    for wrong in (stub("org_2"), stub(key=other.key), stub(nodes=(bytes(32),) * 2), stub(nodes=(*tree.nodes, bytes(32)))):
+    for wrong in (
+        stub("org_2"),
+        stub(key=other.key),
+        stub(nodes=(bytes(32),) * 2),
+        stub(nodes=(*tree.nodes, bytes(32))),
+    ):
         assert begun(wrong) == 1
     later = signed(by.origin, Frontier(4, [bytes(32)]), by.key, {})
     same_size = signed(by.origin, Frontier(3, [bytes(32)] * 2), by.key, {})

@@ -268,9 +268,7 @@ def test_an_entry_that_does_not_verify_hides_nothing_worse_of_another_log(place:
 def test_another_logs_checkpoint_in_the_place_of_ours_is_said(place: Place) -> None:
     other = add_org(place.installation, "globex")
     note(place)
-    shutil.copytree(
-        place.home / "checkpoints" / other.org, place.home / "checkpoints" / place.org, dirs_exist_ok=True
-    )
+    shutil.copytree(place.home / "checkpoints" / other.org, place.home / "checkpoints" / place.org, dirs_exist_ok=True)
     with pytest.raises(NotedProblem, match="it is of another log"):
         note(place)
 
