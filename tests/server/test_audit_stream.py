@@ -218,7 +218,10 @@ def test_a_place_that_cannot_be_noted_ends_it_and_the_batch_comes_again(streams:
     assert kept.seqs == again.seqs == [streams.last]
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"format":"keyleash-stream","version":2}', b"\xff"])
+OTHER = b'{"format":"keyleash-stream","version":1,"org":"o","to":"","form":"","selection":{},"seq":"1","hash":""}'
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"format":"keyleash-stream","version":2}', b"\xff", OTHER])
 def test_a_note_that_is_none_is_refused_with_what_to_do(streams: Streams, content: bytes) -> None:
     streams.noted.path.write_bytes(content)
     with pytest.raises(StreamProblem, match="begins anew"):

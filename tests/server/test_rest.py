@@ -136,7 +136,7 @@ async def test_it_is_not_read_through_another_connection_of_the_same_name(place:
 async def test_a_place_of_another_form_is_none(place: Place, change: Callable[[str], str]) -> None:
     async with running(place.installation) as parts:
         where = await first(parts, place)
-        for wrong in (change(where), f"{where}9999", f"{where.partition('-')[0]}--1", ""):
+        for wrong in (change(where), f"{where}9999", f"{where.partition('-')[0]}--1", f"{where}{'9' * 5000}", ""):
             with pytest.raises(BadArguments):
                 await read_more(parts, place.caller(), wrong)
 
