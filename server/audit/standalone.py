@@ -104,9 +104,10 @@ def read_key(text):
 def read_notes(text):
     """Each checkpoint of a file: its signed text, origin, size, root, further lines, and signatures."""
     found = []
-    if re.search("[\x00-\x09\x0b-\x1f]", text) or not text.endswith("\n"):
-        raise Bad(3, "a checkpoint is cut off, or there is none")
-    for body, signatures in re.findall(r"((?:[^\n]+\n)+)\n((?:— [^\n]+\n)+)", text):
+    one = re.compile(r"((?:[^\n]+\n)+)\n((?:— [^\n]+\n)+)")
+    if re.search("[\x00-\x09\x0b-\x1f]", text) or one.sub("", text).strip("\n"):
+        raise Bad(3, "a checkpoint is cut off, or something else stands there")
+    for body, signatures in one.findall(text):
         lines = body.splitlines()
         size = re.fullmatch("0|[1-9][0-9]{0,17}", lines[1]) if len(lines) > 2 else None
         if not size or len(unbase64(lines[2])) != 32:

@@ -667,7 +667,7 @@ LIMITS: list[tuple[str, int, dict[str, str], Any, float | None]] = [
     (
         "github_get_me",
         429,
-        {"x-ratelimit-remaining": "4000", "x-ratelimit-reset": IN_A_MINUTE},
+        {"x-ratelimit-remaining": "4000", "x-ratelimit-reset": f"{int(IN_A_MINUTE) + 600}"},
         {"message": "second"},
         60,
     ),

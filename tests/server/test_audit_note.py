@@ -1,12 +1,16 @@
 """Checkpoints are what C2SP and RFC 6962 say: held to the specifications' own examples and to a plain computation."""
 
+import base64
 import hashlib
 import random
+from io import BytesIO
 
 import pytest
 
 from server.audit import standalone
-from server.audit.note import NoteProblem, VerifierKey, as_line, origin_of, read_note, read_notes, signed
+from server.audit.entry import canonical
+from server.audit.export import FORMAT
+from server.audit.note import Checkpoint, NoteProblem, VerifierKey, as_line, origin_of, read_note, read_notes, signed
 from server.audit.tree import EMPTY, Frontier
 from tests.proving import signer
 from vault.signing import NotSigned, SigningKey, require_signed
@@ -105,6 +109,47 @@ def test_a_signature_with_a_number_beyond_the_order_is_none() -> None:
     assert not standalone.is_signed(b"\xff" * 32, b"x", signature)
 
 
+def test_the_short_verifier_takes_one_spelling_of_a_point_a_key_and_a_signature() -> None:
+    """RFC 8032, 5.1.3: y is below the prime, and zero is not odd; RFC 4648, 3.5: nothing is in the spare bits."""
+    assert standalone.decoded((1).to_bytes(32, "little")) == (0, 1, 1)
+    assert standalone.decoded((standalone.P + 1).to_bytes(32, "little")) is None
+    assert standalone.decoded((1 | 1 << 255).to_bytes(32, "little")) is None
+    key = SigningKey(bytes(32))
+    assert not standalone.is_signed(key.public, b"x", key.sign(b"x") + b"\0")
+    with pytest.raises(standalone.Bad, match="something else"):
+        standalone.read_notes(EXAMPLE.replace("20852163\n", "20852163\r\n"))
+    assert (standalone.unbase64("AA=="), standalone.unbase64("AB==")) == (b"\0", b"")
+    raw = b"\2" + key.public
+    own = hashlib.sha256(b"a\n" + raw).hexdigest()[:8]
+    with pytest.raises(standalone.Bad, match="no verifier key"):
+        standalone.read_key(f"a+{own}+{base64.b64encode(raw).decode()}")
+
+
+def test_each_signature_that_bears_the_keys_id_has_to_be_right() -> None:
+    by, other = signer("org_1"), signer("org_1", 2)
+    note = str(signed(by.origin, Frontier(1, [bytes(32)]), by.key, {"head": "0" * 64}))
+    theirs = by.verifier.id + other.key.sign(note.partition("\n\n")[0].encode() + b"\n")
+    twice = f"{note}— {by.origin} {base64.b64encode(theirs).decode()}\n"
+    for text in (twice, twice.replace(note.splitlines()[-1] + "\n", "")):
+        with pytest.raises(NoteProblem):
+            read_note(text.encode()).require(by.verifier)
+        (short,) = standalone.read_notes(text)
+        with pytest.raises(standalone.Bad, match="is not signed by"):
+            standalone.require_signed(short, by.origin, by.verifier.public)
+
+
+def test_a_note_of_another_log_is_none_of_ours_whoever_signs_it() -> None:
+    by = signer("org_1")
+    text = signed(origin_of("org_2"), Frontier(1, [bytes(32)]), by.key, {"head": "0" * 64}).text
+    mine = by.verifier.id + by.key.sign(text.encode())
+    note = f"{text}\n— {by.origin} {base64.b64encode(mine).decode()}\n"
+    with pytest.raises(NoteProblem, match="org_2"):
+        read_note(note.encode()).require(by.verifier)
+    (short,) = standalone.read_notes(note)
+    with pytest.raises(standalone.Bad, match="is not signed by"):
+        standalone.require_signed(short, by.origin, by.verifier.public)
+
+
 def test_a_checkpoint_holds_for_its_key_alone_and_shows_no_private_one() -> None:
     by, other, tree = signer("org_1"), signer("org_1", 2), Frontier(1, [bytes(32)])
     note = read_note(str(signed(by.origin, tree, by.key, {"head": "0" * 64, "time": "now"})).encode())
@@ -166,6 +211,10 @@ def test_several_checkpoints_stand_in_one_file_with_others_signatures_among_thei
 def test_what_is_no_checkpoint_is_said_to_be_none(raw: str) -> None:
     with pytest.raises(NoteProblem):
         read_notes(raw.encode())
+    if raw.strip("\n"):
+        with pytest.raises(standalone.Bad):
+            for note in standalone.read_notes(EXAMPLE + raw)[1:]:  # none is left out because it cannot be read
+                standalone.require_signed(note, note[1], bytes(32))
 
 
 @pytest.mark.parametrize(
@@ -187,3 +236,31 @@ def test_a_stub_whose_tree_is_not_the_one_of_its_root_is_none(line: str) -> None
         signed_stub.frontier  # noqa: B018 - it is computed as it is asked for
     right = signed(by.origin, tree, by.key, {"head": "0" * 64, "frontier": as_line(tree.nodes)})
     assert right.frontier.nodes == tree.nodes
+
+
+def test_the_short_verifier_goes_on_from_the_logs_own_stub_and_from_no_other() -> None:
+    by, other, tree = signer("org_1"), signer("org_1", 2), Frontier(3, [bytes(32), b"1" * 32])
+
+    def begun(stub: Checkpoint, *notes: Checkpoint) -> int:
+        header = {"format": FORMAT, "v": 1, "org": "org_1", "entries": 3, "head": "0" * 64}
+        line = canonical({**header, "key": str(by.verifier), "pruned": str(stub)})
+        short = standalone.read_notes("\n".join(map(str, notes))) if notes else []
+        with pytest.raises(standalone.Bad) as found:
+            standalone.verify(BytesIO(f"{line}\n".encode()), short, None)
+        return found.value.code
+
+    def stub(org: str = "org_1", key: SigningKey = by.key, nodes: tuple[bytes, ...] = tuple(tree.nodes)) -> Checkpoint:
+        return signed(origin_of(org), tree, key, {"head": "0" * 64, "frontier": as_line(nodes)})
+
+    assert begun(stub()) == begun(stub(), signed(by.origin, tree, by.key, {})) == 3, "there are no entries"
+    for wrong in (
+        stub("org_2"),
+        stub(key=other.key),
+        stub(nodes=(bytes(32),) * 2),
+        stub(nodes=(*tree.nodes, bytes(32))),
+    ):
+        assert begun(wrong) == 1
+    later = signed(by.origin, Frontier(4, [bytes(32)]), by.key, {})
+    same_size = signed(by.origin, Frontier(3, [bytes(32)] * 2), by.key, {})
+    assert begun(stub(), later) == begun(stub(), same_size) == 1
+    assert begun(stub(), signed(by.origin, Frontier(3, [bytes(32)] * 2), other.key, {})) == 3, "it proves nothing"

@@ -218,7 +218,10 @@ def test_a_place_that_cannot_be_noted_ends_it_and_the_batch_comes_again(streams:
     assert kept.seqs == again.seqs == [streams.last]
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"format":"keyleash-stream","version":2}', b"\xff"])
+OTHER = b'{"format":"keyleash-stream","version":1,"org":"o","to":"","form":"","selection":{},"seq":"1","hash":""}'
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"format":"keyleash-stream","version":2}', b"\xff", OTHER])
 def test_a_note_that_is_none_is_refused_with_what_to_do(streams: Streams, content: bytes) -> None:
     streams.noted.path.write_bytes(content)
     with pytest.raises(StreamProblem, match="begins anew"):
@@ -464,10 +467,13 @@ def test_a_syslog_receiver_gets_every_entry_whole(streams: Streams, tmp_path: Pa
     assert json.loads(collector.data(collector.messages[-1])["reason"]) == '\n"]é😀' * 50
 
 
-def test_a_receiver_that_does_not_prove_its_name_gets_nothing(streams: Streams, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("host", "trusted"), [("127.0.0.1", False), ("localhost", True)])
+def test_a_receiver_that_does_not_prove_its_name_gets_nothing(
+    streams: Streams, tmp_path: Path, host: str, *, trusted: bool
+) -> None:
     certificate = certificate_in(tmp_path)
     with Collector("tls", certificate=certificate) as collector, pytest.raises(Done):
-        streams.run(Wire(Target("tls", "127.0.0.1", collector.port)))
+        streams.run(Wire(Target("tls", host, collector.port), certificate if trusted else None))
     assert collector.messages == []
     assert "CERTIFICATE_VERIFY_FAILED" in streams.said[0]
     noted = streams.noted.read()

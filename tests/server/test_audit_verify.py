@@ -464,8 +464,10 @@ def test_entries_added_at_the_end_with_right_hashes_are_declared_or_found_by_the
     append(log.sql, ORG, Event.CALL_HELD)
     assert says(log.verify(), "added entries at the end")
     assert says(log.verify(noted), "after entry 7, the last one noted elsewhere, are new or other ones")
-    longer = export_lines_of(log, ORG)
-    assert found_at(verified([lines[0], *longer[1:]]), 8)
+    for _ in range(2):
+        longer = export_lines_of(log, ORG)
+        assert found_at(verified([lines[0], *longer[1:]]), 8)
+        append(log.sql, ORG, Event.CALL_HELD)
 
 
 def test_two_exports_in_one_file_are_not_one_log(lines):

@@ -251,6 +251,29 @@ def test_one_log_that_is_behind_keeps_no_other_from_being_signed(place: Place) -
     assert (signed[place.org].seq, signed[other.org]) == (last, heads(place.database)[other.org])
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_an_entry_that_does_not_verify_hides_nothing_worse_of_another_log(place: Place, *, swapped: bool) -> None:
+    other = add_org(place.installation, "globex")
+    note(place)
+    one, two = (other, place) if swapped else (place, other)
+    happen(place)
+    happen(place, org=other.org)
+    changed = "UPDATE audit_entry SET body = replace(body, 'alice', 'malice') WHERE event = 'audit.listed'"
+    tamper(place, f"{changed} AND org = '{one.org}'")
+    theirs = "UPDATE audit_key SET public = ? WHERE org = ?"
+    place.database.write_now(lambda rows: rows.execute(theirs, ("00" * 32, two.org)))
+    with pytest.raises(NotedProblem, match="not the one that the vault has"):
+        note(place)
+
+
+def test_another_logs_checkpoint_in_the_place_of_ours_is_said(place: Place) -> None:
+    other = add_org(place.installation, "globex")
+    note(place)
+    shutil.copytree(place.home / "checkpoints" / other.org, place.home / "checkpoints" / place.org, dirs_exist_ok=True)
+    with pytest.raises(NotedProblem, match="it is of another log"):
+        note(place)
+
+
 @pytest.mark.parametrize("what", ["gone", "other nodes", "other size", "no json"])
 def test_a_kept_tree_is_not_believed(place: Place, what: str) -> None:
     happen(place, 2)
@@ -392,6 +415,19 @@ def test_a_log_that_goes_on_after_a_loss_has_another_name_and_says_so(
             report = verify_database(place.database, place.org, proofs=Proofs((lost, made), pinned))
             assert report.exit_code == code, "two logs, of which each has its key's name"
         assert verify_database(place.database, place.org, proofs=Proofs((made,), anew.verifier)).exit_code == 0
+
+
+def test_a_key_that_is_made_after_losses_bears_the_number_of_the_last_one(place: Place) -> None:
+    seqs = [
+        place.database.write_now(lambda rows, event=event, said=said: append(rows, place.org, event, **said)).seq
+        for event, said in (
+            (Event.VAULT_RESTORED, {"behind": [{"lost": 1}]}),
+            (Event.VAULT_ROLLBACK_ACCEPTED, {"behind": [{"lost": 2}]}),
+            (Event.VAULT_RESTORED, {}),
+        )
+    ]
+    place.database.write_now(lambda rows: rows.execute("DELETE FROM audit_key"))
+    assert signer(place).origin == f"keyleash/{place.org}/{seqs[1]}"
 
 
 # -- an org that is removed

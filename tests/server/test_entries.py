@@ -80,6 +80,23 @@ async def test_an_attempt_and_its_outcome(place: Place, parts: Parts, upstream: 
     assert (outcome["method"], outcome["host"]) == (attempt["method"], attempt["host"]) == ("GET", upstream.url)
     assert outcome["bytes"] > 0
     assert {name: attempt[name] for name in WHAT} == {name: outcome[name] for name in WHAT}
+    assert {name: attempt[name] for name in WHO | WHAT} == known(place)
+
+
+def known(place: Place) -> dict[str, Any]:
+    """Who and what a call of `CUSTOMERS` is, from where each is kept."""
+    who = caller(place)
+    workspace = place.installation.workspaces.of(who)
+    connection, tool = workspace.connections["stripe"], workspace.offer.bind(*CUSTOMERS).tool
+    (rule,) = (rule.id for rule in workspace.rules if rule.tools == ("stripe.*",))
+    return {
+        **{"agent": "reconciler", "agent_id": who.agent, "member": who.member_name, "member_id": who.member},
+        **{"client": "probe", "client_version": "2.1", "transport": "http", "address": "10.1.2.3"},
+        **{"connection": "stripe", "account": connection.account, "ownership": connection.ownership},
+        **{"credential_version": connection.credential_version, "source": connection.source},
+        **{"tool": "stripe_list_customers", "definition": tool.definition_hash, "effect": "sensitive"},
+        **{"verdict": "allow", "rules": [rule]},
+    }
 
 
 async def test_a_failure_says_what_the_upstream_said_of_itself(place: Place, parts: Parts, upstream: Upstream) -> None:

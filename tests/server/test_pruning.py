@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,68 @@ def test_two_who_prune_at_once_remove_nothing_twice(old: Place) -> None:
         prune(old.database, second, by="other")
     assert numbers(old)[: len(left)] == left
     assert verify_database(old.database, old.org).exit_code == 0
+
+
+class Raced:
+    """A database in which something else happens right before each write."""
+
+    def __init__(self, database: Any, before: Callable[[], object]) -> None:
+        self._database, self._before = database, before
+
+    def of(self, org: str) -> "Raced":
+        return Raced(self._database.of(org), self._before)
+
+    def read(self, sql: str, params: Any = ()) -> list[tuple[Any, ...]]:
+        return self._database.read(sql, params)
+
+    def write_now(self, change: Callable[[Any], Any]) -> Any:
+        self._before()
+        return self._database.write_now(change)
+
+
+def test_what_another_pruned_in_the_last_moment_is_not_said_to_have_gone_with_ours(old: Place) -> None:
+    wanted = planned(old)
+    fewer = Prunable(wanted.org, wanted.first, wanted.last - 5, wanted.signer)
+    raced: Any = Raced(old.database, lambda: prune(old.database, fewer, by="other"))
+    with pytest.raises(PruneProblem, match="meanwhile"):
+        prune(raced, wanted, by="one")
+    stub = stub_in(old.database, old.org)
+    assert stub is not None
+    assert (stub.size, numbers(old)[0]) == (fewer.last, fewer.last + 1)
+    assert verify_database(old.database, old.org).exit_code == 0
+
+
+@pytest.mark.parametrize("size", [4, 10])
+def test_a_checkpoint_here_of_what_was_pruned_meanwhile_is_gone_on_from(old: Place, size: int) -> None:
+    kept, by = a_checkpoint(old, size), signer_of(old.installation.database, old.installation.vault, old.org)
+    prune(old.database, planned(old), by="elsewhere")
+    noted = NotedHeads(old.installation.settings.noted_heads)
+    noted.signed.keep(old.org, kept, by.verifier)
+    assert noted.missing(old.database) == []
+    assert noted.doubts(old.database) == []
+    note, new = noted.checkpoint(old.database, old.org, by)
+    assert (new, note.size) == (True, numbers(old)[-1])
+    assert verify_database(old.database, old.org, proofs=Proofs((note,), by.verifier)).exit_code == 0
+
+
+@pytest.mark.both_databases
+def test_as_migrated_the_database_lets_go_of_what_a_stub_stands_for_and_of_nothing_else(place: Place) -> None:
+    other = add_org(place.installation, "globex")
+
+    def delete(org: str, seq: int) -> None:
+        place.database.write_now(
+            lambda rows: rows.execute("DELETE FROM audit_entry WHERE org = ? AND seq = ?", (org, seq))
+        )
+
+    place.database.write_now(
+        lambda rows: rows.execute("INSERT INTO audit_stub (org, seq, note) VALUES (?, 2, 'x')", (place.org,))
+    )
+    for org, seq in ((place.org, 3), (other.org, 1)):
+        with pytest.raises(DatabaseProblem):
+            delete(org, seq)
+    delete(place.org, 1)
+    delete(place.org, 2)
+    assert (numbers(place)[0], numbers(other)[0]) == (3, 1)
 
 
 def test_another_orgs_log_is_not_touched(old: Place) -> None:

@@ -175,7 +175,7 @@ async def test_it_is_not_read_through_another_connection_of_the_same_name(place:
 async def test_a_place_of_another_form_is_none(place: Place, change: Callable[[str], str]) -> None:
     async with running(place.installation) as parts:
         where = await first(parts, place)
-        for wrong in (change(where), f"{where}9999", f"{where.partition('-')[0]}--1", ""):
+        for wrong in (change(where), f"{where}9999", f"{where.partition('-')[0]}--1", f"{where}{'9' * 5000}", ""):
             with pytest.raises(BadArguments):
                 await read_more(parts, place.caller(), wrong)
 
@@ -201,6 +201,16 @@ def kept(rests: Rests, place: Place, whole: Any, agent: str = "reconciler") -> s
     offer = place.installation.workspaces.of(place.caller(agent)).offer
     of = offer.bind("stripe_list_charges", {})
     return handle(rests.keep(place.caller(agent), of, "con_1", whole).structured)
+
+
+def test_what_is_kept_shows_neither_the_arguments_nor_the_answer(place: Place) -> None:
+    offer, rests = place.installation.workspaces.of(place.caller()).offer, Rests(Clock())
+    of = offer.bind("stripe_list_charges", {"customer": f"cus_{MARK}"})
+    where = handle(rests.keep(place.caller(), of, "con_1", {"data": CHARGES}).structured)
+    _, _, one = rests.find(place.caller(), where)
+    assert MARK in str(one.arguments)
+    assert MARK not in repr(one)
+    assert "packed" not in repr(one)
 
 
 def test_it_is_kept_for_a_while(place: Place) -> None:
