@@ -29,8 +29,8 @@ KEY = r"([^\s+\ud800-\udfff]+)\+([0-9a-f]{8})\+([A-Za-z0-9+/=]+)"
 NOTE = re.compile(
     r"(([^\n]+)\n(0|[1-9][0-9]{0,17})\n([^\n]+)\n((?:[^\n]+\n)*))\n((?:— [^ +\n]+ [^ \n]+\n){1,16})(?!— )\n*"
 )
-Note = namedtuple("Note", "text origin size root more signatures")  # noqa: PYI024
-Key = namedtuple("Key", "name id public")  # noqa: PYI024
+Note = namedtuple("Note", "text origin size root more signatures")
+Key = namedtuple("Key", "name id public")
 # The curve of Ed25519: -x^2 + y^2 = 1 + D x^2 y^2 over the integers modulo P; the base point has the prime order L.
 P, L = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493
 D = -121665 * pow(121666, -1, P) % P
@@ -72,9 +72,7 @@ def main(arguments):
         return 3
     print(f"intact: entries {after + 1} to {last}")
     if key and not pinned:
-        print(
-            f"not excluded: another key than the log's, as it is the export's own word: {ascii(key.name)} {key.id.hex()}"
-        )
+        print(f"not excluded: another key than the log's. It is the export's own word: {key.name!a} {key.id.hex()}")
     reach = max((note.size for note in notes if note.size >= after), default=0)
     if not reach:
         print("not excluded: that all of it was written anew, or its end cut off. No checkpoint was compared.")
@@ -90,9 +88,8 @@ def verify(file, notes, pinned):
     header, named, stub = header_of(file.readline(MAX_LINE))
     org, end, key = header["org"], header["entries"], pinned or named
     chain, after, tree = sha256(b"keyleash/audit/log/v1\n" + org.encode("utf-8", "surrogatepass")).digest(), 0, []
-    if notes or pinned or stub:
-        if key is None or key.name.split("/")[:2] != ["keyleash", org]:
-            raise Bad(3, "there is no key to check signatures with, or it is that of another log")
+    if (notes or pinned or stub) and (key is None or key.name.split("/")[:2] != ["keyleash", org]):
+        raise Bad(3, "there is no key to check signatures with, or it is that of another log")
     if stub:
         chain, after, tree = gone(stub, org, key)
     roots = {}
@@ -226,7 +223,7 @@ def read_key(text):
     """NAME+KEYID+BASE64."""
     found = re.fullmatch(KEY, text.strip())
     raw = unbase64(found[3]) if found else b""
-    if len(raw) != 33 or raw[0] != 1 or named(found[1], raw[1:]).id.hex() != found[2]:
+    if not found or len(raw) != 33 or raw[0] != 1 or named(found[1], raw[1:]).id.hex() != found[2]:
         raise ValueError("that is no verifier key, or it was altered")
     return named(found[1], raw[1:])
 
@@ -234,7 +231,7 @@ def read_key(text):
 def require_signed(note, key):
     mine = [unbase64(raw)[4:] for by, raw in note.signatures if by == key.name and unbase64(raw)[:4] == key.id]
     if note.origin != key.name or not mine or not all(is_signed(key.public, note.text.encode(), each) for each in mine):
-        raise Bad(3, f"the checkpoint of size {note.size} is not signed by {ascii(key.name)}")
+        raise Bad(3, f"the checkpoint of size {note.size} is not signed by {key.name!a}")
 
 
 def unbase64(text):
