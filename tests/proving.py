@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-from server.audit import Report, export_lines, standalone, verify_export
+from server.audit import Report, Status, export_lines, standalone, verify_export
 from server.audit.checkpoints import Grown, Signer, begun, grow, statement
 from server.audit.note import Checkpoint, NoteProblem, VerifierKey, origin_of, read_notes
 from server.audit.proof import Proofs
@@ -42,9 +42,9 @@ def both(
     """Ours, once the stand-alone one has come to the same; `alone`: run as an auditor does, by a bare Python."""
     try:
         checkpoints = tuple(read_notes(notes.encode())) if notes else ()
-    except NoteProblem:
-        checkpoints = ()
-    ours = verify_export(BytesIO(export), proofs=Proofs(checkpoints, key))
+        ours = verify_export(BytesIO(export), proofs=Proofs(checkpoints, key))
+    except NoteProblem as problem:
+        ours = Report(Status.UNVERIFIABLE, problem=str(problem))  # as the command does
     files = {"export.jsonl": export, "notes.txt": notes.encode()}
     for name, content in files.items():
         (folder / name).write_bytes(content)

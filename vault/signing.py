@@ -44,8 +44,25 @@ def signing_key(vault: Vault, db: Rows, org: str, purpose: str) -> SigningKey:
 
 
 def require_signed(public: bytes, text: bytes, signature: bytes) -> None:
-    """Raises NotSigned unless this public key's owner signed this text."""
+    """Raises NotSigned unless this public key's owner signed this text.
+
+    A key of small order would sign whatever anybody likes, and one in another spelling than its own is none.
+    """
+    y = int.from_bytes(public, "little") & (1 << 255) - 1
+    if y >= _P or y in _SMALL:
+        raise NotSigned("The signature does not fit.")
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, text)
     except (InvalidSignature, ValueError):
         raise NotSigned("The signature does not fit.") from None
+
+
+_P = 2**255 - 19
+_SMALL = frozenset(
+    {
+        *(0, 1, _P - 1),
+        2707385501144840649318225287225658788936804267575313519463743609750303402022,
+        55188659117513257062467267217118295137698188065244968500265048394206261417927,
+    }
+)
+"""The y of each of the eight points of small order on the curve of Ed25519."""

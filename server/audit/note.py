@@ -59,7 +59,7 @@ class VerifierKey:
     @classmethod
     def parse(cls, text: str) -> "VerifierKey":
         """What `str` wrote. Raises NoteProblem."""
-        found = re.fullmatch(r"([^\s+]+)\+([0-9a-f]{8})\+([A-Za-z0-9+/=]+)", text.strip())
+        found = re.fullmatch(r"([^\s+\ud800-\udfff]+)\+([0-9a-f]{8})\+([A-Za-z0-9+/=]+)", text.strip())
         raw = _decoded(found[3]) if found else b""
         if found is None or len(raw) != 33 or raw[:1] != ED25519:
             raise NoteProblem("That is no verifier key. It reads NAME+KEYID+BASE64, as `keyleash audit key` prints it.")

@@ -38,6 +38,8 @@ class AppendedFile:
         try:
             file = self._opened()
             end = os.fstat(file).st_size
+            if end and _read_at(file, end - 1, 1) not in (b"", b"\n"):
+                text = b"\n" + text  # somebody has cut the file off within a line
             try:
                 _write(file, text)
                 os.fsync(file)

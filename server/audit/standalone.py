@@ -14,15 +14,23 @@ key as well. Signatures are checked by the equation of RFC 8032 (Ed25519), writt
 """
 # pyright: basic
 
+import argparse
 import base64
-import binascii
-import hashlib
 import json
 import re
 import sys
+from collections import namedtuple
+from hashlib import sha256, sha512
 
 MAX_LINE = 16 * 1024 * 1024 + 1000
 MOMENT = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z"
+KEY = r"([^\s+\ud800-\udfff]+)\+([0-9a-f]{8})\+([A-Za-z0-9+/=]+)"
+# Origin, size, root and further lines, which are what is signed; an empty line; signatures.
+NOTE = re.compile(
+    r"(([^\n]+)\n(0|[1-9][0-9]{0,17})\n([^\n]+)\n((?:[^\n]+\n)*))\n((?:— [^ +\n]+ [^ \n]+\n){1,16})(?!— )\n*"
+)
+Note = namedtuple("Note", "text origin size root more signatures")
+Key = namedtuple("Key", "name id public")
 # The curve of Ed25519: -x^2 + y^2 = 1 + D x^2 y^2 over the integers modulo P; the base point has the prime order L.
 P, L = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493
 D = -121665 * pow(121666, -1, P) % P
@@ -34,6 +42,230 @@ class Bad(Exception):
     def __init__(self, code, problem, first=None):
         super().__init__(problem)
         self.code, self.first = code, first
+
+
+def main(arguments):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("export")
+    parser.add_argument("--checkpoint", action="append", default=[])
+    parser.add_argument("--key")
+    given = parser.parse_args(arguments)
+    try:
+        pinned = read_key(given.key) if given.key is not None else None
+    except ValueError as problem:
+        parser.error(str(problem))  # ends with 2
+    try:
+        notes = []
+        for path in given.checkpoint:
+            with open(path, "rb") as file:
+                notes += read_notes(file.read().decode())
+        with open(given.export, "rb") as file:
+            after, last, key = verify(file, notes, pinned)
+    except Bad as problem:
+        word = {1: "altered", 3: "cannot be verified"}[problem.code]
+        print(f"{word}: {problem}" + (f" (first bad entry: {problem.first})" if problem.first else ""))
+        return problem.code
+    except (OSError, ValueError) as problem:
+        print(f"cannot be verified: {str(problem)!a}")
+        return 3
+    print(f"intact: entries {after + 1} to {last}")
+    if key and not pinned:
+        print(f"not excluded: another key than the log's. It is the export's own word: {key.name!a} {key.id.hex()}")
+    reach = max((note.size for note in notes if note.size >= after), default=0)
+    if not reach:
+        print("not excluded: that all of it was written anew, or its end cut off. No checkpoint was compared.")
+    elif reach < last:
+        print(f"not excluded: that what comes after entry {reach}, where the last checkpoint is, was written anew")
+    if any(note.size < after for note in notes):
+        print("not excluded: that pruned entries were others than some checkpoints say, which are signed")
+    return 0
+
+
+def verify(file, notes, pinned):
+    """The number of entries that were pruned, that of the last one, and the key. Raises Bad at the first wrong one."""
+    header, named, stub = header_of(file.readline(MAX_LINE))
+    org, end, key = header["org"], header["entries"], pinned or named
+    chain, after, tree = sha256(b"keyleash/audit/log/v1\n" + org.encode("utf-8", "surrogatepass")).digest(), 0, []
+    if (notes or pinned or stub) and (key is None or key.name.split("/")[:2] != ["keyleash", org]):
+        raise Bad(3, "there is no key to check signatures with, or it is that of another log")
+    if stub:
+        chain, after, tree = gone(stub, org, key)
+    roots = {}
+    for note in notes:
+        require_signed(note, key)
+        roots.setdefault(note.size, set()).add(note.root)
+    for size in sorted(roots):
+        if size < after and len(roots[size]) > 1:
+            raise Bad(1, f"two checkpoints of size {size} contradict each other", max(size, 1))
+    seq = after
+    while True:
+        if seq in roots and roots[seq] != {root(tree)}:
+            raise Bad(1, f"the log up to entry {seq} is not the one that the checkpoint was made of", max(seq, 1))
+        line = file.readline(MAX_LINE)
+        if not line:
+            break
+        chain, seq = entry(line, chain, seq, after, header), seq + 1
+        grow(tree, chain)
+    if end != seq or (seq and header["head"] != chain.hex()):
+        raise Bad(1, f"the log ends with entry {seq}", seq + (end > seq) or 1)
+    if roots and max(roots) > seq:
+        raise Bad(1, f"the log ends with entry {seq}, and a checkpoint of size {max(roots)} was signed", seq + 1)
+    if seq == after:
+        raise Bad(3, "there are no entries")
+    return after, seq, key
+
+
+def entry(line, chain, seq, after, header):
+    """The hash of the entry that follows number `seq`, whose hash is `chain`."""
+    found = re.match(rb'\{"hash":"([0-9a-f]{64})","previous":"([0-9a-f]{64})","entry":', line)
+    body = line[161:-2]
+    try:
+        if not found or line[-2:] != b"}\n":
+            raise ValueError("not an entry")
+        own = sha256(
+            b"keyleash/audit/entry/v1\n" + bytes.fromhex(found[2].decode()) + len(body).to_bytes(8, "big") + body
+        ).digest()
+        said = parsed(body.decode())
+        if own.hex().encode() != found[1] or (type(said["seq"]), said["org"]) != (int, header["org"]):
+            raise ValueError("another hash, or another log")
+        if said["seq"] == seq + 1 > after + 1 and found[2] != chain.hex().encode():
+            raise Bad(1, f"entry {seq} is not the one that was written there: the next follows another", seq)
+        if said["seq"] != seq + 1 or found[2] != chain.hex().encode() or seq >= header["entries"]:
+            raise ValueError("another place")
+        if said.get("v") != 1:
+            raise Bad(3, f"entry {seq + 1} was written by another version of Keyleash")
+        if not re.fullmatch(MOMENT, said["at"]) or not isinstance(said["event"], str):
+            raise ValueError("no time or no event")
+    except (ValueError, KeyError, TypeError):
+        raise Bad(1, f"entry {seq + 1} is not the one that was written there", seq + 1) from None
+    return own
+
+
+def header_of(line):
+    """The first line, with its key and its stub where it has them."""
+    try:
+        header = parsed(line.decode())
+        plain = json.dumps(header, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        if header["format"] != "keyleash audit export" or header["v"] != 1 or f"{plain}\n".encode() != line:
+            raise ValueError("another format")
+        names = header.keys() - {"key", "pruned"}
+        if names != {"format", "v", "org", "entries", "head"} or not isinstance(header["org"], str):
+            raise ValueError("no whole log")
+        end = header["entries"], header["head"]
+        if end != (0, None) and not (type(end[0]) is int and end[0] > 0 and isinstance(end[1], str)):
+            raise ValueError("no end")
+        key = read_key(header["key"]) if "key" in header else None
+        stubs = read_notes(header["pruned"]) if "pruned" in header else []
+        if stubs and (len(stubs) > 1 or header["pruned"] != header["pruned"].strip("\n") + "\n"):
+            raise ValueError("more than a stub")
+        return header, key, stubs[0] if stubs else None
+    except (ValueError, KeyError, TypeError, AttributeError, Bad):
+        raise Bad(3, "this is no whole export in JSONL, or its first line was changed") from None
+
+
+def gone(stub, org, key):
+    """The chain, the number and the tree that the log goes on from, as a stub that the key signed says."""
+    try:
+        nodes = [unbase64(node) for node in stub.more["frontier"].split()]
+        powers = [1 << bit for bit in reversed(range(stub.size.bit_length())) if stub.size >> bit & 1]
+        tree = list(zip(powers, nodes, strict=True))
+        if not tree or any(len(node) != 32 for node in nodes) or root(tree) != stub.root:
+            raise ValueError("another tree")
+        if stub.origin.split("/")[:2] != ["keyleash", org] or not re.fullmatch("[0-9a-f]{64}", stub.more["head"]):
+            raise ValueError("another log")
+        require_signed(stub, named(stub.origin, key.public))
+    except (ValueError, KeyError, Bad):
+        raise Bad(1, "entries are gone, and what stands for them is not signed by the log's key", 1) from None
+    return bytes.fromhex(stub.more["head"]), stub.size, tree
+
+
+def once(pairs):
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a key twice")
+    return dict(pairs)
+
+
+def parsed(text):
+    """One JSON object that reads one way."""
+    try:
+        value = json.loads(text, object_pairs_hook=once, parse_constant=int)  # NaN and the like are no integers either
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    return value
+
+
+def read_notes(text):
+    """Each checkpoint of a file, which holds nothing else."""
+    found, place = [], len(text) - len(text.lstrip("\n"))
+    text.encode()  # no halves of characters
+    while place < len(text) or not found:
+        note = NOTE.match(text, place)
+        if not note or re.search("[\x00-\x09\x0b-\x1f]", note[0]) or len(unbase64(note[4])) != 32:
+            raise Bad(3, "that is no checkpoint, or not a checkpoint and nothing else")
+        more = dict(line.partition(" ")[::2] for line in note[5].split("\n")[:-1])
+        signatures = [line[2:].split(" ") for line in note[6].split("\n")[:-1]]
+        if any(len(unbase64(raw)) <= 4 for _, raw in signatures):
+            raise Bad(3, "a signature cannot be read")
+        found.append(Note(note[1], note[2], int(note[3]), unbase64(note[4]), more, signatures))
+        place = note.end()
+    return found
+
+
+def named(name, public):
+    return Key(name, sha256(name.encode() + b"\n\x01" + public).digest()[:4], public)
+
+
+def read_key(text):
+    """NAME+KEYID+BASE64."""
+    found = re.fullmatch(KEY, text.strip())
+    raw = unbase64(found[3]) if found else b""
+    if not found or len(raw) != 33 or raw[0] != 1 or named(found[1], raw[1:]).id.hex() != found[2]:
+        raise ValueError("that is no verifier key, or it was altered")
+    return named(found[1], raw[1:])
+
+
+def require_signed(note, key):
+    mine = [unbase64(raw)[4:] for by, raw in note.signatures if by == key.name and unbase64(raw)[:4] == key.id]
+    if note.origin != key.name or not mine or not all(is_signed(key.public, note.text.encode(), each) for each in mine):
+        raise Bad(3, f"the checkpoint of size {note.size} is not signed by {key.name!a}")
+
+
+def unbase64(text):
+    """Nothing for what is no base64, or is another spelling of some."""
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except ValueError:
+        return b""
+    return raw if base64.b64encode(raw).decode() == text else b""
+
+
+def grow(tree, leaf):
+    """Add a leaf to the roots of the whole subtrees: pairs of a size and a hash, the largest first."""
+    size, node = 1, sha256(b"\0" + leaf).digest()
+    while tree and tree[-1][0] == size:
+        size, node = size * 2, sha256(b"\1" + tree.pop()[1] + node).digest()
+    tree.append((size, node))
+
+
+def root(tree):
+    nodes = [node for _, node in tree] or [sha256(b"").digest()]
+    while len(nodes) > 1:
+        nodes[-2:] = [sha256(b"\1" + nodes[-2] + nodes[-1]).digest()]
+    return nodes[0]
+
+
+def is_signed(public, text, signature):
+    """Whether R = sB - hA, in which the signature is R and s, A the public key, B the base point."""
+    key, s = decoded(public), int.from_bytes(signature[32:], "little")
+    if len(signature) != 64 or key is None or s >= L or encoded(*times(8, key)) == encoded(0, 1, 1):
+        return False  # a key of small order (8) would sign whatever anybody likes
+    h = int.from_bytes(sha512(signature[:32] + public + text).digest(), "little") % L
+    minus = (P - key[0], key[1], 1)
+    return encoded(*add(times(s, point(4 * pow(5, -1, P) % P, 0)), times(h, minus))) == signature[:32]
 
 
 def point(y, odd):
@@ -71,214 +303,6 @@ def decoded(raw):
 def encoded(x, y, z):
     x, y = x * pow(z, -1, P) % P, y * pow(z, -1, P) % P
     return (y | (x & 1) << 255).to_bytes(32, "little")
-
-
-def is_signed(public, text, signature):
-    """Whether R = sB - hA, in which the signature is R and s, A the public key, B the base point."""
-    key, s = decoded(public), int.from_bytes(signature[32:], "little")
-    if len(signature) != 64 or key is None or s >= L:
-        return False
-    h = int.from_bytes(hashlib.sha512(signature[:32] + public + text).digest(), "little") % L
-    minus = (P - key[0], key[1], 1)
-    return encoded(*add(times(s, point(4 * pow(5, -1, P) % P, 0)), times(h, minus))) == signature[:32]
-
-
-def unbase64(text):
-    try:
-        raw = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return b""
-    return raw if base64.b64encode(raw).decode() == text else b""
-
-
-def read_key(text):
-    """NAME+KEYID+BASE64 as name, id and 32 bytes."""
-    parts = text.strip().split("+", 2)
-    raw = unbase64(parts[2]) if len(parts) == 3 else b""
-    own = hashlib.sha256(parts[0].encode("utf-8", "replace") + b"\n" + raw).digest()[:4]
-    if len(raw) != 33 or raw[0] != 1 or own.hex() != parts[1]:
-        raise Bad(3, "that is no verifier key, or it was altered")
-    return parts[0], own, raw[1:]
-
-
-def read_notes(text):
-    """Each checkpoint of a file: its signed text, origin, size, root, further lines, and signatures."""
-    found = []
-    one = re.compile(r"((?:[^\n]+\n)+)\n((?:— [^\n]+\n)+)")
-    if re.search("[\x00-\x09\x0b-\x1f]", text) or one.sub("", text).strip("\n"):
-        raise Bad(3, "a checkpoint is cut off, or something else stands there")
-    for body, signatures in one.findall(text):
-        lines = body.splitlines()
-        size = re.fullmatch("0|[1-9][0-9]{0,17}", lines[1]) if len(lines) > 2 else None
-        if not size or len(unbase64(lines[2])) != 32:
-            raise Bad(3, "that is no checkpoint")
-        more = dict(line.partition(" ")[::2] for line in lines[3:])
-        named = [line[2:].partition(" ")[::2] for line in signatures.splitlines()]
-        found.append((body, lines[0], int(size[0]), unbase64(lines[2]), more, named))
-    if not found:
-        raise Bad(3, "there is no checkpoint in it")
-    return found
-
-
-def require_signed(note, name, public):
-    own = hashlib.sha256(name.encode() + b"\n\x01" + public).digest()[:4]
-    mine = [unbase64(said)[4:] for by, said in note[5] if by == name and unbase64(said)[:4] == own]
-    if note[1] != name or not mine or not all(is_signed(public, note[0].encode(), each) for each in mine):
-        raise Bad(3, f"the checkpoint of size {note[2]} is not signed by {name}")
-
-
-def grow(tree, leaf):
-    """Add a leaf to the roots of the whole subtrees: pairs of a size and a hash, the largest first."""
-    size, node = 1, hashlib.sha256(b"\0" + leaf).digest()
-    while tree and tree[-1][0] == size:
-        size, node = size * 2, hashlib.sha256(b"\1" + tree.pop()[1] + node).digest()
-    tree.append((size, node))
-
-
-def root(tree):
-    nodes = [node for _, node in tree] or [hashlib.sha256(b"").digest()]
-    while len(nodes) > 1:
-        nodes[-2:] = [hashlib.sha256(b"\1" + nodes[-2] + nodes[-1]).digest()]
-    return nodes[0]
-
-
-def once(pairs):
-    if len(dict(pairs)) != len(pairs):
-        raise ValueError("a key twice")
-    return dict(pairs)
-
-
-def parsed(text):
-    value = json.loads(text, object_pairs_hook=once, parse_constant=int)  # NaN and the like are no integers either
-    if not isinstance(value, dict):
-        raise ValueError("not an object")
-    return value
-
-
-def header_of(line):
-    try:
-        header = parsed(line.decode())
-        plain = json.dumps(header, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        if header["format"] != "keyleash audit export" or header["v"] != 1 or f"{plain}\n".encode() != line:
-            raise ValueError("another format")
-        names = header.keys() - {"key", "pruned"}
-        if names != {"format", "v", "org", "entries", "head"} or not isinstance(header["org"], str):
-            raise ValueError("no whole log")
-        ends = type(header["entries"]) is int and (isinstance(header["head"], str) or header["head"] is None)
-        if not ends or header["entries"] < 0 or (header["head"] is None) is not (header["entries"] == 0):
-            raise ValueError("no end")
-        return header
-    except (ValueError, KeyError, RecursionError):
-        raise Bad(3, "this is no whole export in JSONL, or its first line was changed") from None
-
-
-def begin(header, notes, pinned):
-    """The chain's last hash, the number and the tree that the log goes on from: those of its stub where it has one."""
-    org = header["org"]
-    chain = hashlib.sha256(b"keyleash/audit/log/v1\n" + org.encode("utf-8", "surrogatepass")).digest()
-    if not notes and not pinned and "pruned" not in header:
-        return chain, 0, []
-    name, _, public = read_key(pinned or header.get("key", ""))
-    if name.split("/")[:2] != ["keyleash", org]:
-        raise Bad(3, "the key is that of another log")
-    tree, size = [], 0
-    if "pruned" in header:
-        try:
-            (stub,) = read_notes(header["pruned"])
-            size, nodes = stub[2], stub[4]["frontier"].split()
-            powers = [1 << bit for bit in reversed(range(size.bit_length())) if size >> bit & 1]
-            tree = list(zip(powers, map(unbase64, nodes), strict=True))
-            chain = bytes.fromhex(stub[4]["head"])
-            if root(tree) != stub[3] or stub[1].split("/")[:2] != ["keyleash", org]:
-                raise ValueError("another tree or log")
-            require_signed(stub, stub[1], public)
-        except (ValueError, KeyError, Bad):
-            raise Bad(1, "entries are gone, and what stands for them is not signed by the log's key", 1) from None
-    for note in notes:
-        require_signed(note, name, public)
-    return chain, size, tree
-
-
-def verify(file, notes, pinned):
-    """How many entries there are after how many that were pruned. Raises Bad at the first that is wrong."""
-    header = header_of(file.readline(MAX_LINE))
-    chain, seq, tree = begin(header, notes, pinned)
-    after = seq
-    roots = {}
-    for note in notes:
-        roots.setdefault(note[2], []).append(note[3])
-
-    def compare():
-        if any(each != root(tree) for each in roots.get(seq, ())):
-            raise Bad(1, f"the log up to entry {seq} is not the one that the checkpoint was made of", seq)
-
-    compare()
-    while line := file.readline(MAX_LINE):
-        body = line[161:-2]
-        own = hashlib.sha256(b"keyleash/audit/entry/v1\n" + chain + len(body).to_bytes(8, "big") + body).digest()
-        whole = b'{"hash":"%s","previous":"%s","entry":%s}\n' % (own.hex().encode(), chain.hex().encode(), body)
-        if line != whole or seq >= header["entries"]:
-            raise Bad(1, f"entry {bad(line, chain, seq)} is not the one that was written there", bad(line, chain, seq))
-        try:
-            said = parsed(body.decode())
-            if (type(said["seq"]), said["seq"], said["org"]) != (int, seq + 1, header["org"]):
-                raise ValueError("another place")
-            if said.get("v") != 1:
-                raise Bad(3, f"entry {seq + 1} was written by another version of Keyleash")
-            if not re.fullmatch(MOMENT, said["at"]) or not isinstance(said["event"], str):
-                raise ValueError("no time or no event")
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise Bad(1, f"entry {seq + 1} is not one that Keyleash writes", seq + 1) from None
-        chain, seq = own, seq + 1
-        grow(tree, own)
-        compare()
-    if header["entries"] != seq or (seq and header["head"] != chain.hex()):
-        raise Bad(1, f"the log ends with entry {seq}", seq + (header["entries"] > seq))
-    if roots and max(roots) > seq:
-        raise Bad(1, f"the log ends with entry {seq}, and a checkpoint of size {max(roots)} was signed", seq + 1)
-    if seq == after:
-        raise Bad(3, "there are no entries")
-    return seq, after
-
-
-def bad(line, chain, seq):
-    """A whole entry that follows another one than the last, which was replaced then; else the one that belongs here."""
-    found = re.match(rb'\{"hash":"([0-9a-f]{64})","previous":"([0-9a-f]{64})","entry":.*"seq":([0-9]+)', line)
-    if found and seq and int(found[3]) == seq + 1 and found[2] != chain.hex().encode():
-        text = b"keyleash/audit/entry/v1\n" + bytes.fromhex(found[2].decode())
-        body = line[161:-2]
-        whole = hashlib.sha256(text + len(body).to_bytes(8, "big") + body).hexdigest().encode()
-        return seq if whole == found[1] else seq + 1
-    return seq + 1
-
-
-def main(arguments):
-    files, notes, key = [], [], None
-    given = iter(arguments)
-    try:
-        for each in given:
-            if each == "--checkpoint":
-                with open(next(given), encoding="utf-8") as file:
-                    notes += read_notes(file.read())
-            elif each == "--key":
-                key = next(given)
-            else:
-                files.append(each)
-        (path,) = files
-        with open(path, "rb") as file:
-            last, pruned = verify(file, notes, key)
-    except Bad as problem:
-        word = {1: "altered", 3: "cannot be verified"}[problem.code]
-        print(f"{word}: {problem}" + (f" (first bad entry: {problem.first})" if problem.first else ""))
-        return problem.code
-    except (OSError, UnicodeDecodeError) as problem:
-        print(f"cannot be verified: {problem}")
-        return 3
-    except (StopIteration, ValueError, RuntimeError):
-        print(__doc__)
-        return 2
-    print(f"intact: entries {pruned + 1} to {last}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -165,6 +165,7 @@ def verify(
     trust = trust or Trusted()
     walk = _Walk(org=org, known=_by_seq(known), ends=ends, selection=selection, trust=trust)
     try:
+        walk.begin()
         for place, found in enumerate(entries, start=1):
             if not source.as_expected(walk, found):
                 walk.step(source.written(walk, found, place))
@@ -257,6 +258,13 @@ class _Walk:
             self.last_hex = stub.head.hash if stub.head else ""
         self.last = bytes.fromhex(self.last_hex)
         self.due = sorted((one for one in self.trust.checkpoints if one.size >= self.seq), key=lambda one: -one.size)
+
+    def begin(self) -> None:
+        """Hold what is of the pruned entries, and of their end, to what can still be known of them."""
+        roots: dict[int, bytes] = {}
+        for one in sorted(self.trust.checkpoints, key=lambda one: one.size):
+            if one.size < self.seq and roots.setdefault(one.size, one.root) != one.root:
+                raise _Altered(f"Two checkpoints of size {one.size} contradict each other.", seq=max(one.size, 1))
         self._compare()
 
     def follows(self, own: bytes, text: str, body: bytes, columns: Sequence[Any] | None) -> bool:
@@ -542,7 +550,7 @@ def _stated_end(header: dict[str, Any]) -> Head | None:
         raise _Unreadable(NOT_AN_EXPORT)
     if seq == 0 and own is None:
         return Head(0, log_hash(header["org"]))
-    if not isinstance(own, str):
+    if seq == 0 or not isinstance(own, str):
         raise _Unreadable(NOT_AN_EXPORT)
     return Head(seq, own)
 
