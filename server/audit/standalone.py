@@ -206,7 +206,7 @@ def read_notes(text):
         note = NOTE.match(text, place)
         if not note or re.search("[\x00-\x09\x0b-\x1f]", note[0]) or len(unbase64(note[4])) != 32:
             raise Bad(3, "that is no checkpoint, or not a checkpoint and nothing else")
-        more = dict(line.partition(" ")[::2] for line in note[5].split("\n")[:-1])
+        more = {name: said for line in note[5].split("\n")[:-1] for name, _, said in [line.partition(" ")]}
         signatures = [line[2:].split(" ") for line in note[6].split("\n")[:-1]]
         if any(len(unbase64(raw)) <= 4 for _, raw in signatures):
             raise Bad(3, "a signature cannot be read")
