@@ -127,9 +127,13 @@ def spend(rows: Rows, org: str, budgets: Sequence[Budget], said: Reported) -> No
             _add(rows, org, one, cost)
 
 
+MOST_USED = 2**62
+"""A column holds no more; a provider that says so much is not believed any further."""
+
+
 def _add(rows: Rows, org: str, before: Standing, amount: int) -> None:
     budget = before.budget
-    after = replace(before, used=before.used + amount)
+    after = replace(before, used=min(before.used + amount, MOST_USED))
     told = _REACHED if after.up else _WARNED if after.near else 0
     rows.execute(
         "UPDATE budget SET window_at = ?, used = ?, told = ? WHERE org = ? AND id = ?",

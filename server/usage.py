@@ -19,7 +19,7 @@ from server.clock import iso
 from server.database import Database, Rows
 
 MOST_TOKENS = 10**12
-MOST_COST = 10**6
+MOST_COST = 10**5
 """What one answer may report. More is a slip or a lie, and counts as nothing reported."""
 MOST_QUOTAS = 32
 """Of one account: an upstream that makes up names does not make rows without end."""

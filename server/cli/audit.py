@@ -228,7 +228,7 @@ def _show(report: "Report") -> None:
     elif report.status is Status.ALTERED:
         line = f" (line {report.line})" if report.line else ""
         show_text(f"Altered. First bad entry: {report.first_bad}{line}. {report.problem}")
-        say(f"The {report.entries} entries before it are good.")
+        say(f"Entries before it that are good: {report.entries}.")
     else:
         show_text(f"Cannot be verified. {report.problem}")
     for limit in report.cannot_exclude:

@@ -8,6 +8,7 @@ import typer
 
 from server.cli.acting import AsJson, AsMember, Desk, OrgName, Yes, at_desk
 from server.cli.output import say, show_json, show_table, show_text
+from server.cli.output import warn as warn_of
 from server.cli.terminal import require_yes
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def create_budget(
     measure, most, unit = _amount(calls, tokens, cost)
     with at_desk(org, as_member, "manage budgets") as desk:
         _require_there(desk, agent, connection)
+        silent = _silent(desk, connection, measure)
         made = desk.database.write_now(
             lambda rows: create(
                 rows,
@@ -67,6 +69,8 @@ def create_budget(
                 by=desk.by,
             )
         )
+    if silent:
+        warn_of(silent)
     if json:
         show_json(_as_json(made))
         return
@@ -183,6 +187,26 @@ def _require_there(desk: Desk, agent: str | None, connection: str | None) -> Non
         raise IdentityProblem(f"There is no agent called {agent!r}. `keyleash agent list` shows them.")
     if connection is not None:
         connection_named(desk.database, desk.org.id, connection)
+
+
+def _silent(desk: Desk, name: str | None, measure: str) -> str:
+    """Why nothing would count in such a budget, where no connector's file says that its provider reports it."""
+    from server.connections import connection_named, connections_of
+
+    if measure == "calls":
+        return ""
+    own = desk.database, desk.org.id
+    found = connections_of(*own) if name is None else [connection_named(*own, name)]
+    known = desk.installation.catalogue.connectors
+    tools = [tool for one in found if one.connector in known for tool in known[one.connector].tools.values()]
+    reports = [tool.output_usage.text for tool in tools if tool.output_usage is not None]
+    if any(measure == "tokens" or "cost" in each for each in reports):
+        return ""
+    what = "tokens" if measure == "tokens" else "a cost"
+    return (
+        f"Nothing counts in this budget yet: no tool of {name or 'your connections'} is known to report {what}. A "
+        "budget of --calls holds anything; a connector's file says what is reported (`output.usage`)."
+    )
 
 
 def _status(one: "Standing") -> str:

@@ -18,7 +18,7 @@ from vault import Resolver, Secret, to_reference
 from vault.hostfile import read_file
 from vault.references import FORMS, MAX_BYTES
 
-OPTIONS = f"Or give it with `--secret-stdin`, or name where it is: `--secret-from` with one of {FORMS}."
+OPTIONS = f"Give it with `--secret-stdin`, or name where it is: `--secret-from` with one of {FORMS}."
 
 
 @dataclass(frozen=True)

@@ -191,7 +191,12 @@ def limit(
             lambda rows, managed: change_limit(rows, managed, most, by=operators_name()),
             seals=False,
         )
-    _say_done(found, json=json, calls_per_day=most, text=f"{name}: {calls_per_day} calls a day for")
+    _say_done(
+        found,
+        json=json,
+        calls_per_day=most,
+        text=f"{name}: {calls_per_day if most is not None else 'any number of'} calls a day for",
+    )
 
 
 @app.command("rotate")

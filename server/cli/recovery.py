@@ -173,7 +173,7 @@ def _new_passphrase(*, stdin: bool) -> "Secret":
 
 
 def _asked(question: str) -> str:
-    return ask_hidden(question, otherwise="Or give it with `--passphrase-stdin`.")
+    return ask_hidden(question, otherwise="Give it with `--passphrase-stdin`.")
 
 
 def _from_stdin() -> "Secret":

@@ -281,3 +281,13 @@ def test_no_secret_is_in_what_these_commands_print(used: Place, owner: CommandLi
     said = [owner(*words) for words in (("usage",), ("usage", "--json"), ("usage", "--csv"), ("budget", "list"))]
     assert SECRET not in str(said)
     assert system_user() not in str(said)
+
+
+def test_a_budget_in_which_nothing_would_count_says_so(used: Place, owner: CommandLine) -> None:
+    create = ("budget", "create", "--per", "day")
+    silent = "Nothing counts in this budget yet"
+    assert silent in owner(*create, "--cost", "50USD", "--connection", "openai").err, "it reports tokens and no cost"
+    assert silent in owner(*create, "--tokens", "9", "--connection", "stripe").err
+    for counts in (("--tokens", "9"), ("--tokens", "9", "--connection", "openai"), ("--calls", "9")):
+        ran = owner(*create, *counts)
+        assert (ran.code, silent in ran.err) == (0, False), counts
