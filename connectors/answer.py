@@ -228,7 +228,7 @@ def _raise_refusal(connector: Connector, whose: str, answer: _Answer, operation:
         when = f"Try again in {math.ceil(wait)} s." if wait is not None else "Try again later."
         raise RateLimited(
             answer.status,
-            f"{title} asks for fewer calls{f' and says: {said}' if said else '.'} {when}",
+            f"{title} asks for fewer calls{f' and says: {_ended(said)}' if said else '.'} {when}",
             retry_after=wait,
             code=code,
             request_id=answer.request_id,
@@ -276,6 +276,11 @@ def _wait(errors: ErrorShape, answer: _Answer, body: Any) -> float | None:
     found = waiting.seconds_to_wait(answer.headers, body)
     found = payload.seconds_to_wait(body) if found is None else found
     return errors.wait if found is None else found
+
+
+def _ended(said: str) -> str:
+    """What was said, as a sentence before another."""
+    return said if said.endswith((".", "!", "?", "…")) else f"{said}."
 
 
 def _used_up(answer: _Answer) -> bool:

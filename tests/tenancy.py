@@ -285,8 +285,10 @@ def _is_held(sql: str, table: str, alias: str | None, mentioned: list[tuple[str,
 
 
 def _inserts_for_one(sql: str, table: str) -> bool:
-    found = re.match(r"INSERT INTO \w+ \(([^)]*)\) VALUES \((.*?)\)(?: ON CONFLICT.*)?$", sql)
+    # The second form inserts nothing where the org is gone.
+    given = r"(?:VALUES \((.*?)\)|SELECT (.*?) WHERE EXISTS \(SELECT :number FROM org WHERE id = :org1\))"
+    found = re.match(rf"INSERT INTO \w+ \(([^)]*)\) {given}(?: ON CONFLICT.*)?$", sql)
     if found is None:
         return False
-    columns, values = ([each.strip() for each in part.split(",")] for part in found.groups())
+    columns, values = ([each.strip() for each in part.split(",")] for part in found.groups() if part is not None)
     return KEYS[table] in columns and values[columns.index(KEYS[table])] == ":org1"

@@ -206,7 +206,7 @@ def test_a_code_that_asks_for_fewer_calls_says_when_to_come_back(status: int) ->
     error = failed("get", {"errors": errors, "extensions": {"cost": cost}}, status)
     assert isinstance(error, RateLimited)
     assert error.retry_after == 2
-    assert str(error) == f"Shop asks for fewer calls. Try again in 2 s. (HTTP {status}, SLOW)"
+    assert str(error) == f"Shop asks for fewer calls and says: Throttled. Try again in 2 s. (HTTP {status}, SLOW)"
     plain = failed("get", {"errors": errors}, status)
     assert isinstance(plain, RateLimited)
     assert "Try again later" in str(plain)

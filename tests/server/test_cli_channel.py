@@ -62,7 +62,7 @@ def test_an_url_that_is_a_secret_is_not_taken_from_the_command_line(owner: Comma
     assert owner("channel", "list", "--json").json == []
     ran = owner("channel", "add", "webhook", "relay", "--url", "https://relay.example.com/keyleash", "--json")
     assert ran.json["address"] == "https://relay.example.com/…"
-    assert ran.json["events"] == ["opened", "decided", "expired", "unknown"]
+    assert ran.json["events"] == ["opened", "decided", "expired", "unknown", "budget"]
 
 
 def test_the_url_is_asked_for_without_being_shown(owner: CommandLine, place: Place) -> None:

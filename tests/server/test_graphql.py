@@ -237,7 +237,7 @@ async def test_a_throttled_call_says_when_to_come_back(calling: Calling, shop: U
     errors = [{"message": "Throttled", "extensions": {"code": "THROTTLED"}}]
     shop.answer = lambda _: Answer({"errors": errors, "extensions": {"cost": cost}})
     outcome = await calling("shopify_get_shop", {})
-    assert outcome.text == "Shopify asks for fewer calls. Try again in 3 s. (HTTP 200, THROTTLED)"
+    assert outcome.text == "Shopify asks for fewer calls and says: Throttled. Try again in 3 s. (HTTP 200, THROTTLED)"
     assert len(shop.requests) == 1
 
 

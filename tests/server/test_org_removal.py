@@ -15,6 +15,8 @@ from sqlmodel import SQLModel
 
 import server.tables
 import vault.tables
+from connectors.definition import Pace
+from server import budgets, usage
 from server.app import running
 from server.approval import Decision
 from server.approval.unknown import Look
@@ -22,10 +24,12 @@ from server.approval.work import Plan, covered
 from server.call import Outcome, Parts, call
 from server.clock import now_ms
 from server.connections import connection_named, remove
+from server.database import Rows
 from server.ending import OF_AN_ORG
 from server.erasure import attempt
 from server.errors import ApprovalRequired, CallRefused, NoLongerValid, Question
 from server.identity import IdentityProblem, Org, remove_org, system_user
+from server.pacing import count, set_pace
 from server.policy import Condition, Ruling, Verdict
 from server.rotation import rotate_org
 from tests.agents import Nobody, Person, connected
@@ -84,11 +88,25 @@ async def full(place: Place, parts: Parts, upstream: Upstream) -> None:
     with pytest.raises(ApprovalRequired):
         await call(parts, place.caller(), "stripe_create_refund", REFUND, Nobody())
     prepare_work(place)
+    place.database.write_now(lambda rows: count_in_every_way(rows, place))
     look = Look(0, {1: {"tool": "chat_post_message", "effect": "send", "at": "2026-11-26T00:00:00.000Z"}}, 1, 1)
     approvals, database = place.installation.approvals, place.database
     assert database.write_now(lambda rows: approvals.unknown.write_down(rows, place.org, look, now_ms()))
     rotate_org(place.database, place.installation.vault, place.org, by="alice")  # keeps derived keys
     assert attempt(place.database) == []
+
+
+def count_in_every_way(rows: Rows, place: Place) -> None:
+    """A budget, a pace and a call in its minute, and what a provider says of cost and of what is left."""
+    budgets.create(
+        rows, place.org, agent="", connection="", measure="calls", unit="", per="day", most=9, warn=80, by="alice"
+    )
+    set_pace(rows, place.org, "stripe", Pace(per_minute=9), by="alice")
+    count(rows, place.org, "stripe", Pace(per_minute=9))
+    entry = {"agent": "reconciler", "connection": "stripe", "tool": "stripe_get_balance"}
+    slot = usage.attempted(rows, place.org, now_ms(), entry)
+    facts = {"usage": {"cost": 1, "cost_unit": "USD"}, "quota": {"requests": 9}}
+    usage.ended(rows, place.org, now_ms(), slot, facts, outcome="succeeded")
 
 
 def prepare_work(place: Place) -> None:

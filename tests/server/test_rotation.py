@@ -345,15 +345,22 @@ def test_every_column_of_sealed_bytes_is_in_the_list_that_a_rotation_goes_throug
     assert columns == {(place.table, place.column) for place in SEALED}
 
 
+DERIVING = ("derive", "keyed", "signing_key")
+
+
 def test_every_purpose_that_the_server_derives_keys_for_is_in_the_list_that_a_rotation_carries_over() -> None:
     derived: set[str] = set()
     for path in (ROOT / "server").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            called = node.func.attr if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else ""
-            if called in ("derive", "keyed"):
-                assert isinstance(node, ast.Call)
+        whole = ast.parse(path.read_text(encoding="utf-8"))
+        assigned = [
+            each for each in whole.body if isinstance(each, ast.Assign) and isinstance(each.value, ast.Constant)
+        ]
+        named = {ast.unparse(each.targets[0]): each.value.value for each in assigned}
+        for node in ast.walk(whole):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in DERIVING:
                 derived |= {each.value for each in node.args if isinstance(each, ast.Constant) and each.value}
-    assert derived - {"request-state"} == set(DERIVED)  # the installation's own key is never another
+                derived |= {named[each.id] for each in node.args if isinstance(each, ast.Name) and each.id in named}
+    assert derived - {"request-state", "backup-seal"} == set(DERIVED)  # the installation's own key is never another
 
 
 # -- the commands
