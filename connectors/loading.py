@@ -118,7 +118,7 @@ def _connector(spot: Spot) -> Connector:
         idempotency_hours=about.idempotency_hours,
         tools={name: _tool(name, tool, about) for name, tool in block["tools"].named("Tools").items()},
         quota=_quota(block.get("quota")),
-        limits=_limits(block.get("limits")),
+        limits=STARTED if server and server.transport == "stdio" else _limits(block.get("limits")),
         deprecations=tuple(_deprecation(item) for item in _list(block.get("deprecations"), "Deprecations")),
         reviewed=about.reviewed,
         help=block["help"].text("Help") if "help" in block else "",
@@ -313,6 +313,10 @@ def _quota(spot: Spot | None) -> tuple[Quota, ...]:
         of = block["of"].text("The header").lower() if "of" in block else ""
         found.append(Quota(name, block["left"].text("The header").lower(), of))
     return tuple(found)
+
+
+STARTED = Pace(concurrent=4)
+"""A program that is started for each call: so many of it at once, unless the connection says otherwise."""
 
 
 def _limits(spot: Spot | None) -> Pace:

@@ -93,6 +93,7 @@ def test_a_started_servers_address_is_its_command() -> None:
     assert notes.server.transport == "stdio"
     assert notes.credentials[0].fields[0].variable == "NOTES_KEY"
     assert prepare(call_of(notes, "list", {}), base_url=notes.base_url).origin == "stdio:n"
+    assert (notes.limits.concurrent, parse(GOOD).limits.concurrent) == (4, None), "no agent starts a hundred programs"
 
 
 def test_a_server_without_credentials_has_one_kind_that_is_nothing() -> None:
