@@ -577,9 +577,12 @@ def echo(shape: str, status: int) -> Any:
     return answering
 
 
-@KINDS
 @pytest.mark.parametrize(
-    ("shape", "status"), [("json", 400), ("json", 401), ("json", 200), ("page", 500), ("page", 302)]
+    ("kind", "shape", "status"),
+    [
+        *[("app", "json", 400), ("robot", "json", 401), ("app", "json", 200)],
+        *[("robot", "page", 500), ("app", "page", 302), ("robot", "json", 400)],
+    ],
 )
 async def test_no_part_of_a_key_and_nothing_that_it_signed_is_shown(
     admin: CommandLine, place: Place, issuer: Issuer, ears: Ears, kind: str, shape: str, status: int
