@@ -70,7 +70,8 @@ class Upstream:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        # uvloop says of a client that has gone that the handler is closed: a RuntimeError.
+        with contextlib.suppress(ConnectionError, RuntimeError, asyncio.IncompleteReadError):
             while not writer.is_closing():
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = [

@@ -1,12 +1,13 @@
 """Compiled JMESPath finds what the library finds, in whatever an upstream may send."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import jmespath
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.selecting import compiled
@@ -43,6 +44,7 @@ def outcome(find: Any, value: Any) -> Any:
 
 
 @pytest.mark.parametrize("text", [*SHIPPED, *OTHERS])
+@settings(max_examples=100 if os.environ.get("KEYLEASH_PROOFS") else 25, deadline=None)
 @given(value=VALUES)
 def test_it_finds_what_the_library_finds(text: str, value: Any):
     parsed = jmespath.compile(text)

@@ -19,7 +19,7 @@ from tests.installed import Place
 pytestmark = [pytest.mark.both_databases, pytest.mark.slow]
 
 PROOFS = "KEYLEASH_PROOFS" in os.environ
-COUNT = 1_000_000 if PROOFS else 50_000
+COUNT = 1_000_000 if PROOFS else 20_000
 MOST = 16 * 1024 * 1024
 """By how many bytes this process may have grown at the most, from the first thousand entries on."""
 

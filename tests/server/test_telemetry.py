@@ -342,7 +342,9 @@ async def test_a_collector_that_is_away_holds_nothing_up(
     place: Place, upstream: Upstream, tmp_path: Path, collector: Collector
 ) -> None:
     collector.close()
-    process = ServerProcess(place, tmp_path, {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url})
+    process = ServerProcess(
+        place, tmp_path, {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
+    )
     await process.start()
     try:
         await called_over_http(process, place)

@@ -127,6 +127,8 @@ FAULTS: dict[str, dict[str, Fault]] = {
     },
     "postgres": {"gone": gone, "read-only": read_only, "locked": locked},
 }
+SLOW = () if PROOFS else (locked,)
+"""Nobody waits for a lock for less than ten seconds: only in the long form."""
 KEPT = (moved_away, replaced, log_removed)
 """What was written meanwhile is found once the file is back; nobody knew that it would be."""
 
@@ -145,7 +147,7 @@ async def parts(place: Place) -> AsyncIterator[Parts]:
         yield opened
 
 
-@each_fault()
+@each_fault(*SLOW)
 async def test_what_cannot_be_recorded_before_is_not_sent(
     place: Place, parts: Parts, upstream: Upstream, fault: Fault
 ) -> None:
@@ -161,7 +163,7 @@ async def test_what_cannot_be_recorded_before_is_not_sent(
     assert verify_database(place.database.of(place.org), place.org).status is Status.INTACT
 
 
-@each_fault(*(() if PROOFS else (locked,)))  # it takes ten seconds
+@each_fault(*SLOW)
 async def test_what_cannot_be_recorded_after_is_withheld_and_unknown(
     place: Place, parts: Parts, upstream: Upstream, fault: Fault
 ) -> None:
