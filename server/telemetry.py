@@ -10,6 +10,7 @@ is none of them: a tool's name only where there is such a tool.
 
 import contextlib
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -178,8 +179,9 @@ class Telemetry:
         """Have what stands in the database looked up whenever somebody collects."""
         if self._meter is None:
             return
+        together = _once_for_all(look)
         for name, unit, said in STANDING:
-            self._meter.create_observable_gauge(name, [_observing(look, name)], unit, said)
+            self._meter.create_observable_gauge(name, [_observing(together, name)], unit, said)
 
     def _span(
         self, name: str, attributes: Mapping[str, str], kind: trace.SpanKind = trace.SpanKind.INTERNAL
@@ -254,6 +256,22 @@ def everything(
         return [each for each in found if each is not None]
 
     return look
+
+
+_TOGETHER_S = 1.0
+
+
+def _once_for_all(look: Callable[[], Iterable[Standing]]) -> Callable[[], Iterable[Standing]]:
+    """The same, looked up once for all gauges of a collection, which asks for them one after the other."""
+    looked, found = -math.inf, list[Standing]()
+
+    def together() -> Iterable[Standing]:
+        nonlocal looked, found
+        if time.monotonic() - looked >= _TOGETHER_S:
+            found, looked = list(look()), time.monotonic()
+        return found
+
+    return together
 
 
 def _observing(

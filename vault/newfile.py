@@ -1,4 +1,7 @@
-"""A new file that only its owner can read: there whole, on the disk, or not at all. Nothing is ever overwritten."""
+"""A new file that only its owner can read: there whole, on the disk, or not at all.
+
+Nothing is overwritten, but by `replace_private`, which is asked to.
+"""
 
 import errno
 import os
@@ -14,11 +17,7 @@ def write_new(path: Path, content: bytes) -> None:
     """Write a new file of mode 0600. Raises FileExistsError where something has that name, and OSError."""
     half = unfinished(path)
     try:
-        descriptor = create_private(half)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
+        _fill(half, content)
         give_name(half, path)
     finally:
         half.unlink(missing_ok=True)
@@ -59,3 +58,24 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def replace_private(path: Path, text: str) -> None:
+    """Put a private file with this text in the place of what is there, whole or not at all; durable when it returns.
+
+    Raises OSError.
+    """
+    half = unfinished(path)
+    try:
+        _fill(half, text.encode())
+        half.replace(path)
+    finally:
+        half.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def _fill(half: Path, content: bytes) -> None:
+    with os.fdopen(create_private(half), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

@@ -20,7 +20,7 @@ from server.audit.proof import stub_in
 from server.audit.reading import Reader, rows
 from server.audit.tree import Frontier
 from server.clock import iso, now_ms
-from vault.newfile import create_private, sync_folder, unfinished
+from vault.newfile import replace_private
 
 BATCH = 1000
 _ORG = re.compile(r"[A-Za-z0-9_-]{1,100}")
@@ -178,11 +178,11 @@ class Checkpoints:
                 history.flush()
                 os.fsync(history.fileno())
             if not (folder / "key.txt").exists() or (folder / "key.txt").read_bytes() != f"{key}\n".encode():
-                _replace(folder / "key.txt", f"{key}\n")
+                replace_private(folder / "key.txt", f"{key}\n")
             if tree is not None:
                 nodes = [node.hex() for node in tree.nodes]
-                _replace(folder / "frontier.json", json.dumps({"size": tree.size, "nodes": nodes}))
-            _replace(folder / "latest.txt", str(note))
+                replace_private(folder / "frontier.json", json.dumps({"size": tree.size, "nodes": nodes}))
+            replace_private(folder / "latest.txt", str(note))
         except OSError as error:
             raise NotedProblem(f"{folder} cannot be written: {error.strerror}. Look at its owner and disk.") from None
 
@@ -242,16 +242,3 @@ def _require_by(last: Checkpoint, public: bytes) -> None:
         last.require(VerifierKey(last.origin, public))
     except NoteProblem as problem:
         raise Refused(f"The kept checkpoint of {last.origin} is not by the log's own key: {problem}.") from None
-
-
-def _replace(path: Path, text: str) -> None:
-    half = unfinished(path)
-    try:
-        with os.fdopen(create_private(half), "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        half.replace(path)
-    finally:
-        half.unlink(missing_ok=True)
-    sync_folder(path.parent)

@@ -10,7 +10,6 @@ an older one back together with an older database. What finds that is a checkpoi
 """
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
@@ -22,7 +21,7 @@ from server.audit.proof import key_in, stub_in
 from server.audit.reading import Reader, first_number, head
 from server.clock import iso, now_ms
 from server.locks import waiting
-from vault.newfile import create_private, sync_folder, unfinished
+from vault.newfile import replace_private
 
 FORMAT = "keyleash-heads"
 VERSION = 1
@@ -259,17 +258,8 @@ class NotedHeads:
             return
         at = iso(now_ms())
         shown = {org: {"seq": end.seq, "hash": end.hash, "at": at} for org, end in sorted(ends.items())}
-        half = unfinished(self.path)
         try:
-            try:
-                with os.fdopen(create_private(half), "w", encoding="utf-8") as file:
-                    json.dump({"format": FORMAT, "version": VERSION, "heads": shown}, file, indent=1)
-                    file.flush()
-                    os.fsync(file.fileno())
-                half.replace(self.path)
-            finally:
-                half.unlink(missing_ok=True)
-            sync_folder(self.path.parent)
+            replace_private(self.path, json.dumps({"format": FORMAT, "version": VERSION, "heads": shown}, indent=1))
         except OSError as error:
             raise self._unwritten(error) from None
 

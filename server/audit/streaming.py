@@ -6,7 +6,6 @@ was followed so far, because an older database was put back, is refused.
 """
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, Protocol, Unpack, cast
 
 from server.audit.entry import AuditError, CannotRead, Entry, Head, log_hash
 from server.audit.reading import Filters, Reader, head, rows, select
-from vault.newfile import create_private, sync_folder, unfinished
+from vault.newfile import replace_private
 
 FORMAT = "keyleash-stream"
 VERSION = 1
@@ -97,17 +96,8 @@ class Place:
 
     def write(self, position: Position) -> None:
         """Durable when it returns. Raises StreamProblem."""
-        half = unfinished(self.path)
         try:
-            try:
-                with os.fdopen(create_private(half), "w", encoding="ascii") as file:
-                    json.dump({"format": FORMAT, "version": VERSION, **asdict(position)}, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                half.replace(self.path)
-            finally:
-                half.unlink(missing_ok=True)
-            sync_folder(self.path.parent)
+            replace_private(self.path, json.dumps({"format": FORMAT, "version": VERSION, **asdict(position)}))
         except OSError as error:
             raise StreamProblem(f"{self.path} cannot be written: {error.strerror}. Nothing is lost.") from None
 

@@ -27,7 +27,7 @@ from server.call import Parts, call
 from server.clock import now_ms
 from server.errors import AskFirst, CallRefused
 from server.readiness import FRESH_S, Readiness
-from server.telemetry import STANDING, Telemetry, everything
+from server.telemetry import STANDING, Standing, Telemetry, everything
 from tests.agents import Nobody, decide
 from tests.installed import SECRET, Place
 from tests.servers import ServerProcess
@@ -222,6 +222,23 @@ async def test_what_waits_and_what_is_lost_is_looked_up_for_every_org(place: Pla
     assert gauges["keyleash.audit.unsigned"][0].value == place.events()[-1]["seq"] - 2
     assert gauges["keyleash.calls.lost"][0].value == 0
     assert WORD not in seen.text()
+
+
+def test_one_collection_looks_once_for_all_gauges(seen: Seen) -> None:
+    looks = 0
+
+    def look() -> list[Standing]:
+        nonlocal looks
+        looks += 1
+        return [Standing("acme", {name: looks for name, _, _ in STANDING})]
+
+    seen.telemetry.watch(look)
+    found = seen.reader.get_metrics_data()
+    assert found is not None
+    metrics = found.resource_metrics[0].scope_metrics[0].metrics
+    told = {each.name: [point.value for point in each.data.data_points] for each in metrics}
+    assert {name: told[name] for name, _, _ in STANDING} == {name: [1] for name, _, _ in STANDING}
+    assert looks == 1
 
 
 def test_a_database_that_is_gone_measures_nothing_and_breaks_nothing(
