@@ -15,21 +15,22 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{11,}")
 _JSON = re.compile(r"\\u([0-9A-Fa-f]{4})|\\x([0-9A-Fa-f]{2})|\\([\\/\"])")
 
 
-def leak(data: str | bytes, secret: str, *, layers: int = 4) -> str | None:
-    """What stands in `data` of the secret, and how; None where nothing does.
+def leak(data: str | bytes, *secrets: str, layers: int = 4) -> str | None:
+    """What stands in `data` of a secret, and how; None where nothing does.
 
     Up to `layers` layers less one of escapes are undone, in every order; what then stands there in hex or base64 is
     decoded.
     """
     text = data.decode("latin-1") if isinstance(data, bytes) else data
-    windows = re.compile("|".join(re.escape(secret[at : at + WINDOW]) for at in range(len(secret) - WINDOW + 1)))
+    windows = [secret[at : at + WINDOW] for secret in secrets for at in range(len(secret) - WINDOW + 1)]
     seen = {text}
     layer = [(text, "")]
     for _ in range(layers):
         for undone, how in layer:
             for shown, more in _readings(undone):
-                if found := windows.search(shown):
-                    return f"{found[0]!r} of the secret, {how}{more}".rstrip(", ")
+                # Each looked for by itself: a regular expression of all of them takes many times as long.
+                if (found := next((each for each in windows if each in shown), None)) is not None:
+                    return f"{found!r} of the secret, {how}{more}".rstrip(", ")
         fresh: list[tuple[str, str]] = []
         for undone, how in layer:
             for new, more in _undone(undone):
@@ -40,11 +41,11 @@ def leak(data: str | bytes, secret: str, *, layers: int = 4) -> str | None:
     return None
 
 
-def leaking_files(folder: Path, secret: str) -> list[str]:
-    """Every file below `folder` that holds the secret, and how."""
+def leaking_files(folder: Path, *secrets: str) -> list[str]:
+    """Every file below `folder` that holds one of the secrets, and how."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     assert files, f"nothing was looked at: {folder} is empty"
-    return [f"{path}: {found}" for path in files if (found := leak(path.read_bytes(), secret, layers=2))]
+    return [f"{path}: {found}" for path in files if (found := leak(path.read_bytes(), *secrets, layers=2))]
 
 
 def _undone(text: str) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ from tests.bench.load import Tally
 from tests.bench.report import table
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="CPU and memory are read as Linux has them")
-TINY = Plan(callers=(2,), upstreams=("https",), rounds=1, seconds=0.05, warm_s=0.0, starts=1, copies=1)
+TINY = Plan(callers=(2,), upstreams=("https",), rounds=1, seconds=0.5, warm_s=0.0, starts=1, copies=1)
 
 
 @pytest.mark.slow

@@ -149,6 +149,7 @@ def test_the_finder_finds_every_echo_and_every_part_of_one(echo: Callable[[str],
     text = echo(canary)
     assert leak(f'{{"a": "{text}"}}', canary)
     assert leak(f"...{text}...".encode(), canary)
+    assert leak(text, "another secret, which is not in it", canary)
     assert leak(json.dumps({"inner": json.dumps({text: 1})}), canary)
     assert leak(json.dumps(echo("[removed]" + canary[3:-3])), canary)
     assert leak(echo("nothing of it"), canary) is None
@@ -263,20 +264,20 @@ def stored(place: Place) -> Iterator[str]:
     yield repr(approvals.grants(place.org))
 
 
-def leaks(texts: Iterable[str], secret: str) -> list[str]:
-    """What large texts show of the secret: as it is, or behind one layer of escapes."""
+def leaks(texts: Iterable[str], *secrets: str) -> list[str]:
+    """What large texts show of the secrets: as it is, or behind one layer of escapes."""
     looked = list(texts)
     assert looked, "nothing was looked at"
-    return [f"{found} in {text[:2000]}" for text in looked if (found := leak(text, secret, layers=2))]
+    return [f"{found} in {text[:2000]}" for text in looked if (found := leak(text, *secrets, layers=2))]
 
 
-def assert_nowhere(secret: str, place: Place, **seen: str) -> None:
-    """The secret is in nothing of what was seen, told or stored."""
+def assert_nowhere(secret: str, place: Place, *more: str, **seen: str) -> None:
+    """The secret, and what more there is of the kind, is in nothing of what was seen, told or stored."""
     for name, text in seen.items():
         assert text, f"nothing was looked at: {name} is empty"
-        assert not leaks([text], secret), name
-    assert not leaks(stored(place), secret)
-    assert leaking_files(place.home, secret) == []
+        assert not leaks([text], secret, *more), name
+    assert not leaks(stored(place), secret, *more)
+    assert leaking_files(place.home, secret, *more) == []
 
 
 # -- places and parts

@@ -595,8 +595,8 @@ async def test_no_part_of_a_key_and_nothing_that_it_signed_is_shown(
         with pytest.raises((KeyRefused, NotRenewed)) as refused:
             await read(parts, place)
         said += rendered(refused.value)
-        for secret in secrets_of(issuer):
-            assert_nowhere(secret, place, said="\n".join(said), logs=ears.text + " ", vault=repr(vars(parts)))
+        first, *more = secrets_of(issuer)
+        assert_nowhere(first, place, *more, said="\n".join(said), logs=ears.text + " ", vault=repr(vars(parts)))
 
 
 def test_the_canary_of_a_key_is_really_in_it() -> None:
