@@ -124,8 +124,9 @@ def _one(desk: Desk, screen: Screen, waiting: "list[Approval]", passed: set[str]
         screen.line(f"{record.id}: {problem}", "red")
         return ""
     _list(desk, screen, waiting, record)
-    _show(screen, record, text, terms, several=len(waiting) > 1)
-    screen.forget_typed()
+    _show(screen, record, text, terms)
+    screen.forget_typed()  # before the keys are named: what answers them is heeded
+    _offer_keys(screen, record, for_hour=terms is not None, several=len(waiting) > 1)
     return _heeded(desk, screen, record, waiting, passed, for_hour=terms is not None)
 
 
@@ -217,7 +218,7 @@ def _list(desk: Desk, screen: Screen, waiting: "list[Approval]", shown: "Approva
         screen.line(f"  and more, oldest first, {len(waiting)} in all", "dim")
 
 
-def _show(screen: Screen, record: "Approval", text: str, terms: str | None, *, several: bool) -> None:
+def _show(screen: Screen, record: "Approval", text: str, terms: str | None) -> None:
     from server.clock import iso
 
     screen.console.bell()
@@ -225,7 +226,10 @@ def _show(screen: Screen, record: "Approval", text: str, terms: str | None, *, s
     screen.line(text)
     if terms:
         screen.line(terms, "dim")
-    hour = "  [h] approve for an hour" if terms else ""
+
+
+def _offer_keys(screen: Screen, record: "Approval", *, for_hour: bool, several: bool) -> None:
+    hour = "  [h] approve for an hour" if for_hour else ""
     approve = "approve all of it" if record.work else "approve once"
     move = "  [n] next  [p] previous  [1-9] that one" if several else ""
     screen.line(f"[a] {approve}{hour}  [d] deny  [s] skip{move}  [q] leave", "bold")

@@ -307,6 +307,14 @@ async def test_after_a_random_run_the_rows_are_what_the_log_gives(
         async with anyio.create_task_group() as group:
             for _ in range(20):
                 group.start_soon(one)
+    # One of each for certain, whatever the order was in which the others ran.
+    for status, refund in ((200, "ch_good"), (503, "ch_lost")):
+        upstream.answer = lambda request, given=status: Answer({"data": []}, given)
+        with pytest.raises(ApprovalRequired) as held:
+            await calling("stripe_create_refund", {"charge": refund})
+        decide(place, held.value.approval, Decision.APPROVE)
+        came["ApprovalRequired"] += 1
+        came["ok" if (await calling("stripe_create_refund", {"charge": refund})).ok else "failed"] += 1
     (total,) = whole(place)
     assert total.calls + len(place.events("call.replayed")) == came["ok"] + came["failed"]
     assert total.refused == came.total() - came["ok"] - came["failed"] - came["ApprovalRequired"]
