@@ -3,10 +3,15 @@
 import os
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
+from server import destinations
 from server.narrowing import Network, network
+
+T = TypeVar("T")
 
 
 class SettingsProblem(Exception):
@@ -68,10 +73,16 @@ class Settings:
     public_url: str = ""
     """Under which address people reach this server's pages, without a slash at its end; empty where they do not."""
 
-    syslog: tuple[str, str, int] | None = None
+    syslog: destinations.Syslog | None = None
     """The receiver that the record may be streamed to: udp, tcp or tls, its host and its port."""
     syslog_ca_file: Path | None = None
     """The authorities that are believed about a receiver over TLS; None: the system's."""
+    otlp_logs: str | None = None
+    """The receiver of OTLP over HTTP that the record may be streamed to: the whole URL."""
+    otlp_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """Headers that it wants, each with a reference to the secret that stands in it."""
+    otlp_ca_file: Path | None = None
+    """The authorities that are believed about it; None: the system's."""
 
     @property
     def streams(self) -> Path:
@@ -146,8 +157,11 @@ def read_settings() -> Settings:
         database_url=os.environ.get("KEYLEASH_DATABASE") or None,
         database_owner=os.environ.get("KEYLEASH_DATABASE_OWNER") or None,
         public_url=_public_url(),
-        syslog=_syslog(),
+        syslog=_given("KEYLEASH_SYSLOG", destinations.syslog),
         syslog_ca_file=_path("KEYLEASH_SYSLOG_CA_FILE"),
+        otlp_logs=_given("KEYLEASH_OTLP_LOGS", destinations.otlp_logs),
+        otlp_headers=_given("KEYLEASH_OTLP_HEADERS", destinations.otlp_headers),
+        otlp_ca_file=_path("KEYLEASH_OTLP_CA_FILE"),
     )
 
 
@@ -166,25 +180,11 @@ def _public_url() -> str:
     return given.rstrip("/")
 
 
-def _syslog() -> tuple[str, str, int] | None:
-    given = os.environ.get("KEYLEASH_SYSLOG", "").strip()
-    if not given:
-        return None
-    found = _RECEIVER.fullmatch(given)
-    port = 0 if found is None else int(found["port"] or _SYSLOG_PORTS[found["kind"]])
-    if found is None or not 0 < port < 65536:
-        raise SettingsProblem(
-            f"KEYLEASH_SYSLOG is {given!r}: give udp://HOST:PORT, tcp://HOST:PORT or tls://HOST:PORT, where the syslog "
-            "receiver of the record is."
-        )
-    return found["kind"], (found["host"] or found["six"]).lower(), port
-
-
-_RECEIVER = re.compile(
-    r"(?P<kind>udp|tcp|tls)://((?P<host>[A-Za-z0-9._-]+)|\[(?P<six>[0-9A-Fa-f:.]+)\])(:(?P<port>[0-9]{1,5}))?/?"
-)
-_SYSLOG_PORTS = {"udp": 514, "tcp": 601, "tls": 6514}
-"""The usual ones: RFC 5426, RFC 6587 (and IANA's registry), RFC 5425."""
+def _given(name: str, read: Callable[[str], T]) -> T:
+    try:
+        return read(os.environ.get(name, "").strip())
+    except ValueError as error:
+        raise SettingsProblem(str(error)) from None
 
 
 def _proxy(text: str) -> Network:

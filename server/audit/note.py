@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Protocol
 
 from server.audit.entry import AuditError, Head
@@ -162,6 +163,18 @@ def read_notes(raw: bytes) -> list[Checkpoint]:
     if not found:
         raise NoteProblem("There is no checkpoint in it.")
     return found
+
+
+def notes_in(path: Path) -> list[Checkpoint]:
+    """Every checkpoint in a file, or in a pipe. Raises NoteProblem, also for more than is held at once; OSError."""
+    with path.open("rb") as file:
+        raw = file.read(MAX_NOTES + 1)
+    if len(raw) > MAX_NOTES:
+        raise NoteProblem(
+            f"It is larger than {MAX_NOTES >> 20} MiB, and none of it was left out unseen. Give its newest part alone: "
+            f"a checkpoint has eight lines, so `tail -n 80000 {path.name} > newest.txt` keeps ten thousand."
+        )
+    return read_notes(raw)
 
 
 def read_note(raw: bytes) -> Checkpoint:

@@ -1,10 +1,11 @@
-"""One entry as an OpenTelemetry log record, in OTLP's JSON: each line is one ExportLogsServiceRequest.
+"""One entry as an OpenTelemetry log record, in OTLP's JSON: a line of an export is one ExportLogsServiceRequest.
 
 That is what the collector's file receiver reads and what `/v1/logs` takes. The record's body is the entry's body, byte
 for byte as it was hashed.
 """
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from server.audit.entry import Entry, canonical
@@ -13,6 +14,11 @@ from server.audit.fields import encodable, fields_of, gravity, meaning, release
 
 def otlp_line(entry: Entry) -> str:
     """Without its line end."""
+    return request_of([record_of(entry)])
+
+
+def record_of(entry: Entry) -> str:
+    """The LogRecord alone."""
     fields = fields_of(entry)
     severity, text = _SEVERITY[gravity(fields)]
     event = str(encodable(fields.get("event", "")))
@@ -25,10 +31,19 @@ def otlp_line(entry: Entry) -> str:
         "body": {"stringValue": entry.text if entry.fits else canonical(entry.body)},
         "attributes": [_attribute(_NAMES.get(name, f"keyleash.{name}"), value) for name, value in named.items()],
     }
-    scope = {"scope": {"name": "keyleash.audit", "version": release()}, "logRecords": [record]}
-    resource = {"attributes": [_attribute("service.name", "keyleash"), _attribute("service.version", release())]}
-    return json.dumps({"resourceLogs": [{"resource": resource, "scopeLogs": [scope]}]}, separators=(",", ":"))
+    return json.dumps(record, separators=(",", ":"))
 
+
+def request_of(records: Iterable[str]) -> str:
+    """One request with these records."""
+    scope = {"scope": {"name": "keyleash.audit", "version": release()}, "logRecords": list[str]()}
+    resource = {"attributes": [_attribute("service.name", "keyleash"), _attribute("service.version", release())]}
+    empty = json.dumps({"resourceLogs": [{"resource": resource, "scopeLogs": [scope]}]}, separators=(",", ":"))
+    return f"{empty.removesuffix(_END)}{','.join(records)}{_END}"
+
+
+_END = "]}]}]}"
+"""Of the records, their scopes and their resources."""
 
 _SEVERITY = ((9, "INFO"), (10, "NOTICE"), (13, "WARN"))
 _NAMES = {"method": "http.request.method", "status": "http.response.status_code", "address": "client.address"}

@@ -33,7 +33,7 @@ class AppendedFile:
     def mark(self) -> list[int]:
         return self._ours
 
-    def send(self, entries: Sequence[Entry]) -> None:
+    def send(self, entries: Sequence[Entry]) -> int:
         text = "".join(f"{self._format.line(entry)}\n" for entry in entries).encode()
         try:
             file = self._opened()
@@ -49,6 +49,7 @@ class AppendedFile:
                 raise
         except OSError as error:
             raise Away(f"{self.path} cannot be written: {error.strerror}") from None
+        return 0
 
     def close(self) -> None:
         if self._file is not None:
@@ -90,10 +91,14 @@ class Pipe:
     def mark(self) -> list[int]:
         return []
 
-    def send(self, entries: Sequence[Entry]) -> None:
+    def send(self, entries: Sequence[Entry]) -> int:
         for entry in entries:
             self._output.write(f"{self._line(entry)}\n".encode())
         self._output.flush()
+        return 0
+
+    def close(self) -> None:
+        """It is not ours to close."""
 
 
 def _make_whole(file: int, status: os.stat_result, *, ours: list[int]) -> None:

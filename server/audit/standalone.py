@@ -134,7 +134,7 @@ def entry(line, chain, seq, after, header):
             raise Bad(1, f"entry {seq} is not the one that was written there: the next follows another", seq)
         if said["seq"] != seq + 1 or found[2] != chain.hex().encode() or seq >= header["entries"]:
             raise ValueError("another place")
-        if said.get("v") != 1:
+        if not is_one(said.get("v")):
             raise Bad(3, f"entry {seq + 1} was written by another version of Keyleash")
         if not re.fullmatch(MOMENT, said["at"]) or not isinstance(said["event"], str):
             raise ValueError("no time or no event")
@@ -148,13 +148,13 @@ def header_of(line):
     try:
         header = parsed(line.decode())
         plain = json.dumps(header, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        if header["format"] != "keyleash audit export" or header["v"] != 1 or f"{plain}\n".encode() != line:
+        if header["format"] != "keyleash audit export" or not is_one(header["v"]) or f"{plain}\n".encode() != line:
             raise ValueError("another format")
         names = header.keys() - {"key", "pruned"}
         if names != {"format", "v", "org", "entries", "head"} or not isinstance(header["org"], str):
             raise ValueError("no whole log")
-        end = header["entries"], header["head"]
-        if end != (0, None) and not (type(end[0]) is int and end[0] > 0 and isinstance(end[1], str)):
+        size, head = header["entries"], header["head"]
+        if type(size) is not int or size < 0 or not (isinstance(head, str) if size else head is None):
             raise ValueError("no end")
         key = read_key(header["key"]) if "key" in header else None
         stubs = read_notes(header["pruned"]) if "pruned" in header else []
@@ -179,6 +179,10 @@ def gone(stub, org, key):
     except (ValueError, KeyError, Bad):
         raise Bad(1, "entries are gone, and what stands for them is not signed by the log's key", 1) from None
     return bytes.fromhex(stub.more["head"]), stub.size, tree
+
+
+def is_one(number):
+    return type(number) is int and number == 1  # and not 1.0 or true
 
 
 def once(pairs):

@@ -29,12 +29,12 @@ AGAIN_S, AT_MOST_S = 0.5, 60.0
 class Away(Exception):
     """The receiver takes nothing just now; the message says why.
 
-    `unsure`: what it took last may not have been read.
+    `unsure`: what it took last may not have been read. `after_s`: it asks not to be tried again before.
     """
 
-    def __init__(self, why: str, *, unsure: bool = False) -> None:
+    def __init__(self, why: str, *, unsure: bool = False, after_s: float = 0.0) -> None:
         super().__init__(why)
-        self.unsure = unsure
+        self.unsure, self.after_s = unsure, after_s
 
 
 class StreamProblem(AuditError):
@@ -61,13 +61,18 @@ class Receiver(Protocol):
         """Be told, before anything is sent, what `mark` was when the last position was noted."""
         ...
 
-    def send(self, entries: Sequence[Entry]) -> None:
-        """Returns when they are safe there. Raises Away, or StreamProblem where no wait would help."""
+    def send(self, entries: Sequence[Entry]) -> int:
+        """Returns when they are safe there, but for so many that it has refused for good.
+
+        Raises Away, or StreamProblem where no wait would help.
+        """
         ...
 
     def mark(self) -> list[int]:
         """What to note beside the position."""
         ...
+
+    def close(self) -> None: ...
 
 
 class Place:
@@ -113,6 +118,8 @@ class Stream:
     say: Callable[[str], object]
     wait: Callable[[float], object]
     sent: int = 0
+    refused: int = 0
+    """How many the receiver was handed and did not take, for good."""
     _before: Position | None = None
     _tries: int = 0
 
@@ -135,7 +142,7 @@ class Stream:
                 if away.unsure and self._before is not None:
                     self._note(self._before)
                     self._before = None
-                self._later(str(away))
+                self._later(str(away), away.after_s)
                 continue
             except CannotRead as problem:
                 self._later(str(problem))
@@ -150,9 +157,10 @@ class Stream:
         found = select(self.db, self.position.org, after=self.position.seq, **filters)
         entries = self._told_of_gaps(found, end) if not filters else _up_to(found, end)
         for batch in batches(entries):
-            self.receiver.send(batch)
+            refused = self.receiver.send(batch)
             self._reached(batch[-1].head)
-            self.sent += len(batch)
+            self.sent += len(batch) - refused
+            self.refused += refused
             self._works()
         if end.seq > self.position.seq:
             self._reached(end)
@@ -179,10 +187,10 @@ class Stream:
             self.say("It works again.")
             self._tries = 0
 
-    def _later(self, why: str) -> None:
+    def _later(self, why: str, after_s: float = 0.0) -> None:
         if not self._tries:
             self.say(f"{why.rstrip('.')}. It is tried again until it works; nothing is lost meanwhile.")
-        self.wait(min(AGAIN_S * 2**self._tries, AT_MOST_S))
+        self.wait(max(after_s, min(AGAIN_S * 2**self._tries, AT_MOST_S)))
         self._tries = min(self._tries + 1, 10)
 
     def _require_same_log(self) -> None:

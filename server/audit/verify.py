@@ -276,7 +276,7 @@ class _Walk:
             return False
         if type(said.get("seq")) is not int or said["seq"] != seq or said.get("org") != self.org:
             return False
-        if said.get("v") != VERSION or (self.known and self.known.get(seq, text) != text):
+        if not _is_ours(said) or (self.known and self.known.get(seq, text) != text):
             return False
         if not (_is_moment(said.get("at")) and isinstance(said.get("event"), str)):
             return False
@@ -411,7 +411,7 @@ class _Walk:
 
 def _plausible(body: dict[str, Any], found: Written, seq: int) -> None:
     """The parts of a body that every entry has, and the columns beside it, which no hash covers."""
-    if body.get("v") != VERSION:
+    if not _is_ours(body):
         raise _Unreadable(f"Entry {seq} was written by another version of Keyleash. Verify with that one.")
     at, event = body.get("at"), body.get("event")
     if not (_is_moment(at) and isinstance(event, str)):
@@ -423,6 +423,12 @@ def _plausible(body: dict[str, Any], found: Written, seq: int) -> None:
         pairs = zip(_COLUMN_NAMES, found.columns, said, strict=True)
         wrong = next(name for name, stored, expected in pairs if stored != expected)
         raise _Altered(f"Entry {seq} was changed: its column `{wrong}` is not what its body says.", seq=seq)
+
+
+def _is_ours(said: dict[str, Any]) -> bool:
+    """Whether it is of the version that is read here: 1.0 and true are other spellings, which nobody writes."""
+    version = said.get("v")
+    return type(version) is int and version == VERSION
 
 
 def _columns(body: dict[str, Any], seq: int) -> tuple[Any, ...]:
@@ -533,7 +539,7 @@ def _header(line: bytes) -> dict[str, Any]:
         raise _Unreadable(NOT_AN_EXPORT) from None
     if header.get("format") != FORMAT or line != f"{canonical(header)}\n".encode():
         raise _Unreadable(NOT_AN_EXPORT)
-    if header.get("v") != VERSION:
+    if not _is_ours(header):
         raise _Unreadable("This export was made by another version of Keyleash. Verify with that one.")
     if not isinstance(header.get("org"), str):
         raise _Unreadable(NOT_AN_EXPORT)

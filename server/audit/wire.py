@@ -1,5 +1,7 @@
 """Send entries to the syslog receiver that the operator names: over UDP (RFC 5426), TCP (RFC 6587) or TLS (RFC 5425).
 
+What a message holds is RFC 5424's structured data and the entry, or a CEF line, as receivers of CEF want it.
+
 Syslog knows no acknowledgement. Over TCP and TLS, entries count as taken when the receiver's machine has acknowledged
 their bytes, as far as this system can tell (Linux); and when a connection ends, the last batch goes again, because it
 may have lain there unread. Over UDP nothing is known.
@@ -16,7 +18,7 @@ from typing import NamedTuple
 
 from server.audit.entry import Entry
 from server.audit.streaming import Away, StreamProblem
-from server.audit.syslog import datagram, framed
+from server.audit.syslog import MESSAGES, datagram, framed
 
 CONNECT_S = 10.0
 SEND_S = 30.0
@@ -38,12 +40,9 @@ class Target(NamedTuple):
 class Wire:
     """A connection to the receiver, made anew when it is gone."""
 
-    def __init__(self, target: Target, authorities: Path | None = None) -> None:
-        self._target = target
-        try:
-            self._tls = ssl.create_default_context(cafile=authorities) if target.kind == "tls" else None
-        except OSError as error:
-            raise StreamProblem(f"{authorities} holds no certificates that can be read: {error.strerror}.") from None
+    def __init__(self, target: Target, authorities: Path | None = None, form: str = "syslog") -> None:
+        self._target, self._message = target, MESSAGES[form]
+        self._tls = trusting(authorities) if target.kind == "tls" else None
         self._socket: socket.socket | None = None
 
     def resume(self, mark: list[int]) -> None:
@@ -52,20 +51,21 @@ class Wire:
     def mark(self) -> list[int]:
         return []
 
-    def send(self, entries: Sequence[Entry]) -> None:
+    def send(self, entries: Sequence[Entry]) -> int:
         connected = self._socket is not None
         try:
             line = self._connected()
             if self._target.kind == "udp":
                 for entry in entries:
-                    line.send(datagram(entry))
+                    line.send(datagram(entry, self._message))
             else:
-                line.sendall(b"".join(framed(entry) for entry in entries))
+                line.sendall(b"".join(framed(entry, self._message) for entry in entries))
                 _until_taken(line)
         except OSError as error:
             self.close()
             why = error.strerror or str(error) or type(error).__name__
             raise Away(f"the syslog receiver at {self._target} takes nothing: {why}", unsure=connected) from None
+        return 0
 
     def close(self) -> None:
         if self._socket is not None:
@@ -96,6 +96,14 @@ class Wire:
             line.close()
             raise
         return line
+
+
+def trusting(authorities: Path | None) -> ssl.SSLContext:
+    """Whose certificates are believed: the system's authorities, or those of this file. Raises StreamProblem."""
+    try:
+        return ssl.create_default_context(cafile=authorities)
+    except OSError as error:
+        raise StreamProblem(f"{authorities} holds no certificates that can be read: {error.strerror}.") from None
 
 
 def _ended(line: socket.socket, *, within_s: float = 0.0) -> bool:

@@ -9,9 +9,9 @@ import typer
 
 from server.cli.acting import AsJson, AsMember, OrgName
 from server.cli.logs import log_of
-from server.cli.moments import moment
 from server.cli.output import progress, say, show_json, show_table, show_text, warn
 from server.cli.proving import Checkpoints, Key, proofs, require_not_ours
+from server.cli.selecting import selecting
 
 if TYPE_CHECKING:
     from server.audit import Filters, Head, Report
@@ -19,46 +19,15 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="The record of everything that was asked, decided and done.")
 
-Since = Annotated[
-    str | None, typer.Option("--since", metavar="TIME", help="From then on: 2026-11-23, 2026-11-23T09:14Z, or 2d.")
-]
-Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before then.")]
-EventName = Annotated[str | None, typer.Option("--event", help="One event, such as call.attempt.")]
-AgentName = Annotated[str | None, typer.Option("--agent")]
-MemberName = Annotated[str | None, typer.Option("--member")]
-ConnectionName = Annotated[str | None, typer.Option("--connection")]
-ToolName = Annotated[str | None, typer.Option("--tool", help="The tool's name on the wire: CONNECTION_TOOL.")]
-GrantId = Annotated[
-    str | None,
-    typer.Option("--grant", metavar="ID", help="Under one grant, by its id; or by the name of approved work."),
-]
-ArgumentHash = Annotated[
-    str | None,
-    typer.Option(
-        "--argument",
-        metavar="[NAME=]HASH",
-        help="With this keyed hash of an argument's value, as `audit hash` shows it.",
-    ),
-]
-Outcome = Annotated[str | None, typer.Option("--outcome", help="succeeded, failed, unknown, refused, denied or held.")]
 FormatName = Annotated[
     str, typer.Option("--format", help="jsonl (lossless, can be verified), csv, ocsf, cef, syslog or otlp.")
 ]
-_HASH = re.compile(r"h1:[0-9a-f]{32}")
 
 
 @app.command("list")
+@selecting
 def list_entries(
-    since: Since = None,
-    until: Until = None,
-    event: EventName = None,
-    agent: AgentName = None,
-    member: MemberName = None,
-    connection: ConnectionName = None,
-    tool: ToolName = None,
-    outcome: Outcome = None,
-    grant: GrantId = None,
-    argument: ArgumentHash = None,
+    filters: "Filters",
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many at most; the newest.")] = 50,
     org: OrgName = None,
     as_member: AsMember = None,
@@ -67,7 +36,6 @@ def list_entries(
     """List the newest entries, oldest of them first."""
     from server.audit import Event, select
 
-    filters = filters_of(since, until, event, agent, member, connection, tool, outcome, grant, argument)
     with log_of(org, as_member) as log:
         filters["limit"] = limit
         log.record(Event.AUDIT_LISTED, selection=dict(filters))
@@ -84,21 +52,13 @@ def list_entries(
 
 
 @app.command("export")
+@selecting
 def export(
+    filters: "Filters",
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="Where to write; - is standard output.")
     ],
     format: FormatName = "jsonl",
-    since: Since = None,
-    until: Until = None,
-    event: EventName = None,
-    agent: AgentName = None,
-    member: MemberName = None,
-    connection: ConnectionName = None,
-    tool: ToolName = None,
-    outcome: Outcome = None,
-    grant: GrantId = None,
-    argument: ArgumentHash = None,
     org: OrgName = None,
     as_member: AsMember = None,
     json: AsJson = False,
@@ -110,7 +70,6 @@ def export(
     if json and output == "-":
         raise typer.BadParameter("--json and --output - would both write to standard output.")
     require_not_ours(output)
-    filters = filters_of(since, until, event, agent, member, connection, tool, outcome, grant, argument)
     with log_of(org, as_member) as log:
         log.record(Event.AUDIT_EXPORTED, format=format, selection=dict(filters))
         if output == "-":
@@ -252,42 +211,6 @@ def _head(text: str) -> "Head":
     if match is None:
         raise typer.BadParameter(f"{text!r} is not SEQ:HASH, as `audit export` and `audit verify` print it.")
     return Head(int(match[1]), match[2])
-
-
-def filters_of(
-    since: str | None,
-    until: str | None,
-    event: str | None,
-    agent: str | None,
-    member: str | None,
-    connection: str | None,
-    tool: str | None,
-    outcome: str | None,
-    grant: str | None,
-    argument: str | None,
-) -> "Filters":
-    """What was given, and nothing else. Raises BadParameter."""
-    from server.audit import Event
-
-    if event is not None and event not in list(Event):
-        raise typer.BadParameter(f"there is no event {event!r}. `keyleash audit events` lists them.")
-    if argument is not None and not _HASH.fullmatch(argument.rpartition("=")[2]):
-        raise typer.BadParameter("--argument takes a keyed hash, h1:…, as `keyleash audit hash` shows it, not a value.")
-    given: dict[str, Any] = {
-        "since": None if since is None else moment(since),
-        "until": None if until is None else moment(until),
-        "event": event,
-        "agent": agent,
-        "member": member,
-        "connection": connection,
-        "tool": tool,
-        "outcome": outcome,
-        "grant": grant,
-        "argument": argument,
-    }
-    found: Filters = {}
-    found.update({name: value for name, value in given.items() if value is not None})  # pyright: ignore[reportCallIssue, reportArgumentType] - the names are those of Filters
-    return found
 
 
 def _row(seq: int, event: str, body: dict[str, Any]) -> tuple[object, ...]:

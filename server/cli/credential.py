@@ -97,10 +97,10 @@ def _asked(kind: CredentialKind, field: Field) -> str:
     return kind.label if field.label == kind.label else f"{kind.label}, {field.label}"
 
 
-def from_stdin() -> Secret:
+def from_stdin(option: str = "--secret-stdin") -> Secret:
     """What standard input holds, as the field `secret`; it is never a terminal. Raises ConnectionProblem."""
     if sys.stdin.isatty():
-        raise ConnectionProblem("Standard input is the terminal, which would show it. Leave --secret-stdin out.")
+        raise ConnectionProblem(f"Standard input is the terminal, which would show it. Leave {option} out.")
     raw = sys.stdin.buffer.read(MAX_BYTES + 1)
     try:
         text = raw.decode("utf-8")

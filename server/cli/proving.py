@@ -10,7 +10,7 @@ import typer
 from server.cli.acting import AsJson, AsMember, OrgName, Yes, opened, operators_name, require_operator
 from server.cli.logs import Log, log_of
 from server.cli.moments import duration, moment
-from server.cli.output import progress, say, show_json, show_text
+from server.cli.output import progress, say, show_json, show_text, warn
 from server.cli.terminal import require_yes
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ Key = Annotated[
 
 def proofs(checkpoints: list[Path] | None, key: str | None) -> "Proofs":
     """What a log is to be held to. A key that is none is misuse; a file that is none ends with exit code 3."""
-    from server.audit.note import MAX_NOTES, NoteProblem, VerifierKey, read_notes
+    from server.audit.note import NoteProblem, VerifierKey, notes_in
     from server.audit.proof import Proofs
     from server.cli.output import complain
 
@@ -41,8 +41,7 @@ def proofs(checkpoints: list[Path] | None, key: str | None) -> "Proofs":
     found: list[Checkpoint] = []
     for path in checkpoints or ():
         try:
-            with path.open("rb") as file:
-                found += read_notes(file.read(MAX_NOTES))
+            found += notes_in(path)
         except (OSError, NoteProblem) as problem:
             why = problem.strerror if isinstance(problem, OSError) else problem
             complain(f"{path} cannot be used: {why} Nothing was verified.")
@@ -53,24 +52,30 @@ def proofs(checkpoints: list[Path] | None, key: str | None) -> "Proofs":
 def key(org: OrgName = None, as_member: AsMember = None, json: AsJson = False) -> None:
     """Print the public key that this log is signed with, for an auditor to pin."""
     with log_of(org, as_member) as log:
-        found = _key_of(log)
+        found, checked = _key_of(log)
+    if not checked:
+        warn(
+            "this was not checked against the root key: it is what the database says, and whoever can write to that "
+            "can have put a key of their own there. Hand on one that was printed while the root key was at hand."
+        )
     if json:
-        show_json({"org": log.org, "key": str(found)})
+        show_json({"org": log.org, "key": str(found), "checked": checked})
         return
     show_text(str(found))
     say("Hand it on by another way than the checkpoints and exports that it is to verify: `audit verify --key`.")
 
 
-def _key_of(log: Log) -> "VerifierKey":
+def _key_of(log: Log) -> "tuple[VerifierKey, bool]":
+    """The key, and whether it is the one that the root key gives; else it is what the database says."""
     from server.audit.note import NoteProblem
     from server.audit.proof import key_in
 
     if not log.removed and log.installation.vault.sealed is None:
-        return _signer(log).verifier  # which is also held to the one in the database
+        return _signer(log).verifier, True  # which is also held to the one in the database
     found = key_in(log.database, log.org)
     if found is None:
         raise NoteProblem("This log was never signed, so it has no key. The root key is needed to make one.")
-    return found
+    return found, False
 
 
 def _signer(log: Log) -> "Signer":
@@ -107,7 +112,8 @@ def checkpoint(
             note = _made(log, signer)
         else:
             note = _last(log)
-        found = _key_of(log)
+        found, _ = _key_of(log)
+        note.require(found)
     if path is None:
         sys.stdout.write(str(note))
         return
@@ -138,17 +144,19 @@ def _last(log: Log) -> "Checkpoint":
 
 def _require_fit(path: Path) -> None:
     """A checkpoint is added to a file that holds nothing else, so that none that was kept is lost."""
-    from server.audit.note import MAX_NOTES, NoteProblem, read_notes
+    from server.audit.note import NoteProblem, notes_in
 
     require_not_ours(str(path))
     if not path.exists():
         return
     try:
         if path.stat().st_size:
-            with path.open("rb") as file:
-                read_notes(file.read(MAX_NOTES))
+            notes_in(path)
     except (OSError, NoteProblem):
-        raise typer.BadParameter(f"{path} is there and holds something else than checkpoints. Name another.") from None
+        raise typer.BadParameter(
+            f"{path} is there and holds something else than checkpoints, or more than can be looked through. Name "
+            "another."
+        ) from None
 
 
 def _add(path: Path, note: "Checkpoint") -> None:

@@ -2,35 +2,30 @@
 
 import sys
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from server.cli.acting import AsJson, AsMember, OrgName, at_desk
-from server.cli.audit import (
-    AgentName,
-    ArgumentHash,
-    ConnectionName,
-    EventName,
-    GrantId,
-    MemberName,
-    Outcome,
-    ToolName,
-    filters_of,
-    require_format,
-)
+from server.cli.audit import require_format
 from server.cli.logs import log_of
 from server.cli.output import say, show_json, show_table, warn
 from server.cli.proving import require_not_ours
+from server.cli.selecting import following
 
 if TYPE_CHECKING:
+    from server.audit import Filters
+    from server.audit.collector import Hidden
     from server.audit.streaming import Place, Position, Receiver
     from server.settings import Settings
 
 
+@following
 def stream(
+    filters: "Filters",
     output: Annotated[
         str | None,
         typer.Option("--output", "-o", metavar="FILE", help="Append to this file; - is standard output."),
@@ -38,6 +33,13 @@ def stream(
     syslog: Annotated[
         bool, typer.Option("--syslog", help="Send to the receiver that KEYLEASH_SYSLOG names, as RFC 5424.")
     ] = False,
+    otlp: Annotated[
+        bool, typer.Option("--otlp", help="Send to the receiver that KEYLEASH_OTLP_LOGS names, by OTLP over HTTP.")
+    ] = False,
+    header_stdin: Annotated[
+        str | None,
+        typer.Option("--header-stdin", metavar="NAME", help="A header of --otlp whose secret is on standard input."),
+    ] = None,
     format: Annotated[
         str | None, typer.Option("--format", help="jsonl (unless said otherwise), csv, ocsf, cef, syslog or otlp.")
     ] = None,
@@ -48,14 +50,6 @@ def stream(
         bool, typer.Option("--only-new", help="A stream that begins: not with the first entry, but with the next.")
     ] = False,
     once: Annotated[bool, typer.Option("--once", help="End when all that there is has been handed on.")] = False,
-    event: EventName = None,
-    agent: AgentName = None,
-    member: MemberName = None,
-    connection: ConnectionName = None,
-    tool: ToolName = None,
-    outcome: Outcome = None,
-    grant: GrantId = None,
-    argument: ArgumentHash = None,
     org: OrgName = None,
     as_member: AsMember = None,
 ) -> None:
@@ -65,27 +59,27 @@ def stream(
     from server.settings import read_settings
 
     settings = read_settings()
-    form, to = _planned(output, format, settings, syslog=syslog)
-    filters = filters_of(None, None, event, agent, member, connection, tool, outcome, grant, argument)
+    planned = _planned(output, format, settings, header_stdin, syslog=syslog, otlp=otlp)
     with log_of(org, as_member) as log, _alone(settings, log.org, name) as file:
         place = Place(file)
         known = place.read()
         start: Head = (only_new and head(log.database, log.org)) or beginning(log.org)
-        begun = Position(log.org, to, form, dict(filters), start.seq, start.hash)
+        begun = Position(log.org, planned.to, planned.form, dict(filters), start.seq, start.hash)
         position = begun if known is None else _resumed(known, begun, place, name)
-        log.record(
-            Event.AUDIT_STREAMED, format=form, to=to, stream=name, after=position.seq, selection=dict(filters) or None
-        )
-        with _receiver(output, form, log.org, settings) as receiver:
-            following = Stream(log.database, place, position, receiver, warn, _wait)
+        told = {"format": planned.form, "to": planned.to, "stream": name, "after": position.seq}
+        with closing(planned.opens(log.org)) as receiver:
+            log.record(Event.AUDIT_STREAMED, **told, selection=dict(filters) or None)
+            handing = Stream(log.database, place, position, receiver, warn, _wait)
             try:
-                following.begin()
-                following.follow(once=once, **filters)
+                handing.begin()
+                handing.follow(once=once, **filters)
             except BrokenPipeError:
                 raise AuditError("Whoever read standard output is gone. Start the stream again to go on.") from None
             finally:
-                last = following.position
-                say(f"Handed on {following.sent} entries, up to entry {last.seq}.")
+                last = handing.position
+                say(f"Handed on {handing.sent} entries, up to entry {last.seq}.")
+            if handing.refused:
+                raise AuditError(f"{planned.to} has rejected {handing.refused} entries for good, as was said above.")
 
 
 def hash_value(
@@ -139,21 +133,93 @@ def events(json: AsJson = False) -> None:
 COMMANDS: dict[str, Callable[..., None]] = {"stream": stream, "hash": hash_value, "events": events}
 
 
-def _planned(output: str | None, format: str | None, settings: "Settings", *, syslog: bool) -> tuple[str, str]:
-    """The format and where it goes, as noted. Raises BadParameter."""
-    if (output is None) != syslog:
-        raise typer.BadParameter("name one place: --output FILE, --output - or --syslog.")
-    if output is not None:
-        form = format or "jsonl"
-        require_format(form)
-        require_not_ours(output)
-        return form, output if output == "-" else str(Path(output).absolute())
-    if format not in (None, "syslog"):
-        raise typer.BadParameter("a syslog receiver takes --format syslog only.")
+@dataclass(frozen=True)
+class Planned:
+    """The format, and where it goes: as noted, and what opens it. `opens` is given who hears what the receiver says."""
+
+    form: str
+    to: str
+    opens: "Callable[[str], Receiver]"
+
+
+def _planned(
+    output: str | None, format: str | None, settings: "Settings", header: str | None, *, syslog: bool, otlp: bool
+) -> Planned:
+    """What was asked for. Raises BadParameter."""
+    if [output is not None, syslog, otlp].count(True) != 1:
+        raise typer.BadParameter("name one place: --output FILE, --output -, --syslog or --otlp.")
+    if header is not None and not otlp:
+        raise typer.BadParameter("--header-stdin goes with --otlp.")
+    if syslog:
+        return _to_syslog(format or "syslog", settings)
+    if otlp:
+        return _to_otlp(format or "otlp", settings, header)
+    return _to_file(str(output), format or "jsonl")
+
+
+def _to_file(output: str, form: str) -> Planned:
+    require_format(form)
+    require_not_ours(output)
+    to = output if output == "-" else str(Path(output).absolute())
+
+    def opens(org: str) -> "Receiver":
+        from server.audit import FORMATS
+        from server.audit.receivers import AppendedFile, Pipe
+
+        return Pipe(sys.stdout.buffer, FORMATS[form], org) if to == "-" else AppendedFile(Path(to), FORMATS[form], org)
+
+    return Planned(form, to, opens)
+
+
+def _to_syslog(form: str, settings: "Settings") -> Planned:
+    from server.audit.syslog import MESSAGES
+    from server.audit.wire import Target, Wire
+
+    if form not in MESSAGES:
+        raise typer.BadParameter("a syslog receiver takes --format syslog or cef.")
     if settings.syslog is None:
         raise typer.BadParameter("KEYLEASH_SYSLOG does not say where the receiver is: udp, tcp or tls://HOST:PORT.")
     kind, host, port = settings.syslog
-    return "syslog", f"{kind}://{host}:{port}"
+    return Planned(
+        form, f"{kind}://{host}:{port}", lambda _: Wire(Target(kind, host, port), settings.syslog_ca_file, form)
+    )
+
+
+def _to_otlp(form: str, settings: "Settings", header: str | None) -> Planned:
+    from server.destinations import is_header
+
+    url = settings.otlp_logs
+    if form != "otlp":
+        raise typer.BadParameter("an OpenTelemetry receiver takes --format otlp only.")
+    if url is None:
+        raise typer.BadParameter("KEYLEASH_OTLP_LOGS does not say where the receiver is: https://HOST:PORT/v1/logs.")
+    if header is not None and not is_header(header):
+        raise typer.BadParameter("--header-stdin takes the name of a header; its secret stands on standard input.")
+
+    def opens(_: str) -> "Receiver":
+        from server.audit.collector import Collector
+
+        return Collector(url, _hidden(settings, header), warn, settings.otlp_ca_file)
+
+    return Planned(form, url, opens)
+
+
+def _hidden(settings: "Settings", header: str | None) -> "dict[str, Hidden]":
+    """Each header with how its secret is had. Raises ConnectionProblem or CannotResolve."""
+    from functools import partial
+
+    from server.cli.credential import from_stdin
+    from server.credential import resolver_of
+    from vault import Secret, to_reference
+
+    resolver = resolver_of(settings)
+    found: dict[str, Hidden] = {
+        name: partial(resolver.resolve, to_reference(reference)) for name, reference in settings.otlp_headers
+    }
+    if header is not None:
+        given = from_stdin("--header-stdin")
+        found[header.lower()] = lambda: Secret({"secret": given.reveal()})
+    return found
 
 
 def _resumed(known: "Position", begun: "Position", place: "Place", name: str) -> "Position":
@@ -187,31 +253,12 @@ def _alone(settings: "Settings", org: str, name: str) -> "Generator[Path]":
         yield folder / f"{name}.json"
 
 
-@contextmanager
-def _receiver(output: str | None, form: str, org: str, settings: "Settings") -> "Generator[Receiver]":
-    from server.audit import FORMATS
-    from server.audit.receivers import AppendedFile, Pipe
-
-    if output == "-":
-        yield Pipe(sys.stdout.buffer, FORMATS[form], org)
-        return
-    target: Any = None
-    if output is not None:
-        target = AppendedFile(Path(output).absolute(), FORMATS[form], org)
-    elif settings.syslog is not None:
-        from server.audit.wire import Target, Wire
-
-        target = Wire(Target(*settings.syslog), settings.syslog_ca_file)
-    try:
-        yield target
-    finally:
-        target.close()
-
-
 def _wait(seconds: float) -> None:
+    """Or a little longer, so that many that wait for one receiver do not all come back at once."""
+    import random
     import time
 
-    time.sleep(seconds)
+    time.sleep(seconds * random.uniform(1, 1.25))  # noqa: S311 - nothing is guarded by it
 
 
 def _given(value: str | None) -> str:

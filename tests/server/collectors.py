@@ -1,13 +1,16 @@
-"""A syslog receiver on loopback, over UDP, TCP or TLS, that can go away and come back."""
+"""Receivers of ours on loopback: syslog over UDP, TCP or TLS, and OTLP over HTTP. They can go away and come back."""
 
 import contextlib
+import gzip
 import ipaddress
 import socket
 import ssl
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from syslogcef.parsers import parse_rfc5424
 
@@ -108,6 +111,78 @@ class Collector:
                     self._took(message)
         except OSError:
             return
+
+
+class Reply(NamedTuple):
+    """What a receiver over HTTP answers; `hang_up`: nothing."""
+
+    status: int = 200
+    body: bytes = b"{}"
+    headers: dict[str, str] = {}  # noqa: RUF012 - never changed
+    hang_up: bool = False
+
+
+class Request(NamedTuple):
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class HttpCollector:
+    """A receiver of OTLP over HTTP; what it is sent is read with OpenTelemetry's own messages, by the tests."""
+
+    def __init__(self, port: int = 0, certificate: Path | None = None) -> None:
+        self.requests: list[Request] = []
+        self.reply: Callable[[Request], Reply] = lambda _: Reply()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it
+                return
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                if self.headers.get("content-encoding") == "gzip":
+                    body = gzip.decompress(body)
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                outer.requests.append(Request(self.path, headers, body))
+                answer = outer.reply(outer.requests[-1])
+                if answer.hang_up:
+                    self.close_connection = True
+                    return
+                self.send_response(answer.status)
+                for name, value in {"content-length": str(len(answer.body)), **answer.headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(answer.body)
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self._server.daemon_threads = True
+        scheme = "http"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+            scheme = "https"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+        self._thread.start()
+        self.port = int(self._server.server_address[1])
+        self.url = f"{scheme}://127.0.0.1:{self.port}"
+
+    def close(self) -> None:
+        """From now on nobody listens; a second time does nothing."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._server.server_close()
+            self._thread.join()
+
+    def __enter__(self) -> "HttpCollector":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def certificate_in(folder: Path) -> Path:

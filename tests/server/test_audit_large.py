@@ -73,9 +73,10 @@ def test_a_stream_takes_constant_memory(place: Place, filled: int, tmp_path: Pat
     database, grown = place.installation.database.of(place.org), Growth()
 
     class Measured(AppendedFile):
-        def send(self, entries: Any) -> None:
-            super().send(entries)
+        def send(self, entries: Any) -> int:
+            refused = super().send(entries)
             grown()
+            return refused
 
     start = beginning(place.org)
     position = Position(place.org, "there", "syslog", {}, start.seq, start.hash)

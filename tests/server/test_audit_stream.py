@@ -3,13 +3,13 @@
 import json
 import os
 import resource
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from server.audit import FORMATS, CannotRead, Entry, Event, append
+from server.audit import FORMATS, CannotRead, Entry
 from server.audit.receivers import AppendedFile
 from server.audit.streaming import (
     AGAIN_S,
@@ -18,95 +18,13 @@ from server.audit.streaming import (
     LOOK_S,
     Away,
     Position,
-    Stream,
     StreamProblem,
     batches,
-    beginning,
-)
-from server.audit.streaming import (
-    Place as Noted,
 )
 from server.audit.wire import Target, Wire
 from tests.installed import Place
 from tests.server.collectors import Collector, certificate_in
-
-
-class Killed(BaseException):
-    """The process is gone."""
-
-
-class Done(Exception):
-    """The stream waits, and the test has seen enough."""
-
-
-class Kept:
-    """A receiver that keeps numbers; `before` and `after` run before and after it has taken a batch."""
-
-    def __init__(self) -> None:
-        self.seqs: list[int] = []
-        self.before: Callable[[Sequence[Entry]], object] = lambda _: None
-        self.after: Callable[[Sequence[Entry]], object] = lambda _: None
-
-    def resume(self, mark: list[int]) -> None:
-        del mark
-
-    def mark(self) -> list[int]:
-        return []
-
-    def send(self, entries: Sequence[Entry]) -> None:
-        self.before(entries)
-        self.seqs += [entry.seq for entry in entries]
-        self.after(entries)
-
-
-class Streams:
-    """Streams of one place's log, all under one note."""
-
-    def __init__(self, place: Place, folder: Path) -> None:
-        self.place = place
-        self.noted = Noted(folder / "noted.json")
-        self.said: list[str] = []
-        self.waited: list[float] = []
-        self.on_wait: Callable[[float], object] = self._done
-
-    def add(self, count: int = 1, **fields: Any) -> None:
-        def change(rows: Any) -> None:
-            for _ in range(count):
-                append(rows, self.place.org, Event.CALL_OUTCOME, **fields)
-
-        self.place.database.of(self.place.org).write_now(change)
-
-    def delete(self, which: str) -> None:
-        self.place.unlock_the_log()
-        self.place.database.write_now(lambda rows: rows.execute(f"DELETE FROM audit_entry WHERE {which}"))
-
-    @property
-    def last(self) -> int:
-        ((seq,),) = self.place.database.of(self.place.org).read(
-            "SELECT MAX(seq) FROM audit_entry WHERE org = ?", (self.place.org,)
-        )
-        return int(seq)
-
-    def run(self, receiver: Any, *, once: bool = True, db: Any = None, **filters: Any) -> Stream:
-        start = beginning(self.place.org)
-        new = Position(self.place.org, "there", "jsonl", dict(filters), start.seq, start.hash)
-        reader = db or self.place.installation.database.of(self.place.org)
-        stream = Stream(reader, self.noted, self.noted.read() or new, receiver, self.said.append, self._wait)
-        stream.begin()
-        stream.follow(once=once, **filters)
-        return stream
-
-    def run_until_done(self, receiver: Any) -> None:
-        with pytest.raises(Done):
-            self.run(receiver, once=False)
-
-    def _wait(self, seconds: float) -> None:
-        self.waited.append(seconds)
-        self.on_wait(seconds)
-
-    @staticmethod
-    def _done(_: float) -> None:
-        raise Done
+from tests.server.streams import Done, Kept, Killed, Streams
 
 
 @pytest.fixture

@@ -354,8 +354,9 @@ def test_a_body_that_keyleash_would_not_write_is_found_even_when_all_hashes_are_
     assert found_at(verified(lines[:5]), 4)
 
 
-def test_an_entry_of_another_version_cannot_be_verified(log, lines):
-    body = log.body(4) | {"v": 2}
+@pytest.mark.parametrize("version", [2, 1.0, True, "1", None])
+def test_an_entry_of_another_version_cannot_be_verified(log, lines, version):
+    body = log.body(4) | {"v": version}
     log.forge(4, body, onwards=True)
     lines[4] = forged(lines[4], json.loads(lines[4])["previous"], body)
     for report in (log.verify(), verified(lines)):

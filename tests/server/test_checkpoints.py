@@ -19,6 +19,7 @@ import pytest
 from server.app import open_installation
 from server.approval.outbox import Happening, put_checkpoint
 from server.audit import Event, append, verify_database, verify_export
+from server.audit import note as reading_notes
 from server.audit.checkpoints import Broken, Checkpoints, NotedProblem, Refused, Signer
 from server.audit.note import Checkpoint, NoteProblem, VerifierKey, read_note, read_notes
 from server.audit.noted import Behind, NotedHeads, heads
@@ -444,7 +445,8 @@ def test_a_removed_orgs_log_is_signed_to_its_end_and_its_values_cannot_be_read(
     assert last is not None
     assert last.head == heads(place.database)[place.org]
     assert [body["event"] for body in place.events()[-2:]] == ["org.removed", "erasure.completed"]
-    assert owner("audit", "key", "--org", place.org).out == f"{key}\n"
+    shown = owner("audit", "key", "--org", place.org)
+    assert (shown.out, "not checked" in shown.err) == (f"{key}\n", True)
     assert owner("audit", "checkpoint", "--org", place.org, "--output", "-").out == str(last)
     export = tmp_path / "log.jsonl"
     assert owner("audit", "export", "--org", place.org, "--output", str(export)).code == 0
@@ -561,6 +563,41 @@ def test_a_checkpoint_is_taken_along_and_used(owner: CommandLine, place: Place, 
     assert both(export.read_bytes(), tmp_path, key=_others_key()).exit_code == 3
 
 
+def test_a_removed_orgs_last_checkpoint_is_handed_out_only_if_its_key_signed_it(
+    owner: CommandLine, place: Place, tmp_path: Path
+) -> None:
+    from tests.proving import signer as other
+
+    assert owner("org", "remove", "acme", "--yes").code == 0
+    public = other(place.org, 66).key.public.hex()
+    tamper(place, f"UPDATE audit_key SET public = '{public}'")
+    ran = owner("audit", "checkpoint", "--org", place.org, "--output", str(tmp_path / "kept.txt"))
+    assert (ran.code, ran.out) == (1, "")
+    assert "not by" in ran.err
+    assert not (tmp_path / "kept.txt").exists()
+
+
+def test_more_checkpoints_than_are_held_at_once_are_refused_and_none_is_dropped_unseen(
+    owner: CommandLine, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, key = tmp_path / "kept.txt", owner("audit", "key").out.strip()
+    for _ in range(3):
+        assert owner("audit", "checkpoint", "--output", str(file)).code == 0
+    whole = file.read_bytes()
+    first = len(str(read_notes(whole)[0])) + 1
+    monkeypatch.setattr(reading_notes, "MAX_NOTES", first)  # a border between two, where nothing looks cut off
+    assert len(read_notes(whole[:first])) == 1
+    ran = owner("audit", "verify", "--checkpoint", str(file), "--key", key)
+    assert (ran.code, ran.out) == (3, "")
+    assert "tail -n 80000 kept.txt" in ran.err
+    assert owner("audit", "checkpoint", "--output", str(file)).code == 2
+    assert file.read_bytes() == whole
+    monkeypatch.setattr(reading_notes, "MAX_NOTES", len(whole))
+    assert owner("audit", "verify", "--checkpoint", str(file), "--key", key).code == 0
+    lines = whole.splitlines(keepends=True)
+    assert len(read_notes(b"".join(lines[-8:]))) == 1, "eight lines are one, as the refusal says"
+
+
 def _others_key() -> VerifierKey:
     from tests.proving import signer as other
 
@@ -583,9 +620,16 @@ def test_misuse_and_what_cannot_be_used_are_told_apart(owner: CommandLine, place
 
 
 def test_without_the_root_key_the_public_key_is_shown_and_nothing_is_signed(owner: CommandLine, place: Place) -> None:
+    at_hand = owner("audit", "key", "--json")
+    assert (at_hand.json["checked"], "not checked" in at_hand.err) == (True, False)
     key = owner("audit", "key").out
     (place.home / "keys" / "root.key").unlink()
-    assert owner("audit", "key").out == key
+    ran = owner("audit", "key")
+    assert ran.out == key
+    assert "not checked against the root key" in ran.err
+    said = owner("audit", "key", "--json")
+    assert (said.json["key"], said.json["checked"]) == (key.strip(), False)
+    assert "not checked against the root key" in said.err
     ran = owner("audit", "checkpoint", "--output", "-")
     assert (ran.code, ran.out) == (1, "")
 

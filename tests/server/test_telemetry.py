@@ -3,10 +3,8 @@
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ from server.readiness import FRESH_S, Readiness
 from server.telemetry import STANDING, Standing, Telemetry, everything
 from tests.agents import Nobody, decide
 from tests.installed import SECRET, Place
+from tests.server.collectors import HttpCollector
 from tests.servers import ServerProcess
 from tests.serving import serving
 from tests.upstream import Answer, Upstream
@@ -255,50 +254,10 @@ def test_a_database_that_is_gone_measures_nothing_and_breaks_nothing(
 # -- the collector
 
 
-class Collector:
-    """A collector of OTLP over HTTP on loopback; ours, and read with OpenTelemetry's own messages."""
-
-    def __init__(self) -> None:
-        self.bodies: list[tuple[str, bytes]] = []
-        self.arrived = threading.Semaphore(0)
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it
-                return
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                if self.headers.get("content-encoding") == "gzip":
-                    import gzip
-
-                    body = gzip.decompress(body)
-                outer.bodies.append((self.path, body))
-                self.send_response(200)
-                self.send_header("content-length", "0")
-                self.end_headers()
-                outer.arrived.release()
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def close(self) -> None:
-        """From now on nobody listens; a second time does nothing."""
-        if not self._thread.is_alive():
-            return
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
 @pytest.fixture
-def collector() -> Iterator[Collector]:
-    made = Collector()
-    yield made
-    made.close()
+def collector() -> Iterator[HttpCollector]:
+    with HttpCollector() as made:
+        yield made
 
 
 async def called_over_http(process: ServerProcess, place: Place) -> None:
@@ -325,7 +284,7 @@ def stopped(process: ServerProcess) -> tuple[int, str]:
 
 
 async def test_a_server_sends_to_the_collector_that_its_environment_names(
-    place: Place, upstream: Upstream, tmp_path: Path, collector: Collector
+    place: Place, upstream: Upstream, tmp_path: Path, collector: HttpCollector
 ) -> None:
     upstream.answer = lambda _request: Answer({"id": WORD, "amount": 5})
     process = ServerProcess(place, tmp_path, {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url})
@@ -337,7 +296,7 @@ async def test_a_server_sends_to_the_collector_that_its_environment_names(
         process.stop()
     assert code == 0
     spans, names, services = set[str](), set[str](), set[str]()
-    for path, body in collector.bodies:
+    for path, _, body in collector.requests:
         if path == "/v1/traces":
             for each in ExportTraceServiceRequest.FromString(body).resource_spans:
                 services |= {a.value.string_value for a in each.resource.attributes if a.key == "service.name"}
@@ -349,14 +308,14 @@ async def test_a_server_sends_to_the_collector_that_its_environment_names(
     assert {"keyleash.call", "keyleash.send", "keyleash.record"} <= spans
     assert {"keyleash.calls", "keyleash.call.duration", "keyleash.audit.entries"} <= names
     assert services == {"keyleash"}
-    sent = b"".join(body for _, body in collector.bodies)
+    sent = b"".join(request.body for request in collector.requests)
     for secret in (WORD, SECRET, place.tokens["reconciler"]):
         assert secret.encode() not in sent
         assert secret not in said
 
 
 async def test_a_collector_that_is_away_holds_nothing_up(
-    place: Place, upstream: Upstream, tmp_path: Path, collector: Collector
+    place: Place, upstream: Upstream, tmp_path: Path, collector: HttpCollector
 ) -> None:
     collector.close()
     process = ServerProcess(

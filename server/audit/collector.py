@@ -1,0 +1,217 @@
+"""Send entries to the OpenTelemetry receiver that the operator names: OTLP over HTTP, in JSON.
+
+Entries count as taken when the receiver has answered that it took them. What it asks to be tried again (429, 502, 503,
+504), and what came to no answer, goes again; every other refusal ends the stream where it is, because the same request
+must not be sent twice. What it rejects out of a request for good is said, counted, and not sent again.
+Source: OTLP 1.10, "OTLP/HTTP Response".
+"""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import httpx2
+
+from connectors.scrub import scrub
+from connectors.waiting import retry_after
+from server.audit.entry import Entry
+from server.audit.otlp import record_of, request_of
+from server.audit.streaming import Away, StreamProblem
+from server.audit.wire import CONNECT_S, SEND_S, trusting
+from vault import CannotResolve, RootKeyProblem, Secret
+from vault.remote import refuse_in_clear
+
+MOST_BYTES = 4 * 1024 * 1024
+"""Of the records of a request; more only where one alone is. Receivers are to take 20 MiB."""
+MOST_ANSWER = 64 * 1024
+LONGEST_PAUSE_S = 3600.0
+"""A receiver that asks for more patience is tried again after so long."""
+LONGEST_WORDS = 300
+_AGAIN = frozenset({429, 502, 503, 504})
+_MENDS = {
+    401: "It wants another secret in a header: see KEYLEASH_OTLP_HEADERS, or --header-stdin",
+    403: "It wants another secret in a header: see KEYLEASH_OTLP_HEADERS, or --header-stdin",
+    404: "It takes no logs at that path: KEYLEASH_OTLP_LOGS has the whole of it, which mostly ends with /v1/logs",
+    405: "It takes no logs at that path: KEYLEASH_OTLP_LOGS has the whole of it, which mostly ends with /v1/logs",
+    413: "This one entry is more than it takes at once: let it take more (a collector: max_request_body_size)",
+    415: "It does not take OTLP as JSON: send it to a collector that does",
+}
+
+Hidden = Callable[[], Secret]
+"""What stands in a header, as the field `secret`, read anew for each request. Raises CannotResolve."""
+
+
+class Answer(NamedTuple):
+    """What came back: `body` is cut off at `MOST_ANSWER` and one."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Collector:
+    """The receiver at `url`. `say` hears in a sentence what it says about what it was sent."""
+
+    def __init__(
+        self,
+        url: str,
+        hidden: Mapping[str, Hidden],
+        say: Callable[[str], object],
+        authorities: Path | None = None,
+    ) -> None:
+        if hidden:
+            _require_unheard(url)
+        self.url = url
+        self._hidden, self._say = dict(hidden), say
+        self._most: int | None = None
+        limits = httpx2.Timeout(SEND_S, connect=CONNECT_S)
+        tls = trusting(authorities)
+        self._client = httpx2.Client(verify=tls, trust_env=False, follow_redirects=False, timeout=limits)
+
+    def resume(self, mark: list[int]) -> None:
+        """The secrets can be read, or nothing is begun."""
+        del mark
+        try:
+            self._headers()
+        except Away as problem:
+            raise StreamProblem(f"{problem}. Mend it, and start the stream again.") from None
+
+    def mark(self) -> list[int]:
+        return []
+
+    def send(self, entries: Sequence[Entry]) -> int:
+        return sum(self._deliver(part) for part in self._parts(entries))
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _parts(self, entries: Sequence[Entry]) -> Iterator[list[tuple[Entry, str]]]:
+        """The entries with their records, as many at once as a request may have."""
+        part: list[tuple[Entry, str]] = []
+        size = 0
+        for entry in entries:
+            record = record_of(entry)
+            if part and (size + len(record) > MOST_BYTES or len(part) == self._most):
+                yield part
+                part, size = [], 0
+            part.append((entry, record))
+            size += len(record)
+        if part:
+            yield part
+
+    def _deliver(self, part: list[tuple[Entry, str]]) -> int:
+        """Returns when they are taken, and how many were rejected for good. Raises Away, StreamProblem."""
+        which = _named(part)
+        answer = self._posted(request_of(record for _, record in part).encode())
+        if answer.status == 413 and len(part) > 1:
+            self._most = half = len(part) // 2
+            return self._deliver(part[:half]) + self._deliver(part[half:])
+        if answer.status in _AGAIN:
+            pause = min(retry_after(answer.headers) or 0.0, LONGEST_PAUSE_S)
+            raise Away(f"{self.url} asks to be tried again later (HTTP {answer.status})", after_s=pause)
+        if not 200 <= answer.status < 300:
+            mend = _MENDS.get(answer.status, "Look at its log")
+            if 300 <= answer.status < 400:
+                mend = "It is somewhere else: name that place in KEYLEASH_OTLP_LOGS"
+            raise StreamProblem(
+                f"{self.url} refuses {which} (HTTP {answer.status}). {mend}. Then start the stream again: it goes on "
+                "with these."
+            )
+        return self._rejected(answer, which)
+
+    def _rejected(self, answer: Answer, which: str) -> int:
+        """How many were, and what the receiver says is said. Raises StreamProblem where it is no receiver."""
+        try:
+            rejected, words = _partial_success(answer.body)
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            raise StreamProblem(
+                f"{self.url} answers with what no receiver of OTLP does (HTTP {answer.status}), so nothing says that "
+                f"it took {which}. See whether KEYLEASH_OTLP_LOGS is right; the stream goes on with these."
+            ) from None
+        said = self._scrubbed(words)
+        if rejected:
+            self._say(f"{self.url} has rejected {rejected} of {which} for good{said}. They are not sent again.")
+        elif words:
+            self._say(f"{self.url} has taken {which}, and says{said}.")
+        return rejected
+
+    def _scrubbed(self, words: str) -> str:
+        if not words:
+            return ""
+        text = scrub(words, [each for line in self._headers().values() for each in (line, *line.split())])
+        return f": {text[:LONGEST_WORDS].rstrip('.')}"
+
+    def _posted(self, body: bytes) -> Answer:
+        """Raises Away where it comes to no answer. Nothing that is raised had the headers in hand."""
+        try:
+            return self._exchanged(body)
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            why = str(error) or "it does not answer"
+        except (httpx2.TimeoutException, TimeoutError):
+            why = f"it did not answer within {SEND_S:g} seconds"
+        except httpx2.HTTPError:  # it may quote the request, and the request has secrets
+            why = "it ended the connection, or speaks no HTTP"
+        raise Away(f"the receiver at {self.url} takes nothing: {why}")
+
+    def _exchanged(self, body: bytes) -> Answer:
+        until = time.monotonic() + SEND_S
+        kind = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        with self._client.stream("POST", self.url, content=body, headers={**self._headers(), **kind}) as answer:
+            found = bytearray()
+            for piece in answer.iter_raw():
+                found += piece
+                if time.monotonic() > until:
+                    raise TimeoutError
+                if len(found) > MOST_ANSWER:
+                    break
+            return Answer(answer.status_code, dict(answer.headers), bytes(found))
+
+    def _headers(self) -> dict[str, str]:
+        """Raises Away where one cannot be read, or is none."""
+        return {name: _value(name, read) for name, read in self._hidden.items()}
+
+
+def _require_unheard(url: str) -> None:
+    try:
+        refuse_in_clear(url, mend="")
+    except RootKeyProblem:
+        raise StreamProblem(
+            f"{url} is not https: the secret in a header would cross the network in clear. Name it with https in "
+            "KEYLEASH_OTLP_LOGS, or send no secret."
+        ) from None
+
+
+def _named(part: Sequence[tuple[Entry, str]]) -> str:
+    first, last = part[0][0].seq, part[-1][0].seq
+    return f"entry {first}" if first == last else f"the entries {first} to {last}"
+
+
+def _value(name: str, read: Hidden) -> str:
+    problem = "it holds what no header can: line ends, or characters that are not ASCII"
+    try:
+        with read() as secret:
+            if _HEADER.fullmatch(secret.reveal().strip()):
+                return secret.reveal().strip()
+    except CannotResolve as error:
+        problem = str(error).rstrip(".")
+    raise Away(f"the secret for the header {name} cannot be used: {problem}")
+
+
+_HEADER = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
+
+
+def _partial_success(body: bytes) -> tuple[int, str]:
+    """How many records were rejected, and what else was said. Raises ValueError and others for what is no answer."""
+    if not body:
+        return 0, ""
+    if len(body) > MOST_ANSWER:
+        raise ValueError
+    whole = cast("dict[str, Any]", json.loads(body))
+    found = cast("dict[str, Any]", whole.get("partialSuccess") or {})
+    rejected, words = int(found.get("rejectedLogRecords") or 0), found.get("errorMessage") or ""
+    if rejected < 0 or not isinstance(words, str):
+        raise ValueError
+    return rejected, words
