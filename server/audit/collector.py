@@ -10,8 +10,9 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import httpx2
 
@@ -44,12 +45,13 @@ Hidden = Callable[[], Secret]
 """What stands in a header, as the field `secret`, read anew for each request. Raises CannotResolve."""
 
 
-class Answer(NamedTuple):
-    """What came back: `body` is cut off at `MOST_ANSWER` and one."""
+@dataclass(frozen=True)
+class Answer:
+    """What came back: `body` is cut off at `MOST_ANSWER` and one. It may quote the request, so it is not shown."""
 
     status: int
-    headers: Mapping[str, str]
-    body: bytes
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
 
 
 class Collector:

@@ -1,5 +1,6 @@
 """A stream hands on every entry at least once and goes on where it stopped, whatever is killed, moved or away."""
 
+import errno
 import json
 import os
 import resource
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from server.audit import FORMATS, CannotRead, Entry
+from server.audit import FORMATS, CannotRead, Entry, receivers
 from server.audit.receivers import AppendedFile
 from server.audit.streaming import (
     AGAIN_S,
@@ -356,6 +357,27 @@ def test_while_the_disk_is_full_it_waits_and_no_line_is_left_cut_off(streams: St
     assert seen == [b""]
     assert numbers(path) == list(range(1, streams.last + 1))
     assert "cannot be written" in streams.said[0]
+
+
+def test_a_file_that_others_empty_while_the_disk_is_full_is_not_filled_up_with_nothing(
+    streams: Streams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "log.jsonl"
+    streams.run(lines_to(path))
+    streams.add(3)
+    seen: list[bytes] = []
+    write = receivers._write
+
+    def full(_file: int, _text: bytes) -> None:
+        os.truncate(path, 0)
+        monkeypatch.setattr(receivers, "_write", write)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(receivers, "_write", full)
+    streams.on_wait = lambda _: seen.append(path.read_bytes())
+    streams.run(lines_to(path))
+    assert seen == [b""]
+    assert numbers(path) == list(range(streams.last - 2, streams.last + 1))
 
 
 @pytest.mark.parametrize("what", ["folder", "pipe", "nowhere"])

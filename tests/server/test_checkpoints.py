@@ -584,7 +584,7 @@ def test_more_checkpoints_than_are_held_at_once_are_refused_and_none_is_dropped_
     for _ in range(3):
         assert owner("audit", "checkpoint", "--output", str(file)).code == 0
     whole = file.read_bytes()
-    first = len(str(read_notes(whole)[0])) + 1
+    first = len(str(read_notes(whole)[0]).encode())
     monkeypatch.setattr(reading_notes, "MAX_NOTES", first)  # a border between two, where nothing looks cut off
     assert len(read_notes(whole[:first])) == 1
     ran = owner("audit", "verify", "--checkpoint", str(file), "--key", key)

@@ -10,13 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cefp
 import pytest
+from google.protobuf.json_format import Parse
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from syslogcef.parsers import parse_rfc5424
 
 from server.audit import Event, append, argument_fields
+from server.destinations import otlp_headers, otlp_logs
 from server.identity import system_user
 from tests.commandline import MAIN, CommandLine, with_environment
-from tests.installed import Place
-from tests.server.collectors import Collector
+from tests.installed import Place, files_holding
+from tests.server.collectors import Collector, HttpCollector, Reply
 
 VALUE = "kestrel_over_the_pier"
 
@@ -133,12 +138,143 @@ def test_a_stream_is_never_put_into_keyleashs_own_folder(owner: CommandLine, pla
 def test_only_the_operators_setting_says_where_the_receiver_is(owner: CommandLine, place: Place) -> None:
     with Collector("tcp") as collector:
         line = with_environment(owner, {"KEYLEASH_SYSLOG": f"tcp://127.0.0.1:{collector.port}"})
-        assert line("audit", "stream", "--syslog", "--format", "cef", "--once").code == 2
+        assert line("audit", "stream", "--syslog", "--format", "ocsf", "--once").code == 2
         ran = line("audit", "stream", "--syslog", "--once")
         assert ran.code == 0, ran.err
         collector.wait_for(len(place.events()))
     assert collector.seqs == list(range(1, len(place.events()) + 1))
     assert place.events("audit.streamed")[0]["to"] == f"tcp://127.0.0.1:{collector.port}"
+
+
+@pytest.mark.parametrize("kind", ["udp", "tcp"])
+def test_a_syslog_receiver_of_cef_gets_cef(owner: CommandLine, place: Place, kind: str) -> None:
+    add(place, reason="x=y|z\nnext")
+    with Collector(kind) as collector:
+        line = with_environment(owner, {"KEYLEASH_SYSLOG": f"{kind}://127.0.0.1:{collector.port}"})
+        ran = line("audit", "stream", "--syslog", "--format", "cef", "--once")
+        assert ran.code == 0, ran.err
+        collector.wait_for(len(place.events()))
+        other = line("audit", "stream", "--syslog", "--once")
+        assert (other.code, "another --name" in " ".join(other.err.replace("│", " ").split())) == (2, True)
+    read = [parse_rfc5424(message.decode()) for message in collector.messages]
+    assert all(each is not None and not each.sd for each in read)
+    records = [cefp.parse(each.msg) for each in read if each is not None]
+    assert [record["extension"]["externalId"] for record in records] == [str(seq) for seq in range(1, len(place.events()) + 1)]
+
+
+# -- an OpenTelemetry receiver
+
+
+HEADER = "canary-of-a-header-0815"
+
+
+@pytest.fixture
+def there() -> Iterator[HttpCollector]:
+    with HttpCollector() as made:
+        yield made
+
+
+def otlp(line: CommandLine, there: HttpCollector, **more: str) -> CommandLine:
+    return with_environment(line, {"KEYLEASH_OTLP_LOGS": f"{there.url}/v1/logs", **more})
+
+
+def received(there: HttpCollector) -> list[int]:
+    read = [Parse(request.body, ExportLogsServiceRequest()) for request in there.requests]
+    records = [
+        log for each in read for whole in each.resource_logs for scope in whole.scope_logs for log in scope.log_records
+    ]
+    return [json.loads(record.body.string_value)["seq"] for record in records]
+
+
+@pytest.mark.both_databases
+def test_an_opentelemetry_receiver_gets_the_log_and_the_headers_secret_is_nowhere(
+    owner: CommandLine, place: Place, tmp_path: Path, there: HttpCollector
+) -> None:
+    file = tmp_path / "secret"
+    file.write_text(f"Bearer {HEADER}\n")
+    file.chmod(0o600)
+    line = otlp(owner, there, KEYLEASH_OTLP_HEADERS=f"Authorization=file:{file}, X-Scope-OrgID=env:SCOPE", SCOPE="acme")
+    first = line("audit", "stream", "--otlp", "--once")
+    assert (first.code, first.out) == (0, ""), first.err
+    add(place, 2)
+    second = otlp(owner, there)(
+        "audit", "stream", "--otlp", "--header-stdin", "api-key", "--once", stdin=HEADER.encode() + b"\n"
+    )
+    assert (second.code, second.err) == (0, f"Handed on 3 entries, up to entry {len(place.events())}.\n")
+    assert received(there) == list(range(1, len(place.events()) + 1))
+    told = [request.headers for request in there.requests]
+    assert (told[0]["authorization"], told[0]["x-scope-orgid"], told[1]["api-key"]) == (
+        *(f"Bearer {HEADER}", "acme"),
+        HEADER,
+    )
+    assert place.events("audit.streamed")[0]["to"] == f"{there.url}/v1/logs"
+    shown = first.out + first.err + second.out + second.err + repr(place.events())
+    assert HEADER not in shown
+    assert [path for path in files_holding(tmp_path, HEADER.encode()) if path != file] == []
+
+
+def test_what_an_opentelemetry_receiver_rejects_ends_in_an_error(
+    owner: CommandLine, place: Place, there: HttpCollector
+) -> None:
+    there.reply = lambda _: Reply(body=b'{"partialSuccess":{"rejectedLogRecords":"1","errorMessage":"too old"}}')
+    ran = otlp(owner, there)("audit", "stream", "--otlp", "--once")
+    assert ran.code == 1
+    assert "rejected 1 of the entries 1 to 5 for good: too old." in ran.err
+    assert "Handed on 4 entries, up to entry 5." in ran.err
+    there.reply = lambda _: Reply(401)
+    ran = otlp(owner, there)("audit", "stream", "--otlp", "--once")
+    assert (ran.code, "HTTP 401" in ran.err, "Traceback" in ran.err) == (1, True, False)
+    there.reply = lambda _: Reply()
+    assert otlp(owner, there)("audit", "stream", "--otlp", "--once").code == 0
+    assert received(there)[-1] == len(place.events())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--otlp", "--syslog"),
+        ("--otlp", "-o", "x"),
+        ("--otlp", "--format", "jsonl"),
+        ("--otlp", "--header-stdin", "Content-Type"),
+        ("--otlp", "--header-stdin", "not a name"),
+        ("-o", "x", "--header-stdin", "authorization"),
+    ],
+)
+def test_what_makes_no_sense_of_it_is_misuse_and_sends_nothing(
+    owner: CommandLine, place: Place, there: HttpCollector, words: tuple[str, ...]
+) -> None:
+    before = len(place.events())
+    assert otlp(owner, there)("audit", "stream", *words, "--once", stdin=b"secret").code == 2
+    assert owner("audit", "stream", "--otlp", "--once").code == 2, "nothing says where it is"
+    assert (len(place.events()), there.requests, (owner.person / "x").exists()) == (before, [], False)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        *[
+            ("LOGS", url)
+            for url in ("h:4318", "ftp://h/v1/logs", f"https://u:{HEADER}@h/v1/logs", "https://h:0/v1/logs")
+        ],
+        *[("LOGS", url) for url in (f"https://h/v1/logs?key={HEADER}", "https://h/v1/logs#x", "https://h:99999/")],
+        *[("HEADERS", text) for text in (HEADER, f"authorization={HEADER}", f"authorization=Bearer {HEADER}")],
+        *[
+            ("HEADERS", text)
+            for text in ("host=env:X", "a=env:X,A=env:Y", "a b=env:X", "=env:X", "a=env:", "a=env:X,b")
+        ][:5],
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused_and_not_quoted(owner: CommandLine, name: str, given: str) -> None:
+    ran = with_environment(owner, {f"KEYLEASH_OTLP_{name}": given})("audit", "list")
+    assert ran.code == 1
+    assert f"KEYLEASH_OTLP_{name} makes no sense" in ran.err
+    assert HEADER not in ran.err + ran.out
+
+
+def test_settings_that_make_sense_are_read() -> None:
+    assert otlp_logs("https://h") == otlp_logs("https://h/") == "https://h/v1/logs"
+    assert otlp_logs("http://[::1]:4318/otlp/v1/logs") == "http://[::1]:4318/otlp/v1/logs"
+    assert otlp_headers("A=cmd:print a,b=c,D=env:X") == (("a", "cmd:print a,b=c"), ("d", "env:X"))
 
 
 @pytest.mark.parametrize(
