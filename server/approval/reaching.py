@@ -81,7 +81,12 @@ def behind_one(rows: Rows, org: str, rules: Sequence[Rule], keeper: Keeper) -> l
 
 def _reached(rows: Rows, org: str) -> Callable[[Wanted], Reach]:
     """Whom a call reaches, found out once for all rules and people of whom it would be the same."""
-    return cache(lambda wanted: reach(rows, org, wanted))
+
+    @cache
+    def found(wanted: Wanted) -> Reach:
+        return reach(rows, org, wanted)
+
+    return found
 
 
 def _wanted(rule: Rule, requester: str | None) -> Wanted:
