@@ -1,4 +1,4 @@
-"""What leaves for PagerDuty, SendGrid, Airtable and Cloudflare is what their libraries send: all of it that counts."""
+"""What leaves for PagerDuty, SendGrid, Airtable, Cloudflare and Zendesk is what their libraries send."""
 
 import json
 import warnings
@@ -290,3 +290,89 @@ def test_cloudflares_library_changes_a_record_in_the_same_place_and_names_more_o
 
 def test_every_tool_of_cloudflare_is_compared() -> None:
     assert {*CLOUDFLARE, "update_dns_record"} == CATALOGUE.connectors["cloudflare"].tools.keys()
+
+
+# --- Zendesk: a library that many use; Zendesk itself publishes none for Python
+
+
+def ticket(**changes: Any) -> Any:
+    from zenpy.lib.api_objects import Ticket
+
+    return Ticket(**changes)
+
+
+def said(body: str, *, public: bool | None = None) -> Any:
+    from zenpy.lib.api_objects import Comment
+
+    return Comment(body=body, public=public)
+
+
+def ann() -> Any:
+    from zenpy.lib.api_objects import User
+
+    return User(name="Ann", email="ann@acme.example")
+
+
+ZENDESK: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {
+    "get_me": (lambda zendesk: zendesk.users.me(), {}),
+    "search": (
+        lambda zendesk: zendesk.search("open fire", sort_by="created_at", sort_order="desc"),
+        {"query": "open fire", "sort_by": "created_at", "sort_order": "desc"},
+    ),
+    "list_tickets": (lambda zendesk: zendesk.tickets(cursor_pagination=5), {"size": 5}),
+    "get_user": (lambda zendesk: zendesk.users(id=7), {"user": 7}),
+    "list_groups": (lambda zendesk: zendesk.groups(cursor_pagination=20), {"size": 20}),
+    "create_ticket": (
+        lambda zendesk: zendesk.tickets.create(
+            ticket(subject="Fire", comment=said("It burns."), requester=ann(), priority="high", group_id=3, tags=["a"])
+        ),
+        {"subject": "Fire", "body": "It burns.", "requester_name": "Ann", "requester_email": "ann@acme.example"}
+        | {"priority": "high", "group_id": 3, "tags": ["a"]},
+    ),
+    "reply_to_ticket": (
+        lambda zendesk: zendesk.tickets.update(ticket(id=5, comment=said("Mended.", public=True), status="solved")),
+        {"ticket": 5, "body": "Mended.", "status": "solved"},
+    ),
+    "add_internal_note": (
+        lambda zendesk: zendesk.tickets.update(ticket(id=5, comment=said("Twice now.", public=False))),
+        {"ticket": 5, "body": "Twice now."},
+    ),
+    "update_ticket": (
+        lambda zendesk: zendesk.tickets.update(ticket(id=5, status="open", assignee_id=7, group_id=3, tags=["b"])),
+        {"ticket": 5, "status": "open", "assignee_id": 7, "group_id": 3, "tags": ["b"]},
+    ),
+    "delete_ticket": (lambda zendesk: zendesk.tickets.delete(ticket(id=5)), {"ticket": 5}),
+}
+
+
+@pytest.mark.parametrize("tool", ZENDESK)
+def test_zendesks_library_sends_the_same(tool: str) -> None:
+    import requests
+    import requests.adapters
+    import zenpy
+
+    heard: list[requests.PreparedRequest] = []
+
+    class Ear(requests.adapters.BaseAdapter):  # the library speaks https only, so it is heard out here
+        def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> requests.Response:
+            heard.append(request)
+            answer = requests.Response()
+            answer.status_code, answer.url, answer.request = 200, request.url or "", request
+            things = ("tickets", "users", "groups", "results")
+            body = {"user": {}, "ticket": {}, "audit": {"events": []}, "count": 0} | {name: [] for name in things}
+            answer._content = json.dumps(body).encode()  # pyright: ignore[reportPrivateUsage]
+            return answer
+
+        def close(self) -> None:
+            return
+
+    session = requests.Session()
+    session.mount("https://", Ear())
+    call, arguments = ZENDESK[tool]
+    call(zenpy.Zenpy(subdomain="acme", oauth_token="zd-token", session=session))
+    (request,) = heard
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    # It says once more in the body which ticket it is; the address does.
+    body = (request.body or b"").replace(b'"id": 5, ', b"").replace(b'{"ticket": {"id": 5}}', b"")
+    theirs = Received(request.method or "", request.path_url, headers, body)
+    same(theirs, "zendesk", tool, arguments, key="zd-token", kind="oauth")
