@@ -61,6 +61,21 @@ def test_a_tree_that_grows_in_steps_has_the_root_of_the_whole(seed: int) -> None
         tree = Frontier(tree.size, tree.nodes)
 
 
+def test_a_key_of_another_length_is_none() -> None:
+    for length in (31, 33):
+        key = VerifierKey("a", bytes(length))
+        with pytest.raises(NoteProblem, match="no verifier key"):
+            VerifierKey.parse(str(key))
+        with pytest.raises(ValueError, match="no verifier key"):
+            standalone.read_key(str(key))
+
+
+def test_a_node_of_another_length_is_none() -> None:
+    for length in (31, 33):
+        with pytest.raises(ValueError, match="no frontier"):
+            Frontier(1, [bytes(length)])
+
+
 @pytest.mark.parametrize(("size", "nodes"), [(1, 0), (0, 1), (3, 1), (4, 2), (-1, 1)])
 def test_what_is_no_frontier_is_refused(size: int, nodes: int) -> None:
     with pytest.raises(ValueError, match="no frontier"):
@@ -203,6 +218,9 @@ def test_several_checkpoints_stand_in_one_file_with_others_signatures_among_thei
         EXAMPLE.replace("sofa Az3g", "so+fa Az3g"),
         EXAMPLE.replace("20852163\n", "20852163\r\n"),
         EXAMPLE + "— more\n",
+        EXAMPLE + "— a AAAAAA==\n",
+        EXAMPLE + "—  AAAAAAAA\n",
+        EXAMPLE.replace("— ", ""),
         "\x00",
         EXAMPLE.partition("— ")[0] + "— a AAAA\n",
         EXAMPLE + "— a AAAAAAAA\n" * 16,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from server.audit import standalone
+from server.audit.checkpoints import Signer
 from server.audit.entry import canonical, entry_hash, log_hash
 from server.audit.note import Checkpoint, NoteProblem, VerifierKey, as_line, read_notes, signed
 from server.audit.tree import EMPTY, Frontier
@@ -17,6 +18,7 @@ from vault.signing import NotSigned, require_signed
 
 ORG = "org_1"
 OURS, THEIRS, OTHERS = signer(ORG), signer(ORG, 66), signer("org_2", 3)
+MIXED = Signer(OTHERS.origin, OURS.key)
 KEY = str(OURS.verifier)
 AT = "2026-01-31T08:05:09.123Z"
 
@@ -119,8 +121,9 @@ CASES: dict[str, tuple[bytes, str, int]] = {
     "a header of twenty megabytes": (export(LOG, org="o" * 20_000_000), "", 3),
     "an older checkpoint of the same log": (export(LOG), str(kept(2)), 0),
     "a checkpoint of another org": (export(LOG), str(kept(5, by=OTHERS)), 3),
-    "another org's stub under this key": (export(LOG, 3, key=KEY, pruned=written(f"keyleash/org_2\n3\n{ROOT}\n")),
-        "", 1),
+    "another org's stub under this key": (export(LOG, 3, key=KEY, pruned=stub(3, by=MIXED)), "", 1),
+    "a tab in a checkpoint": (export(LOG), written(f"{OURS.origin}\n5\n{ROOT}\nx a\tb\n"), 3),
+    "a checkpoint from before the stub and another log's after it": (PRUNED, f"{kept(2)}\n{kept(8, FORK)}", 1),
     "a stub that was taken out": (export(LOG, 3, key=KEY), "", 1),
     "a stub that overlaps what is there": (export(LOG, 2, key=KEY, pruned=stub(3)), "", 1),
     "two stubs": (export(LOG, 3, key=KEY, pruned=f"{stub(2)}\n{stub(3)}"), "", 3),
@@ -136,6 +139,20 @@ CASES: dict[str, tuple[bytes, str, int]] = {
     "a second signature of ours that is none": (export(LOG), f"{kept(5)}— {OURS.origin} "
         f"{base64.b64encode(OURS.verifier.id + bytes(64)).decode()}\n", 3),
 }  # fmt: skip
+
+
+def test_a_checkpoint_that_is_past_a_stub_is_computed_whatever_stands_before_it(tmp_path: Path) -> None:
+    limits = {}
+    for sizes in ((2, 8), (8,), (3,), (2, 3)):
+        report = both(PRUNED, tmp_path, "\n".join(str(kept(size)) for size in sizes), OURS.verifier)
+        assert (report.exit_code, report.checkpoints) == (0, tuple(size for size in sizes if size >= 3))
+        limits[sizes] = "; ".join(report.cannot_exclude)
+    gone = "the checkpoints of size {} are of: they are signed, and their roots cannot be computed anew"
+    assert gone.format(2) in limits[2, 8]
+    assert gone.format(2) in limits[2, 3]
+    assert "are signed" not in limits[(8,)] + limits[(3,)]
+    assert "entries after entry 3, the last one noted elsewhere" in limits[(3,)]
+    assert "fresh hashes" in "; ".join(both(PRUNED, tmp_path, str(kept(2)), OURS.verifier).cannot_exclude)
 
 
 @pytest.mark.parametrize("case", CASES)

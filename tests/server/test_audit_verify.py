@@ -28,8 +28,9 @@ from server.audit import (
     verify_export,
 )
 from server.audit.entry import MAX_BODY, canonical, column, entry_hash, log_hash
+from server.audit.proof import Proofs
 from server.sqlite import SqliteDatabase
-from tests.proving import both
+from tests.proving import both, checkpoint, signer
 
 # The key stands for what an intruder can do: the real table has triggers and NOT NULL, which he can drop.
 TABLE = """CREATE TABLE audit_entry (
@@ -362,6 +363,30 @@ def test_an_entry_of_another_version_cannot_be_verified(log, lines, version):
     for report in (log.verify(), verified(lines)):
         assert (report.status, report.exit_code) == (Status.UNVERIFIABLE, 3)
         assert "Entry 4" in report.problem
+
+
+@pytest.mark.parametrize("name", ["no time", "no event", "a key twice", "another number", "another org"])
+def test_the_last_entry_is_looked_at_as_closely_as_the_others(log, name):
+    log.forge(LAST, FORGERIES[name](log.body(LAST)))
+    assert found_at(log.verify(), LAST)
+
+
+@pytest.mark.parametrize("table", ["audit_key", "audit_stub"])
+def test_a_key_or_a_stub_that_cannot_be_read_is_said(log, table):
+    log.sql.execute("DELETE FROM audit_entry WHERE seq = 1")
+    log.sql.execute(f"DROP TABLE {table}")
+    proofs = Proofs((checkpoint(log.db, ORG, signer(ORG), at=0),))
+    report = verify_database(log.db, ORG, proofs=proofs)
+    assert (report.status, "cannot be read" in report.problem) == (Status.UNVERIFIABLE, True)
+
+
+def test_a_public_key_that_was_altered_is_said(log):
+    log.sql.execute("INSERT INTO audit_key VALUES (?, 'keyleash/org_1', 'no hex')", (ORG,))
+    proofs = Proofs((checkpoint(log.db, ORG, signer(ORG)),))
+    report = verify_database(log.db, ORG, proofs=proofs)
+    assert (report.status, "was altered. Give the one" in report.problem) == (Status.UNVERIFIABLE, True)
+    log.sql.execute("DELETE FROM audit_key")
+    assert "There is no key in the database" in verify_database(log.db, ORG, proofs=proofs).problem
 
 
 # -- deletion

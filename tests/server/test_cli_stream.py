@@ -159,7 +159,9 @@ def test_a_syslog_receiver_of_cef_gets_cef(owner: CommandLine, place: Place, kin
     read = [parse_rfc5424(message.decode()) for message in collector.messages]
     assert all(each is not None and not each.sd for each in read)
     records = [cefp.parse(each.msg) for each in read if each is not None]
-    assert [record["extension"]["externalId"] for record in records] == [str(seq) for seq in range(1, len(place.events()) + 1)]
+    assert [record["extension"]["externalId"] for record in records] == [
+        str(seq) for seq in range(1, len(place.events()) + 1)
+    ]
 
 
 # -- an OpenTelemetry receiver
