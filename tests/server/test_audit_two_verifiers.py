@@ -143,7 +143,7 @@ CASES: dict[str, tuple[bytes, str, int]] = {
 
 def test_a_checkpoint_that_is_past_a_stub_is_computed_whatever_stands_before_it(tmp_path: Path) -> None:
     limits = {}
-    for sizes in ((2, 8), (8,), (3,), (2, 3)):
+    for sizes in ((2, 8), (8,), (3,), (2, 3), (3, 5, 6, 8)):
         report = both(PRUNED, tmp_path, "\n".join(str(kept(size)) for size in sizes), OURS.verifier)
         assert (report.exit_code, report.checkpoints) == (0, tuple(size for size in sizes if size >= 3))
         limits[sizes] = "; ".join(report.cannot_exclude)

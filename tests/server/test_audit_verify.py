@@ -622,6 +622,11 @@ def test_a_selection_is_never_called_intact(log):
     assert verified(selection, Head(2, "a" * 64)).status is Status.ALTERED
 
 
+def test_a_selection_does_not_say_that_calls_have_no_outcome(log):
+    report = verified([line.encode() for line in export_lines(log.db, ORG, event=Event.CALL_ATTEMPT)])
+    assert (report.entries, report.unknown, report.unknown_at) == (2, 0, ())
+
+
 @pytest.mark.parametrize(("place", "seq"), [(1, 2), (3, 5), (5, 7)])
 def test_an_edit_in_a_selection_is_named_by_its_own_number(log, place, seq):
     selection = [line.encode() for line in export_lines(log.db, ORG, event=Event.CALL_OUTCOME)]
