@@ -29,7 +29,9 @@ from connectors.errors import (
     Unsendable,
     UpstreamError,
 )
+from connectors.reporting import reported_in
 from connectors.request import Prepared, prepare
+from server.allowance import count_call, count_tokens, require_left
 from server.approval import (
     CLOCKS_APART_MS,
     LOST_MS,
@@ -68,7 +70,6 @@ from server.errors import (
 )
 from server.identity import Caller, Directory, Frozen, Moved, new_id, require_unmoved, used
 from server.keys import Keys
-from server.managed import count_call, require_left
 from server.oauth.renewal import Renewals
 from server.oauth.tokens import rejected
 from server.outside import AskThrough, Questions, may_ask
@@ -81,7 +82,7 @@ from server.recorded import Decided, decided, keep, text_of
 from server.rest import Rests
 from server.spending import raised, reserve, spend, used_up
 from server.telemetry import Seen, Telemetry
-from server.usage import Slot, attempted, ended, turned_down
+from server.usage import Slot, attempted, ended, turned_down, unreported
 from vault import CannotOpen, CannotResolve, Resolver, Secret, Vault, VaultError
 
 if TYPE_CHECKING:
@@ -573,6 +574,7 @@ async def _carry_out(
         )
         said = ended(rows, bound.caller.org, entry.at, attempt.slot, facts, outcome=state.value)
         spend(rows, bound.caller.org, bound.budgets, said)
+        count_tokens(rows, bound.connection, said)
         for each in changed:
             parts.changed(rows, bound.connection, each)
         if facts.get("error") == "credential rejected" and facts.get("status") == 401:
@@ -610,6 +612,7 @@ async def _attempt(parts: Parts, bound: _Bound, clearance: Clearance) -> _Attemp
         count(rows, bound.caller.org, bound.connection.name, bound.pace)
         taken = take_credential(rows, parts.vault, bound.connection)
         said = {**_who(bound.caller), **_what(bound), **_by_leave_of(clearance)}
+        said["report_awaited"] = _awaited(bound) or None
         entry = append(
             rows,
             bound.caller.org,
@@ -673,6 +676,7 @@ async def _send(
                 bound.request,
                 attach=_in_time(parts, attempt, attaching(kind, secret, bound.request)),
                 private=connection.networks,
+                too_large=lambda body, secrets: facts.update(usage=reported_in(bound_call.tool, body, secrets)),
             )
         finally:
             secret.wipe()
@@ -688,8 +692,9 @@ async def _send(
         return _failed(error, bound, facts, maybe_before=maybe_before)
     except Exception as error:
         log.error("a call failed inside Keyleash: %s", type(error).__name__)
-        return State.UNKNOWN, _SILENT, {**facts, "error": "internal"}
+        return State.UNKNOWN, _SILENT, {**facts, **_unreported(bound, facts), "error": "internal"}
     facts |= {"request_id": result.request_id, "usage": result.usage, "quota": result.quota}
+    facts |= _unreported(bound, facts)
     return State.SUCCEEDED if result.ok else State.FAILED, await _heard(parts, bound, result), facts
 
 
@@ -724,11 +729,21 @@ async def _send_to_server(
         return _failed(error, bound, {}, maybe_before=False)
     except Exception as error:
         log.error("a call failed inside Keyleash: %s", type(error).__name__)
-        return State.UNKNOWN, _SILENT, {"error": "internal"}
+        return State.UNKNOWN, _SILENT, {**_unreported(bound, {}), "error": "internal"}
     if isinstance(sent, Questions):
         return State.APPROVED, sent, {}
     heard = await _heard(parts, bound, sent.result)
-    return State.SUCCEEDED if sent.result.ok else State.FAILED, heard, dict(sent.facts)
+    facts = {**sent.facts, **_unreported(bound, sent.facts)}
+    return State.SUCCEEDED if sent.result.ok else State.FAILED, heard, facts
+
+
+def _awaited(bound: _Bound) -> bool:
+    """Whether the provider is known to say what such a call took."""
+    return bound.call.tool.output_usage is not None
+
+
+def _unreported(bound: _Bound, facts: Mapping[str, Any], *, charged: bool = True) -> dict[str, Any]:
+    return unreported(facts.get("usage"), awaited=_awaited(bound), charged=charged)
 
 
 def _server_in_time(parts: Parts, attempt: _Attempt) -> Callable[[], None]:
@@ -820,7 +835,7 @@ def _failed(
         maybe_done = error.maybe_sent
     elif isinstance(error, CredentialRejected) and error.status is not None:
         facts |= {"status": error.status}
-    facts |= {"error": said}
+    facts |= {"error": said, **_unreported(bound, facts, charged=maybe_done or maybe_before)}
     if bound.request.safe or not (maybe_done or (maybe_before and _of_this_sending_alone(error))):
         return State.FAILED, _failure(error.for_model), facts
     left = maybe_done or isinstance(error, (CredentialRejected, UpstreamError))
