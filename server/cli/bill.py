@@ -111,6 +111,10 @@ _LEAST = ("BYTES", "TIME", "APPROVED", "UNKNOWN", "CACHED", "REFUSED", "HELD", "
 """What is left out first where there is no room for all."""
 
 
+_FOLDED = 16
+"""Cells that an account is given where there is no room for more: what is longer goes on in the next line."""
+
+
 def _cells(one: "Usage") -> dict[str, str]:
     return {head: "" if (value := show(one)) in (0, "0") else str(value) for head, show in _COLUMNS.items()}
 
@@ -124,9 +128,10 @@ def _fitting(wanted: Sequence[str], rows: Sequence[dict[str, str]]) -> tuple[lis
     from rich.cells import cell_len
 
     widths = {head: max(cell_len(plain(text)) for text in (head, *(row[head] for row in rows))) for head in wanted}
+    widths |= {head: min(widths[head], _FOLDED) for head in wanted[1:] if head not in _COLUMNS}
     shown, dropped = list(wanted), list[str]()
     for head in _LEAST:
-        if sum(widths[each] + 1 for each in shown) - 1 <= console_on(sys.stdout).width:
+        if sum(widths[each] + 2 for each in shown) - 2 <= console_on(sys.stdout).width:
             break
         if head in shown:
             shown.remove(head)

@@ -98,19 +98,23 @@ def list_budgets(org: OrgName = None, as_member: AsMember = None, json: AsJson =
         show_json([standing_as_json(one, mine) for one in found])
         return
     show_table(
-        ("ID", "AGENT", "CONNECTION", "BUDGET", "USED", "STATUS"),
+        ("ID", "OF", "BUDGET", "USED", "STATUS"),
         (
             (
-                *(one.budget.id, one.budget.agent or "(every)", one.budget.connection or "(every)"),
-                *(_budget(one.budget), _used(one) if mine is None or one.budget.agent in mine else None),
-                f"{_status(one)} until {iso(one.ends_at)[:16].replace('T', ' ')}" if one.up else _status(one),
+                *(one.budget.id, _whose(one.budget), _budget(one.budget)),
+                *(_used(one) if mine is None or one.budget.agent in mine else None, _status(one)),
             )
             for one in found
         ),
         empty="There is no budget. `keyleash budget create` sets one.",
         right=("USED",),
-        whole=("ID",),
+        whole=("ID", "BUDGET", "USED", "STATUS"),
     )
+    for one in found:
+        if one.up:
+            say(
+                f"{one.budget.id} is used up until {iso(one.ends_at)[:16].replace('T', ' ')} UTC: calls wait till then."
+            )
     if found:
         say("Hours, days and months are those of the calendar, in UTC.")
 
@@ -222,8 +226,14 @@ def standing_as_json(one: "Standing", mine: set[str] | None) -> dict[str, Any]:
     return {**_as_json(one.budget), "used": used, "status": _status(one), "until": iso(one.ends_at)}
 
 
+def _whose(one: "Budget") -> str:
+    named = [f"agent {one.agent}"] if one.agent else []
+    named += [f"connection {one.connection}"] if one.connection else []
+    return ", ".join(named) or "everything"
+
+
 def _budget(one: "Budget") -> str:
-    return f"{one.amount(one.most)} a{'n' if one.per == 'hour' else ''} {one.per}"
+    return f"{one.amount(one.most)}/{one.per}"
 
 
 def _used(one: "Standing") -> str:
@@ -233,7 +243,7 @@ def _used(one: "Standing") -> str:
 
 
 def _status(one: "Standing") -> str:
-    return "used up" if one.up else "near its end" if one.near else "ok"
+    return "used up" if one.up else "near end" if one.near else "ok"
 
 
 def _as_json(one: "Budget") -> dict[str, Any]:

@@ -141,17 +141,24 @@ def list_offers(json: AsJson = False) -> None:
     if json:
         show_json([_as_json(org, managed) for org, managed in found])
         return
+    heads = ("CALLS", "TOKENS", "IN THE MONTH")
     show_table(
-        ("NAME", "ORG", "STATE", "TOOLS", "CALLS TODAY", "TOKENS TODAY", "THIS MONTH"),
+        ("NAME", "ORG", "STATE", *heads),
         (
             (
-                *(managed.name, org.name, _state(managed), "all" if managed.terms.own_project else "shared"),
-                *(used for _, used in used_of(managed).values()),
+                *(managed.name, org.name, _state(managed)),
+                *(used.replace(" of ", "/") for _, used in used_of(managed).values()),
             )
             for org, managed in found
         ),
+        right=heads,
+        whole=("NAME", "ORG", "STATE", *heads),
         empty="Nothing is offered. `keyleash managed offer CONNECTOR --to ORG` offers an account of yours.",
     )
+    if found:
+        say(
+            "Calls and tokens of today, then tokens of this month, of as many as an org may use; by the calendar in UTC."
+        )
 
 
 @app.command("show")
@@ -172,8 +179,10 @@ def show_offer(name: Name, json: AsJson = False) -> None:
     if json:
         show_json(shown)
         return
-    for each in shown:
-        show_fields({name: ", ".join(value) if name in ("tools", "reached") else value for name, value in each.items()})
+    for place, each in enumerate(shown):
+        if place:
+            show_text("")
+        show_fields({**each, "tools": ", ".join(each["tools"]), "reached": ", ".join(each["reached"]) or None})
 
 
 @app.command("limit")

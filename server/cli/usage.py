@@ -116,7 +116,7 @@ def _show(
         sys.stdout.write(as_csv(by, shown))
     elif chart is not None:
         show_text(as_chart(by, found, chart, orgs=orgs) or "Nothing was called.")
-        say(f"{MEASURES[chart][0]} by {by}, from {since} to {f'before {until}' if until else 'now'} (UTC).")
+        say(f"{MEASURES[chart][0]}; by {by}, from {since} to {f'before {until}' if until else 'now'} (UTC).")
     else:
         as_table(by, found, left, orgs=orgs)
         say(_NOTE)

@@ -254,9 +254,9 @@ def test_how_much_is_used_is_seen_by_the_operator_and_by_the_org_that_uses_it(of
     assert (beta["tokens_today"], beta["calls_today"], acme["calls_today"]) == (0, 0, 1)
     heads, first, second = offers("managed list").out.splitlines()
     assert heads.split("  ")[0].strip() == "NAME"
-    assert "1 of 5" in first
-    assert "40 of 50" in first
-    assert "0 of 50" in second
+    assert "1/5" in first
+    assert "40/50" in first
+    assert "0/50" in second
     shown = offers("managed show openai --json").json[0]
     assert (shown["tokens_per_day"], shown["tokens_today"]) == (50, 40)
     assert "tokens_today" in offers("managed show openai").out

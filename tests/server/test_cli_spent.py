@@ -66,7 +66,7 @@ def test_one_that_is_near_its_end_is_said_with_what_would_then_happen(place: Pla
     calls(place, 4)
     shown, said = explain(owner)
     assert (shown["ruling"], shown["in_force"]["ruling"], shown["budgets"][0]["status"]) == (
-        *("allow", "allow", "near its end"),
+        *("allow", "allow", "near end"),
     )
     assert f"The budget of 5 calls a month of the whole organisation ({made}) is near its end" in said
     assert "once it is used up, such a call waits until an approver, admin or owner agrees to it" in said
@@ -84,7 +84,7 @@ def test_one_that_is_used_up_says_that_the_call_waits_and_it_does(
     )
     assert "but now approve: The budget of 1 calls a month of agent reconciler is used up until" in said
     assert f"({made}). So this call waits until an approver, admin or owner agrees to it" in said
-    assert "near its end" not in said
+    assert "near end" not in said
     with pytest.raises(ApprovalRequired):
         calls(place, 1)
     refund, _ = explain(owner, REFUND, args='{"charge": "ch_1"}')
