@@ -112,9 +112,8 @@ def list_budgets(org: OrgName = None, as_member: AsMember = None, json: AsJson =
     )
     for one in found:
         if one.up:
-            say(
-                f"{one.budget.id} is used up until {iso(one.ends_at)[:16].replace('T', ' ')} UTC: calls wait till then."
-            )
+            until = iso(one.ends_at)[:16].replace("T", " ")
+            say(f"{one.budget.id} is used up until {until} UTC: every further call waits for an approver.")
     if found:
         say("Hours, days and months are those of the calendar, in UTC.")
 

@@ -157,7 +157,7 @@ def list_offers(json: AsJson = False) -> None:
     )
     if found:
         say(
-            "Calls and tokens of today, then tokens of this month, of as many as an org may use; by the calendar in UTC."
+            "Calls and tokens of today, then tokens of this month, of as many as an org may use; days are UTC."
         )
 
 

@@ -161,8 +161,8 @@ async def test_a_tool_that_is_not_known_to_report_has_nothing_unreported(place: 
     async with running(place.installation) as parts:
         await call(parts, place.caller(), "stripe_list_charges", {}, Nobody())
     assert whole(place).unreported == 0
-    (attempt,) = place.events("call.attempt")
-    assert "report_awaited" not in attempt
+    (attempt,), (outcome,) = place.events("call.attempt"), place.events("call.outcome")
+    assert ("report_awaited" in attempt, "unreported" in outcome) == (False, False)
     agrees(place)
 
 
