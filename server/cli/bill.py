@@ -28,13 +28,13 @@ MEASURES: dict[str, tuple[str, tuple[str, ...], str]] = {
 }
 """What a chart can show: in words, which numbers of a row that is, and its unit."""
 
-Rows = list[tuple[str, "Usage"]]
+Found = list[tuple[str, "Usage"]]
 """The name of an org, and something of its usage."""
 LeftBy = dict[tuple[str, str], list["Left"]]
 """What is left of the quotas, by connection and account."""
 
 
-def say_of_gaps(found: Rows) -> None:
+def say_of_gaps(found: Found) -> None:
     if any(one.unreported for _, one in found):
         say(_UNREPORTED)
     if any(one.at_bound for _, one in found):
@@ -75,7 +75,7 @@ def as_csv(by: str, shown: Sequence[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def as_table(by: str, found: Rows, left: LeftBy, *, orgs: bool) -> None:
+def as_table(by: str, found: Found, left: LeftBy, *, orgs: bool) -> None:
     """As many columns as there is room for, and those alone in which something stands."""
     keys = (*(("ORG",) if orgs else ()), *_HEADS[by])
     rows = [{**dict(zip(keys, _keys(name, by, one, orgs=orgs), strict=True)), **_cells(one)} for name, one in found]
@@ -184,7 +184,7 @@ def _left(left: dict[str, Any]) -> str:
     return "; ".join(f"{one['left']} {name} at {one['at'][:16]}Z" for name, one in left.items())
 
 
-def as_chart(by: str, found: Rows, measure: str, *, orgs: bool) -> str:
+def as_chart(by: str, found: Found, measure: str, *, orgs: bool) -> str:
     from server.charting import FULL, PLAIN, bars
 
     _, names, unit = MEASURES[measure]
@@ -204,7 +204,7 @@ def _summed(one: "Usage", names: Sequence[str], unit: str) -> tuple[int, str]:
     return number, f"{'>=' if one.at_bound & set(names) else ''}{number}{unit}"
 
 
-def _filled(by: str, found: Rows) -> Rows:
+def _filled(by: str, found: Found) -> Found:
     """Days in between on which nothing was called are days too."""
     from server.totals import Usage
 
@@ -212,7 +212,7 @@ def _filled(by: str, found: Rows) -> Rows:
         return []
     there = {one.key[0]: (name, one) for name, one in found}
     day, last = (datetime.fromisoformat(key).replace(tzinfo=UTC) for key in (min(there), max(there)))
-    filled: Rows = []
+    filled: Found = []
     while day <= last:
         key = f"{day:%Y-%m-%d}"
         filled.append(there.get(key, (found[0][0], Usage((key,)))))

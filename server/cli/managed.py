@@ -156,9 +156,7 @@ def list_offers(json: AsJson = False) -> None:
         empty="Nothing is offered. `keyleash managed offer CONNECTOR --to ORG` offers an account of yours.",
     )
     if found:
-        say(
-            "Calls and tokens of today, then tokens of this month, of as many as an org may use; days are UTC."
-        )
+        say("Calls and tokens of today, then tokens of this month, of as many as an org may use; days are UTC.")
 
 
 @app.command("show")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from server.cli.acting import AsJson, AsMember, Desk, OrgName, at_desk, opened, require_operator
-from server.cli.bill import MEASURES, LeftBy, Rows, as_chart, as_csv, as_json, as_table, say_of_gaps
+from server.cli.bill import MEASURES, Found, LeftBy, as_chart, as_csv, as_json, as_table, say_of_gaps
 from server.cli.moments import moment
 from server.cli.output import say, show_json, show_text
 from server.cli.recounted import recounted
@@ -71,7 +71,7 @@ def _day(text: str | None, days: int) -> str:
     return day_of(now_ms() - days * 86_400_000) if text is None else day_of(moment(text))
 
 
-def _of_this_org(desk: Desk, by: str, since: str, until: str | None) -> tuple[Rows, LeftBy]:
+def _of_this_org(desk: Desk, by: str, since: str, until: str | None) -> tuple[Found, LeftBy]:
     from server.totals import quotas, usage_by
 
     whole = desk.may("see every usage")
@@ -85,7 +85,7 @@ def _of_this_org(desk: Desk, by: str, since: str, until: str | None) -> tuple[Ro
     return [(desk.org.name, one) for one in found], left
 
 
-def _of_all_orgs(by: str, since: str, until: str | None) -> Rows:
+def _of_all_orgs(by: str, since: str, until: str | None) -> Found:
     from server.totals import usage_by
 
     with opened() as installation:
@@ -99,7 +99,7 @@ def _of_all_orgs(by: str, since: str, until: str | None) -> Rows:
 
 def _show(
     by: str,
-    found: Rows,
+    found: Found,
     left: LeftBy,
     since: str,
     until: str | None,
