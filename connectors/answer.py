@@ -19,6 +19,7 @@ from connectors.definition import Call, Connector, CredentialKind, ErrorShape, O
 from connectors.errors import CredentialRejected, RateLimited, UpstreamError
 from connectors.paging import cursor_in_link, cursor_in_url
 from connectors.portions import dumped, portion
+from connectors.reporting import numbers
 from connectors.scrub import Scrubber
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def interpret(call: Call, reply: "Reply") -> Result:
         shown = _not_json(answer, shaped=bool(tool.output_select or tool.output_redact))
         return _result(shown, answer, None, scrubber)
     found = answer.value["data"] if tool.operation else answer.value
-    usage = _numbers(tool.output_usage.search(found)) if tool.output_usage else None
+    usage = numbers(tool.output_usage.search(found)) if tool.output_usage else None
     value = found
     if tool.output_base64url:
         value = _decoded(value, tool.output_base64url, scrubber)
@@ -341,26 +342,6 @@ def _text_of(answer: _Answer, text: str | None) -> dict[str, Any]:
     if text is None:
         return {"status": answer.status, "bytes": answer.size, "note": "The answer is not text and is not shown."}
     return {"text": text}
-
-
-def _numbers(value: Any) -> dict[str, Any] | None:
-    """The numbers of what the provider reports, and in what its cost is stated."""
-    if not isinstance(value, dict):
-        return None
-    fields = cast("dict[str, Any]", value).items()
-    numbers: dict[str, Any] = {
-        name: number
-        for name, number in fields
-        if isinstance(number, (int, float)) and not isinstance(number, bool) and abs(number) <= _LARGEST
-    }
-    unit = cast("dict[str, Any]", value).get("cost_unit")
-    if "cost" in numbers and isinstance(unit, str) and _UNIT.fullmatch(unit):
-        numbers["cost_unit"] = unit.upper()
-    return numbers
-
-
-_UNIT = re.compile(r"[A-Za-z]{1,12}")
-_LARGEST = 10**15  # what is beyond is no count of anything, and may be beyond what a float or a database holds
 
 
 def _without(value: Any, keys: tuple[str, ...]) -> Any:

@@ -90,16 +90,30 @@ def deeper_than(body: bytes, depth: int) -> bool:
     """
     if body.count(b"[") + body.count(b"{") <= depth:
         return False
-    if b"\\" in body:
-        body = body.replace(rb"\\", b"").replace(rb"\"", b"")
-    brackets = body.translate(_SQUARE, _THE_REST).replace(b'""', b"")
-    if b'"' in brackets:
-        brackets = b"".join(brackets.split(b'"')[::2])
+    brackets = _brackets(body)
     for _ in range(depth):
         if not brackets:
             return False
         brackets = brackets.replace(b"[]", b"")
     return b"[" in brackets
+
+
+def level(before: bytes) -> int | None:
+    """In how many objects and lists of a JSON text the place after `before` stands; None within a string."""
+    if b"\\" in before:
+        before = before.replace(rb"\\", b"").replace(rb"\"", b"")
+    if before.count(b'"') % 2:
+        return None
+    brackets = _brackets(before)
+    return brackets.count(b"[") - brackets.count(b"]")
+
+
+def _brackets(body: bytes) -> bytes:
+    """The brackets of a JSON text that stand in no string, all of them square."""
+    if b"\\" in body:
+        body = body.replace(rb"\\", b"").replace(rb"\"", b"")
+    brackets = body.translate(_SQUARE, _THE_REST).replace(b'""', b"")
+    return b"".join(brackets.split(b'"')[::2]) if b'"' in brackets else brackets
 
 
 _SQUARE = bytes.maketrans(b"{}", b"[]")

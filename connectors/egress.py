@@ -37,6 +37,8 @@ __all__ = ["Attach", "Egress", "Fill", "Limits", "Reply", "Resolve", "Stream", "
 Attach = Callable[[dict[str, str], list[tuple[str, str]]], tuple[str, ...]]
 # Makes a body that holds secrets, at the moment of sending; returns it with every secret string in it.
 Fill = Callable[[], tuple[bytes, tuple[str, ...]]]
+# Looks at a body that came whole and is not taken in, with every secret string that may be in it.
+TooLarge = Callable[[bytes, tuple[str, ...]], object]
 # The addresses of a host and port; an OSError where there are none.
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
@@ -97,10 +99,12 @@ class Egress:
         private: tuple[Network, ...] = (),
         limits: Limits = DEFAULT_LIMITS,
         fill: Fill | None = None,
+        too_large: TooLarge | None = None,
     ) -> Reply:
         """Send the request to its origin, authenticated by `attach`, and return the whole bounded answer.
 
-        `fill` makes the body in place of `prepared.body`, where that holds secrets itself.
+        `fill` makes the body in place of `prepared.body`, where that holds secrets itself. `too_large` sees what came
+        whole before ResponseTooLarge is raised for it, and must not raise.
 
         `private` are the networks that the operator has opened for this connection. A GET, a HEAD, a GraphQL query, or
         a request with an idempotency key is tried up to three times within `limits.total_s`: when the connection fails
@@ -120,7 +124,7 @@ class Egress:
         while True:
             try:
                 outcome = await self._attempt(
-                    session, prepared, url, attach=attach, fill=fill, limits=limits, left=left
+                    session, prepared, url, attach=attach, fill=fill, limits=limits, left=left, too_large=too_large
                 )
             except asyncio.CancelledError as cancelled:
                 raise _bare(cancelled) from None
@@ -168,6 +172,7 @@ class Egress:
         fill: Fill | None,
         limits: Limits,
         left: float,
+        too_large: TooLarge | None,
     ) -> "_Answered | _Failed":
         """One sending. The secret is in this frame and below, so every failure is returned, to be raised elsewhere."""
         answered = await self._answered(session, prepared, url, attach=attach, fill=fill, limits=limits, left=left)
@@ -179,6 +184,12 @@ class Egress:
                 content, wire = await _read(response, prepared, limits)
             finally:
                 response.close()  # read to its end, the connection is in the pool already; otherwise it goes
+            try:
+                check_json(content, _host(prepared), limits)
+            except ResponseTooLarge:
+                if too_large is not None:
+                    too_large(content, secrets)
+                raise
         except Exception as error:
             return _failed(error, prepared, limits)
         return response.status, _plain(response.headers), content, wire, secrets
@@ -375,9 +386,7 @@ async def _read(response: aiohttp.ClientResponse, prepared: Prepared, limits: Li
     wire = 0
     async for part, wire in _pieces(response, host, limits):  # noqa: B007 - the last one is the whole length
         parts.append(part)
-    body = b"".join(parts)
-    check_json(body, host, limits)
-    return body, wire
+    return b"".join(parts), wire
 
 
 async def _pieces(response: aiohttp.ClientResponse, host: str, limits: Limits) -> AsyncGenerator[tuple[bytes, int]]:

@@ -35,6 +35,11 @@ class Bound(Judged):
     over: str = ""
     """Which budget is used up."""
 
+    @property
+    def report_awaited(self) -> bool:
+        """Whether its provider is known to say what such a call takes."""
+        return self.call.tool.output_usage is not None
+
 
 @dataclass(frozen=True)
 class Attempt:

@@ -62,6 +62,10 @@ class Budget:
             return f"{number} {self.measure}"
         return f"{money(number)} {self.unit}"
 
+    def number(self, amount: int) -> int | float:
+        """An amount of its measure for programs: a cost in its unit."""
+        return money_number(amount) if self.measure == "cost" else amount
+
 
 def money(billionths: int) -> str:
     """Billionths as a decimal number without an exponent.
@@ -71,6 +75,15 @@ def money(billionths: int) -> str:
     """
     whole, rest = divmod(billionths, BILLIONTHS)
     return f"{whole}.{rest:09d}".rstrip("0").rstrip(".")
+
+
+def money_number(billionths: int) -> int | float:
+    """Billionths as a number of their unit, for programs.
+
+    >>> money_number(2_500_000_000), money_number(3_000_000_000)
+    (2.5, 3)
+    """
+    return billionths / BILLIONTHS if billionths % BILLIONTHS else billionths // BILLIONTHS
 
 
 def window(per: str, at: int) -> tuple[int, int]:

@@ -131,7 +131,7 @@ async def _send(parts: Parts, bound: Bound, attempt: Attempt, *, again: bool) ->
         except VaultError as error:
             return without_credential(error, bound, again=again)
         try:
-            reply = await sent(parts, bound, attempt, kind, secret)
+            reply = await sent(parts, bound, attempt, kind, secret, facts)
         finally:
             secret.wipe()
         maybe_before = again or reply.maybe_before
@@ -142,6 +142,6 @@ async def _send(parts: Parts, bound: Bound, attempt: Attempt, *, again: bool) ->
             parts.pace.pause(bound.connection.id, error.retry_after)
         return failed(error, bound, facts, maybe_before=maybe_before)
     except Exception as error:
-        return internal(error, facts)
+        return internal(error, bound, facts)
     facts |= {"request_id": result.request_id, "usage": result.usage, "quota": result.quota}
-    return came(result, await heard(parts, bound, result), facts)
+    return came(bound, result, await heard(parts, bound, result), facts)

@@ -134,15 +134,19 @@ class Busy(CallRefused):
 
 
 class LimitReached(CallRefused):
-    """The operator's account takes no more calls of this org today."""
+    """The operator's account takes no more of this org today, or this month; `limit` is the name of what is reached."""
 
-    def __init__(self, connection: str) -> None:
+    def __init__(self, connection: str, limit: str = "calls_per_day") -> None:
+        what, _, per = limit.partition("_per_")
+        when = "today (days" if per == "day" else "this month (months"
+        used_up = f"as many {what} as it may use {when} begin at 00:00 UTC) are used"
         super().__init__(
-            f"{connection} uses an account that is provided for your organisation, and no more calls may be made with "
-            "it today (days begin at 00:00 UTC). Nothing was sent. Go on without it, or tell the person you work for: "
-            "with an account of your organisation's own there is no such limit.",
-            reason="the operator's limit is reached",
+            f"{connection} uses an account that is provided for your organisation, and {used_up}, so no more calls "
+            f"may be made with it {when.partition(' (')[0]}. Nothing was sent. Go on without it, or tell the person "
+            "you work for: with an account of your organisation's own there is no such limit.",
+            reason=f"the operator's limit of {what} a {per} is reached",
         )
+        self.limit = limit
 
 
 class AtLimit(CallRefused):

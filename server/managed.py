@@ -7,6 +7,7 @@ in its place under the same name, or does without; the offer stands until the op
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from connectors.catalogue import Catalogue, is_shipped
@@ -28,13 +29,12 @@ from server.connections import remove as remove_own
 from server.database import Database, Rows
 from server.ending import end_with
 from server.erasure import request
-from server.errors import LimitReached
 from server.identity import new_id, touch
 from vault import Secret, Vault, source_of
 
 THEIRS = "the operator's"
 """What an org is shown as the account, unless the operator says more."""
-MOST_CALLS = 10**9
+MOST_CALLS, MOST_TOKENS = 10**9, 10**15
 DAY_MS = 24 * 60 * 60 * 1000
 
 
@@ -47,6 +47,19 @@ class Terms:
     own_project: bool = False
     """whether no other org uses this secret, nor what can be reached with it"""
     calls_per_day: int | None = None
+    tokens_per_day: int | None = None
+    tokens_per_month: int | None = None
+
+    @property
+    def limits(self) -> dict[str, int | None]:
+        """How much of the account an org may use, by the name of each limit."""
+        return {name: getattr(self, name) for name in LIMITS}
+
+
+LIMITS = {"calls_per_day": MOST_CALLS, "tokens_per_day": MOST_TOKENS, "tokens_per_month": MOST_TOKENS}
+"""What can be limited, and how much it can be at most; days and months begin at 00:00 UTC."""
+NEAR = 80
+"""Percent of a limit at which the operator is warned."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +72,9 @@ class Managed:
     set_aside_at: int | None
     used_day: int
     used_calls: int
+    used_tokens: int
+    used_month: int
+    used_month_tokens: int
     in_use: bool
 
     @property
@@ -69,9 +85,19 @@ class Managed:
     def name(self) -> str:
         return self.connection.name
 
-    def used_today(self) -> int:
-        """How many calls count against today's limit."""
-        return self.used_calls if self.used_day >= _today() else 0
+    def used(self) -> dict[str, int]:
+        """How much counts against each limit now."""
+        this_day, month = self.used_day >= today(), self.used_month >= this_month()
+        return {
+            "calls_per_day": self.used_calls if this_day else 0,
+            "tokens_per_day": self.used_tokens if this_day else 0,
+            "tokens_per_month": self.used_month_tokens if month else 0,
+        }
+
+    def reached(self, *, percent: int = 100) -> list[str]:
+        """The names of the limits of which so much is used."""
+        used = self.used()
+        return [name for name, most in self.terms.limits.items() if most and used[name] * 100 >= most * percent]
 
 
 def plan_offer(
@@ -85,7 +111,7 @@ def plan_offer(
     terms: Terms,
 ) -> Plan:
     """Check what can be checked before a secret is asked for. Raises ConnectionProblem."""
-    _check_limit(terms.calls_per_day)
+    _check_limits(terms)
     found = catalogue.connectors.get(connector)
     if found is not None and kind is None:
         kind = next((each.id for each in found.credentials if each.oauth is None), None)
@@ -109,11 +135,13 @@ def plan_offer(
     return planned
 
 
-def _check_limit(calls_per_day: int | None) -> None:
-    if calls_per_day is not None and not 1 <= calls_per_day <= MOST_CALLS:
-        raise ConnectionProblem(
-            f"A limit is a number of calls a day, from 1 to {MOST_CALLS}; `keyleash managed withdraw` ends the offer."
-        )
+def _check_limits(terms: Terms) -> None:
+    for name, most in terms.limits.items():
+        if most is not None and not 1 <= most <= LIMITS[name]:
+            what = name.replace("_per_", " a ")
+            raise ConnectionProblem(
+                f"A limit is a number of {what}, from 1 to {LIMITS[name]}; `keyleash managed withdraw` ends the offer."
+            )
 
 
 def _shares(connector: Connector) -> bool:
@@ -170,17 +198,17 @@ def offer(
         source=source_of(fields),
         shared_only=not terms.own_project,
     )
-    taken = _find(rows, org, made.name)
+    taken = offered_in(rows, org, made.name)
     own = rows.execute("SELECT 1 FROM connection WHERE org = ? AND name = ?", (org, made.name)).fetchone()
     if taken is not None:
         raise ConnectionProblem(f"{made.name} was offered to this org meanwhile. Nothing was changed for it.")
     made = replace(made, credential_version=seal(rows, vault, made, fields))
     rows.execute(
-        f"INSERT INTO managed_offer ({_COLUMNS}) VALUES ({', '.join('?' * 19)})",
+        f"INSERT INTO managed_offer ({_COLUMNS}) VALUES ({', '.join('?' * 24)})",
         (
             *(org, made.id, made.name, made.connector, made.base_url, json.dumps(made.private), made.kind),
             *(made.scheme, made.credential_version, terms.account, made.source, terms.own_project),
-            *(terms.calls_per_day, made.verified_at, by, now, now if own else None, 0, 0),
+            *(made.verified_at, by, now, now if own else None, *terms.limits.values(), 0, 0, 0, 0, 0),
         ),
     )
     if not own:
@@ -243,15 +271,15 @@ def rotate(
     _told(rows, Event.CONNECTION_ROTATED, changed, by=by, verified=verified)
 
 
-def limit(rows: Rows, managed: Managed, calls_per_day: int | None, *, by: str) -> None:
-    """Change how many calls a day an org may make; None is as many as it likes. Raises ConnectionProblem."""
-    _check_limit(calls_per_day)
+def limit(rows: Rows, managed: Managed, terms: Terms, *, by: str) -> None:
+    """Change how much of the account an org may use; None is as much as it likes. Raises ConnectionProblem."""
+    _check_limits(terms)
     moved = rows.execute(
-        "UPDATE managed_offer SET calls_per_day = ? WHERE org = ? AND id = ?",
-        (calls_per_day, managed.org, managed.connection.id),
+        f"UPDATE managed_offer SET {', '.join(f'{name} = ?' for name in LIMITS)} WHERE org = ? AND id = ?",
+        (*terms.limits.values(), managed.org, managed.connection.id),
     )
     _require_one(moved.rowcount, managed)
-    changed = replace(managed.terms, calls_per_day=calls_per_day)
+    changed = replace(managed.terms, **terms.limits)
     _told(rows, Event.MANAGED_CHANGED, managed.connection, by=by, **_terms(changed))
 
 
@@ -290,7 +318,7 @@ def remove(rows: Rows, vault: Vault, connection: Connection, *, by: str) -> bool
 
 def come_back(rows: Rows, org: str, name: str, *, by: str) -> bool:
     """Use what the operator offers by this name, where an own connection had taken its place and is gone."""
-    found = _find(rows, org, name)
+    found = offered_in(rows, org, name)
     if found is None or found.set_aside_at is not None or found.in_use:
         return False
     _take_up(rows, found, by=by)
@@ -321,37 +349,6 @@ def _take_up(rows: Rows, managed: Managed, *, by: str) -> None:
     _told(rows, Event.MANAGED_TAKEN_UP, managed.connection, by=by)
 
 
-def count_call(rows: Rows, connection: Connection) -> None:
-    """One more call of a managed connection, in the transaction of its attempt. Raises LimitReached.
-
-    An org's changes run one after another, so that no two calls, of whichever servers, take the same last one.
-    """
-    if not connection.managed:
-        return
-    today = _today()
-    counted = rows.execute(
-        "UPDATE managed_offer SET used_calls = CASE WHEN used_day < ? THEN 1 ELSE used_calls + 1 END, "
-        "used_day = CASE WHEN used_day < ? THEN ? ELSE used_day END "
-        "WHERE org = ? AND id = ? AND (calls_per_day IS NULL OR used_day < ? OR used_calls < calls_per_day)",
-        (today, today, today, connection.org, connection.id, today),
-    )
-    if counted.rowcount != 1:
-        raise LimitReached(connection.name)
-
-
-def require_left(database: Database, connection: Connection) -> None:
-    """Refuse a call that could not be carried out today, before anybody is asked about it. Raises LimitReached."""
-    if not connection.managed:
-        return
-    left = database.of(connection.org).read(
-        "SELECT 1 FROM managed_offer WHERE org = ? AND id = ? "
-        "AND (calls_per_day IS NULL OR used_day < ? OR used_calls < calls_per_day)",
-        (connection.org, connection.id, _today()),
-    )
-    if not left:
-        raise LimitReached(connection.name)
-
-
 # -- to find
 
 
@@ -365,26 +362,27 @@ def offered(database: Database, org: str, name: str) -> Managed | None:
     return next((each for each in offered_to(database, org) if each.name == name), None)
 
 
-def _find(rows: Rows, org: str, name: str) -> Managed | None:
+def offered_in(rows: Rows, org: str, name: str) -> Managed | None:
+    """The same, as this transaction sees it."""
     row = rows.execute(f"{_FOUND} AND m.name = ?", (org, name)).fetchone()
     return None if row is None else _managed(row)
 
 
-_COLUMNS = (
-    "org, id, name, connector, base_url, private, kind, scheme, credential_version, account, source, own_project, "
-    "calls_per_day, verified_at, offered_by, offered_at, set_aside_at, used_day, used_calls"
+_USED = ("used_day", "used_calls", "used_tokens", "used_month", "used_month_tokens")
+_NAMES = (
+    *("org", "id", "name", "connector", "base_url", "private", "kind", "scheme", "credential_version", "account"),
+    *("source", "own_project", "verified_at", "offered_by", "offered_at", "set_aside_at", *LIMITS, *_USED),
 )
+_COLUMNS = ", ".join(_NAMES)
 _FOUND = (
-    "SELECT m.org, m.id, m.name, m.connector, m.base_url, m.private, m.kind, m.scheme, m.credential_version, "
-    "m.account, m.source, m.own_project, m.calls_per_day, m.verified_at, m.offered_by, m.offered_at, m.set_aside_at, "
-    "m.used_day, m.used_calls, c.id FROM managed_offer m LEFT JOIN connection c ON c.org = m.org AND c.id = m.id "
-    "WHERE m.org = ?"
+    f"SELECT {', '.join(f'm.{name}' for name in _NAMES)}, c.id FROM managed_offer m "
+    "LEFT JOIN connection c ON c.org = m.org AND c.id = m.id WHERE m.org = ?"
 )
 
 
 def _managed(row: Sequence[Any]) -> Managed:
     org, identifier, name, connector, base_url, private, kind, scheme, version, account, source, *rest = row
-    own_project, calls_per_day, verified_at, by, at, set_aside_at, used_day, used_calls, used = rest
+    own_project, verified_at, by, at, set_aside_at, *numbers, used = rest
     connection = Connection(
         org=org,
         id=identifier,
@@ -403,8 +401,8 @@ def _managed(row: Sequence[Any]) -> Managed:
         source=source,
         shared_only=not own_project,
     )
-    terms = Terms(account, bool(own_project), calls_per_day)
-    return Managed(connection, terms, set_aside_at, used_day, used_calls, used is not None)
+    terms = Terms(account, bool(own_project), *numbers[: len(LIMITS)])
+    return Managed(connection, terms, set_aside_at, *numbers[len(LIMITS) :], in_use=used is not None)
 
 
 def _require_one(found: int, managed: Managed) -> None:
@@ -413,7 +411,7 @@ def _require_one(found: int, managed: Managed) -> None:
 
 
 def _terms(terms: Terms) -> Mapping[str, Any]:
-    return {"own_project": terms.own_project, "calls_per_day": terms.calls_per_day}
+    return {"own_project": terms.own_project, **terms.limits}
 
 
 def _told(rows: Rows, event: Event, connection: Connection, *, by: str, **more: Any) -> None:
@@ -432,6 +430,12 @@ def _told(rows: Rows, event: Event, connection: Connection, *, by: str, **more: 
     )
 
 
-def _today() -> int:
+def today() -> int:
     """In days since the epoch, which begin at 00:00 UTC."""
     return now_ms() // DAY_MS
+
+
+def this_month() -> int:
+    """In months since the year 0, which begin at 00:00 UTC."""
+    now = datetime.fromtimestamp(now_ms() // 1000, UTC)
+    return now.year * 12 + now.month - 1

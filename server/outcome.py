@@ -1,6 +1,7 @@
 """What came of a call: what the client hears, and what a failure means, where nobody may know what took effect."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from connectors.errors import (
 from server.approval import State
 from server.bound import Bound
 from server.outside import Questions
+from server.usage import unreported
 from vault import CannotOpen, CannotResolve, VaultError
 
 log = logging.getLogger("keyleash")
@@ -90,7 +92,7 @@ def failed(error: ConnectorError, bound: Bound, facts: dict[str, Any], *, maybe_
         maybe_done = error.maybe_sent
     elif isinstance(error, CredentialRejected) and error.status is not None:
         facts |= {"status": error.status}
-    facts |= {"error": said}
+    facts |= {"error": said, **without_report(bound, facts, charged=maybe_done or maybe_before)}
     changed = error if isinstance(error, DefinitionChanged) else None
     if bound.request.safe or not (maybe_done or (maybe_before and _of_this_sending_alone(error))):
         return Came(State.FAILED, _failure(error.for_model), facts, changed)
@@ -99,10 +101,15 @@ def failed(error: ConnectorError, bound: Bound, facts: dict[str, Any], *, maybe_
     return Came(State.UNKNOWN, _failure(f"{text} {_LOOK_FIRST}"), facts, changed)
 
 
-def internal(error: Exception, facts: dict[str, Any]) -> Came:
+def internal(error: Exception, bound: Bound, facts: dict[str, Any]) -> Came:
     """Something broke in here, at a point where the call may have been sent. Its text may hold anything."""
     log.error("a call failed inside Keyleash: %s", type(error).__name__)
-    return Came(State.UNKNOWN, _SILENT, {**facts, "error": "internal"})
+    return Came(State.UNKNOWN, _SILENT, {**facts, "error": "internal", **without_report(bound, facts)})
+
+
+def without_report(bound: Bound, facts: Mapping[str, Any], *, charged: bool = True) -> dict[str, Any]:
+    """The fact that a call may be on the provider's bill, where it is not known what it took."""
+    return unreported(facts.get("usage"), awaited=bound.report_awaited, charged=charged)
 
 
 def _of_this_sending_alone(error: ConnectorError) -> bool:

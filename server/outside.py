@@ -200,6 +200,7 @@ def _questions(call: Call, wanted: "Wanted", rounds: int) -> Questions:
 def _sent(call: Call, returned: "Returned") -> Sent:
     result = interpret(call, returned.reply)
     facts: dict[str, Any] = {"bytes": returned.reply.bytes_in, "asked": _shortened(returned.asked) or None}
+    facts |= {"usage": result.usage}
     if returned.is_error:
         return Sent(failed(call.connector, result), facts)
     not_put = returned.asked.count("not put")

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import asdict
 
+from server.allowance import count_call, count_tokens
 from server.approval import Asked, Clearance, Lost, State
 from server.audit import AuditError, Event, append
 from server.bound import Attempt, Bound
@@ -10,7 +11,6 @@ from server.connections import take_credential
 from server.database import DatabaseProblem, Rows
 from server.errors import LimitReached, NoLongerValid, Unrecorded
 from server.identity import Moved, require_unmoved, used
-from server.managed import count_call
 from server.oauth.tokens import rejected
 from server.onrecord import by_leave_of, hashed, refuse_bound, what, who
 from server.outcome import Came, Outcome
@@ -44,6 +44,7 @@ async def begin(parts: Parts, bound: Bound, clearance: Clearance) -> Attempt | O
         count(rows, bound.caller.org, bound.connection.name, bound.pace)
         taken = take_credential(rows, parts.vault, bound.connection)
         said = {**who(bound.caller), **what(bound), **by_leave_of(clearance)}
+        said["report_awaited"] = bound.report_awaited or None
         entry = append(
             rows,
             bound.caller.org,
@@ -103,6 +104,7 @@ async def end(parts: Parts, bound: Bound, clearance: Clearance, attempt: Attempt
         )
         said = ended(rows, org, entry.at, attempt.slot, facts, outcome=came.state.value)
         spend(rows, org, bound.budgets, said)
+        count_tokens(rows, bound.connection, said)
         if came.changed is not None:
             parts.changed(rows, bound.connection, came.changed)
         if facts.get("error") == "credential rejected" and facts.get("status") == 401:

@@ -7,7 +7,20 @@ from typing import Any
 
 from server.audit import Entry, Event, select
 from server.database import Database, Rows
-from server.usage import COUNTED, WHAT, WHO, Line, Slot, day_of, line_of, moment_of, reported
+from server.usage import (
+    BOUND,
+    BOUNDED,
+    COUNTED,
+    MOST_UNITS,
+    WHAT,
+    WHO,
+    Line,
+    Slot,
+    day_of,
+    line_of,
+    moment_of,
+    reported,
+)
 
 
 @dataclass
@@ -18,9 +31,8 @@ class Tally:
     cost: Counter[str] = field(default_factory=Counter[str])
 
     def shown(self) -> dict[str, int]:
-        """What is not zero."""
-        named = {**self.counts, **{f"cost {unit}": billionths for unit, billionths in self.cost.items()}}
-        return {name: number for name, number in named.items() if number}
+        """The counts that are not zero."""
+        return {name: number for name, number in self.counts.items() if number}
 
 
 @dataclass(frozen=True)
@@ -29,8 +41,8 @@ class Difference:
 
     day: str
     line: Line
-    kept: dict[str, int]
-    counted: dict[str, int]
+    kept: Tally
+    counted: Tally
 
 
 def counted(entries: Iterable[Entry]) -> dict[Slot, Tally]:
@@ -44,14 +56,15 @@ def counted(entries: Iterable[Entry]) -> dict[Slot, Tally]:
         if entry.event == Event.CALL_OUTCOME:
             slot = under_way.pop(body.get("attempt", 0), None)
             if slot is not None:
-                _end(found[slot], body)
+                _end(found[slot], body, awaited=slot.awaited)
             continue
-        slot = Slot(day_of(entry.at), line_of(body))
+        slot = Slot(day_of(entry.at), line_of(body), bool(body.get("report_awaited")))
         tally = found.setdefault(slot, Tally())
         tally.counts[_COUNTS[entry.event]] += 1
         if entry.event == Event.CALL_ATTEMPT:
             under_way[entry.seq] = slot
             tally.counts["approved"] += 1 if body.get("approval") else 0
+            tally.counts["unreported"] += slot.awaited
     return found
 
 
@@ -63,17 +76,20 @@ _COUNTS = {
 }
 
 
-def _end(tally: Tally, body: dict[str, Any]) -> None:
+def _end(tally: Tally, body: dict[str, Any], *, awaited: bool) -> None:
     said = reported(body.get("usage"))
+    known = awaited and not body.get("unreported")
     if body.get("outcome") in ("succeeded", "failed"):
         tally.counts[body["outcome"]] += 1
-    for name in ("milliseconds", "bytes"):
-        tally.counts[name] += body.get(name) or 0
-    for name in ("tokens_in", "tokens_out", "tokens_cached"):
-        tally.counts[name] += getattr(said, name)
+    for name in BOUNDED:
+        number = getattr(said, name) if name.startswith("tokens") else body.get(name) or 0
+        tally.counts[name] = min(tally.counts[name] + number, BOUND)
     tally.counts["reported"] += said.counts
-    if said.unit:
-        tally.cost[said.unit] += said.cost
+    if said.unit in tally.cost or (said.unit and len(tally.cost) < MOST_UNITS):
+        tally.cost[said.unit] = min(tally.cost[said.unit] + said.cost, BOUND)
+    elif said.unit:
+        known = False
+    tally.counts["unreported"] -= known
 
 
 def kept(rows: Rows, org: str, since: str) -> dict[Slot, Tally]:
@@ -117,7 +133,7 @@ def differences(database: Database, org: str, *, since: str) -> tuple[str, list[
         made = counted(select(_Moment(rows, org), org, since=moment_of(whole)))
         there = kept(rows, org, whole)
         found = [
-            Difference(slot.day, slot.line, there.get(slot, Tally()).shown(), made.get(slot, Tally()).shown())
+            Difference(slot.day, slot.line, there.get(slot, Tally()), made.get(slot, Tally()))
             for slot in sorted({*there, *made}, key=lambda slot: (slot.day, slot.line.id))
         ]
         return whole, [one for one in found if one.kept != one.counted]

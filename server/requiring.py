@@ -3,6 +3,7 @@
 What changed while a call was held, or since it was cleared, is seen before anything is recorded as attempted.
 """
 
+from server.allowance import require_left
 from server.approval import Asked, Clearance, Person, last_done, still_enough
 from server.binding import bind_again
 from server.bound import Bound
@@ -17,7 +18,6 @@ from server.errors import (
     Refused,
 )
 from server.identity import Moved
-from server.managed import require_left
 from server.onrecord import refuse_bound, who
 from server.parts import Parts
 from server.policy import Ruling

@@ -14,11 +14,12 @@ from connectors.bounded import DEFAULT_LIMITS
 from connectors.definition import CredentialKind
 from connectors.elicitation import ASKING_S
 from connectors.errors import ConnectorError, DefinitionChanged
+from connectors.reporting import reported_in
 from server.approval import CLOCKS_APART_MS, LOST_MS, Person, State
 from server.bound import Attempt, Bound
 from server.connections import credential_kind
 from server.credential import resolved, stays_elsewhere
-from server.outcome import Came, Outcome, TooLate, failed, internal, without_credential
+from server.outcome import Came, Outcome, TooLate, failed, internal, without_credential, without_report
 from server.outside import Questions, may_ask, send
 from server.parts import Parts
 from vault import CannotResolve, Secret, VaultError
@@ -49,10 +50,19 @@ async def opened(parts: Parts, bound: Bound, attempt: Attempt) -> tuple[Credenti
     raise CannotResolve("Other calls wait for the same secret. Look at why it takes so long where it stays.")
 
 
-async def sent(parts: Parts, bound: Bound, attempt: Attempt, kind: CredentialKind, secret: Secret) -> "Reply":
-    """Send it, and have the answer as it came. Raises ConnectorError."""
+async def sent(  # noqa: PLR0917 - everything that a sending needs
+    parts: Parts, bound: Bound, attempt: Attempt, kind: CredentialKind, secret: Secret, facts: dict[str, Any]
+) -> "Reply":
+    """Send it, and have the answer as it came. Raises ConnectorError.
+
+    What the provider reports in an answer that is too large to be taken in is written into `facts`.
+    """
+
+    def too_large(body: bytes, secrets: tuple[str, ...]) -> None:
+        facts["usage"] = reported_in(bound.call.tool, body, secrets)
+
     attach = _in_time(parts, attempt, attaching(kind, secret, bound.request))
-    return await parts.egress.send(bound.request, attach=attach, private=bound.connection.networks)
+    return await parts.egress.send(bound.request, attach=attach, private=bound.connection.networks, too_large=too_large)
 
 
 async def scrubbed(parts: Parts, bound: Bound, reply: "Reply") -> Result:
@@ -99,14 +109,14 @@ async def asked_of_server(parts: Parts, bound: Bound, attempt: Attempt, person: 
         found = {"definition_found": error.hash or "gone"} if isinstance(error, DefinitionChanged) else {}
         return failed(error, bound, found, maybe_before=False)
     except Exception as error:
-        return internal(error, {})
+        return internal(error, bound, {})
     facts: dict[str, Any] = dict(answer.facts)
-    return came(answer.result, await heard(parts, bound, answer.result), facts)
+    return came(bound, answer.result, await heard(parts, bound, answer.result), facts)
 
 
-def came(result: Result, outcome: Outcome, facts: dict[str, Any]) -> Came:
+def came(bound: Bound, result: Result, outcome: Outcome, facts: dict[str, Any]) -> Came:
     """What came of a call that was answered."""
-    return Came(State.SUCCEEDED if result.ok else State.FAILED, outcome, facts)
+    return Came(State.SUCCEEDED if result.ok else State.FAILED, outcome, {**facts, **without_report(bound, facts)})
 
 
 def _in_time(parts: Parts, attempt: Attempt, attach: "Attach") -> "Attach":

@@ -49,9 +49,14 @@ class Standing:
         """When its window ends."""
         return window(self.budget.per, self.window_at)[1]
 
-    def __str__(self) -> str:
+    @property
+    def until_words(self) -> str:
+        """What is said of it to people who may not see how much is used: until when it is used up."""
         until = iso(self.ends_at)[:16].replace("T", " ")
-        return f"the budget of {self.budget} is used up until {until} UTC ({self.budget.amount(self.used)})"
+        return f"the budget of {self.budget} is used up until {until} UTC"
+
+    def __str__(self) -> str:
+        return f"{self.until_words} ({self.budget.amount(self.used)})"
 
 
 def standings(rows: Rows, org: str, budgets: Iterable[Budget], now: int) -> list[Standing]:
@@ -78,13 +83,17 @@ def all_standings(database: Database, org: str) -> list[Standing]:
     return database.of(org).snapshot(lambda rows: standings(rows, org, budgets_in(rows, org), now_ms()))
 
 
+def standings_of(database: Database, org: str, budgets: Sequence[Budget]) -> list[Standing]:
+    """Where these budgets stand now."""
+    if not budgets:
+        return []
+    now = now_ms()
+    return database.of(org).query(lambda rows: standings(rows, org, budgets, now))
+
+
 def used_up(database: Database, org: str, budgets: Sequence[Budget]) -> Standing | None:
     """The first of these budgets that is used up now."""
-    if not budgets:
-        return None
-    now = now_ms()
-    found = database.of(org).query(lambda rows: standings(rows, org, budgets, now))
-    return next((one for one in found if one.up), None)
+    return next((one for one in standings_of(database, org, budgets) if one.up), None)
 
 
 def raised(verdict: Verdict, over: Standing | None) -> Verdict:
@@ -143,4 +152,5 @@ def _add(rows: Rows, org: str, before: Standing, amount: int) -> None:
         facts: dict[str, Any] = {**shown(budget), "used": after.used, "until": iso(after.ends_at)}
         event = Event.BUDGET_REACHED if told == _REACHED else Event.BUDGET_WARNED
         append(rows, org, event, **facts)
-        put_budget(rows, org, str(event), {**facts, "in_words": str(budget)})
+        amounts = {"most": budget.number(budget.most), "used": budget.number(after.used)}
+        put_budget(rows, org, str(event), {**facts, **amounts, "in_words": str(budget)})

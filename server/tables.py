@@ -108,12 +108,16 @@ class Connection(SQLModel, table=True):
     needs_consent_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
 
 
+def _counter() -> Column[int]:
+    return Column(BigInteger, nullable=False, server_default="0")
+
+
 class ManagedOffer(SQLModel, table=True):
     """A connection to an account of the operator's that an org may use, on the operator's terms.
 
     Its credential is sealed under the org's key, for this id. Where the org uses it, a row of `connection` has the same
     id, and says nothing that counts but that. It uses none from `set_aside_at` on. `used_day` is in days since the
-    epoch.
+    epoch, `used_month` in months since the year 0; `used_tokens` are of that day.
     """
 
     __tablename__: ClassVar[Any] = "managed_offer"
@@ -137,6 +141,11 @@ class ManagedOffer(SQLModel, table=True):
     set_aside_at: int | None = Field(default=None, sa_column=_ms(nullable=True))
     used_day: int = Field(sa_column=_ms())
     used_calls: int = Field(sa_column=_ms())
+    tokens_per_day: int | None = Field(default=None, sa_column=_ms(nullable=True))
+    tokens_per_month: int | None = Field(default=None, sa_column=_ms(nullable=True))
+    used_tokens: int = Field(sa_column=_counter())
+    used_month: int = Field(sa_column=_counter())
+    used_month_tokens: int = Field(sa_column=_counter())
 
 
 class OAuthToken(SQLModel, table=True):
@@ -479,10 +488,6 @@ class AuditStub(SQLModel, table=True):
     note: str
 
 
-def _counter() -> Column[int]:
-    return Column(BigInteger, nullable=False, server_default="0")
-
-
 class UsageDay(SQLModel, table=True):
     """What the calls of one day (UTC) came to, of one agent, member, connection, account and tool: see `usage.py`.
 
@@ -510,6 +515,7 @@ class UsageDay(SQLModel, table=True):
     milliseconds: int = Field(sa_column=_counter())
     bytes: int = Field(sa_column=_counter())
     reported: int = Field(sa_column=_counter())
+    unreported: int = Field(sa_column=_counter())
     tokens_in: int = Field(sa_column=_counter())
     tokens_out: int = Field(sa_column=_counter())
     tokens_cached: int = Field(sa_column=_counter())

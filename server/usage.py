@@ -7,7 +7,7 @@ itself reported, and nothing else: no estimate, no markup.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -16,34 +16,31 @@ from typing import Any, cast
 from connectors.definition import canonical
 from server.audit.entry import column
 from server.clock import iso
-from server.database import Database, Rows
+from server.database import Rows
 
 MOST_TOKENS = 10**12
 MOST_COST = 10**5
 """What one answer may report. More is a slip or a lie, and counts as nothing reported."""
 MOST_QUOTAS = 32
 """Of one account: an upstream that makes up names does not make rows without end."""
+MOST_UNITS = 16
+"""In which one row's cost is stated; a cost in one more counts as not reported."""
+BOUND = 2**62
+"""What a number of a row stops at, whatever providers say: half of what a column holds, so that no addition fails."""
 BILLIONTHS = 10**9
 
 WHO = ("agent_id", "agent", "member_id", "member")
 WHAT = ("connection", "account", "ownership", "tool")
 COUNTED = (
     *("calls", "approved", "refused", "held", "succeeded", "failed", "milliseconds", "bytes"),
-    *("reported", "tokens_in", "tokens_out", "tokens_cached"),
+    *("reported", "unreported", "tokens_in", "tokens_out", "tokens_cached"),
 )
 """The numbers of a row: `approved` of the `calls` ran by an approval of their own, `reported` are answers that said how
 many tokens; `refused` and `held` were not sent and are no `calls`. What is in none of `succeeded` and `failed` is under
-way, or nobody knows what became of it."""
-
-BY: dict[str, tuple[str, ...]] = {
-    "org": (),
-    "member": ("member_id", "member"),
-    "agent": ("agent_id", "agent"),
-    "connection": ("connection", "account", "ownership"),
-    "tool": ("tool", "ownership"),
-    "day": ("day",),
-}
-"""What usage can be shown by, and the columns that tell one from another."""
+way, or nobody knows what became of it. `unreported` are calls that may be on the bill, whose provider is known to say
+what they took, and of which that could not be read: those under way, and lost on their way, among them."""
+BOUNDED = ("milliseconds", "bytes", "tokens_in", "tokens_out", "tokens_cached")
+"""The numbers that grow by what others say, up to BOUND."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Reported:
-    """What a provider says of one answer. `cost` is in billionths of `unit`; without a unit none was stated."""
+    """What a provider says of one answer. `cost` is in billionths of `unit`; without a unit none was stated.
+
+    `whole`: something was said, and nothing of it that makes no sense, so that a bill would be no higher.
+    """
 
     tokens_in: int = 0
     tokens_out: int = 0
@@ -76,14 +76,16 @@ class Reported:
     counts: bool = False
     cost: int = 0
     unit: str = ""
+    whole: bool = False
 
 
 @dataclass(frozen=True)
 class Slot:
-    """The row that a call under way is counted in."""
+    """The row that a call under way is counted in. `awaited`: its provider is known to report what it takes."""
 
     day: str
     line: Line
+    awaited: bool = field(default=False, compare=False)
 
 
 def line_of(entry: Mapping[str, Any]) -> Line:
@@ -116,18 +118,29 @@ def reported(usage: Any) -> Reported:
     if not isinstance(usage, dict):
         return _NOTHING
     said = cast("dict[str, Any]", usage)
-    tokens = [_count(said.get(name)) for name in ("tokens_in", "tokens_out", "tokens_cached")]
+    tokens = [_count(said.get(name)) for name in _TOKENS]
     cost, unit = said.get("cost"), said.get("cost_unit")
     stated = isinstance(unit, str) and isinstance(cost, int | float) and 0 <= cost <= MOST_COST
+    counts = any(number is not None for number in tokens)
+    lost = "unread" in said or any(
+        number is None and said.get(name) is not None for number, name in zip(tokens, _TOKENS, strict=True)
+    )
     return Reported(
         *(number or 0 for number in tokens),
-        counts=any(number is not None for number in tokens),
+        counts=counts,
         cost=round(cost * BILLIONTHS) if stated and cost else 0,
         unit=str(column(unit)) if stated else "",
+        whole=(counts or stated) and not lost and (stated or cost is None),
     )
 
 
 _NOTHING = Reported()
+_TOKENS = ("tokens_in", "tokens_out", "tokens_cached")
+
+
+def unreported(usage: Any, *, awaited: bool, charged: bool) -> dict[str, Any]:
+    """What the record says of a call that may be on the bill where its report was `awaited`, and is not there whole."""
+    return {"unreported": True} if awaited and charged and not reported(usage).whole else {}
 
 
 def _count(value: Any) -> int | None:
@@ -139,9 +152,12 @@ def _count(value: Any) -> int | None:
 
 
 def attempted(rows: Rows, org: str, at: int, entry: Mapping[str, Any]) -> Slot:
-    """Count a call whose attempt is written in this transaction; returns where its outcome is to be added."""
-    slot = Slot(day_of(at), line_of(entry))
-    _turn(rows, org, slot, calls=1, approved=1 if entry.get("approval") else 0)
+    """Count a call whose attempt is written in this transaction; returns where its outcome is to be added.
+
+    Where its entry says `report_awaited`, it is `unreported` until that is there.
+    """
+    slot = Slot(day_of(at), line_of(entry), bool(entry.get("report_awaited")))
+    _turn(rows, org, slot, calls=1, approved=1 if entry.get("approval") else 0, unreported=int(slot.awaited))
     return slot
 
 
@@ -152,17 +168,25 @@ def turned_down(rows: Rows, org: str, at: int, entry: Mapping[str, Any], *, held
 
 def ended(rows: Rows, org: str, at: int, slot: Slot, facts: Mapping[str, Any], *, outcome: str) -> Reported:
     """Add what became of a call to where it was counted, in the transaction of its outcome's entry."""
-    said, day, line = reported(facts.get("usage")), slot.day, slot.line.id
+    said, whose = reported(facts.get("usage")), (org, slot.day, slot.line.id)
+    known = slot.awaited and not facts.get("unreported")
+    if said.unit:
+        stated = rows.execute(_COST, (*whose, said.unit, said.cost, *whose, said.unit, MOST_UNITS, org))
+        known = known and stated.rowcount == 1
+    took = (
+        facts.get("milliseconds") or 0,
+        facts.get("bytes") or 0,
+        said.tokens_in,
+        said.tokens_out,
+        said.tokens_cached,
+    )
     rows.execute(
         _ENDED,
         (
-            *(1 if outcome == "succeeded" else 0, 1 if outcome == "failed" else 0),
-            *(facts.get("milliseconds") or 0, facts.get("bytes") or 0, 1 if said.counts else 0),
-            *(said.tokens_in, said.tokens_out, said.tokens_cached, org, day, line),
+            *(1 if outcome == "succeeded" else 0, 1 if outcome == "failed" else 0, 1 if said.counts else 0),
+            *(1 if known else 0, *(each for number in took for each in (number, number)), *whose),
         ),
     )
-    if said.unit:
-        rows.execute(_COST, (org, day, line, said.unit, said.cost, org))
     left: Mapping[str, int] = facts.get("quota") or {}
     for name, number in left.items():
         whose = (org, slot.line.connection, slot.line.account)
@@ -171,33 +195,46 @@ def ended(rows: Rows, org: str, at: int, slot: Slot, facts: Mapping[str, Any], *
 
 
 def _turn(  # the numbers that an entry of its own brings
-    rows: Rows, org: str, slot: Slot, *, calls: int = 0, approved: int = 0, refused: int = 0, held: int = 0
+    rows: Rows,
+    org: str,
+    slot: Slot,
+    *,
+    calls: int = 0,
+    approved: int = 0,
+    refused: int = 0,
+    held: int = 0,
+    unreported: int = 0,
 ) -> None:
     line = slot.line
     rows.execute(
         _TURN,
         (
             *(org, slot.day, line.id, line.agent_id, line.agent, line.member_id, line.member),
-            *(line.connection, line.account, line.ownership, line.tool, calls, approved, refused, held, org),
+            *(line.connection, line.account, line.ownership, line.tool, calls, approved, refused, held),
+            *(unreported, org),
         ),
     )
 
 
 _THERE = "EXISTS (SELECT 1 FROM org WHERE id = ?)"
 """Nothing is left of an org that was removed while its call was under way."""
-_TURNS = ("calls", "approved", "refused", "held")
+_TURNS = ("calls", "approved", "refused", "held", "unreported")
 _TURN = (
-    f"INSERT INTO usage_day (org, day, line, {', '.join((*WHO, *WHAT, *_TURNS))}) SELECT {', '.join('?' * 15)} "
+    f"INSERT INTO usage_day (org, day, line, {', '.join((*WHO, *WHAT, *_TURNS))}) SELECT {', '.join('?' * 16)} "
     f"WHERE {_THERE} ON CONFLICT (org, day, line) DO UPDATE SET "
     + ", ".join(f"{name} = usage_day.{name} + excluded.{name}" for name in _TURNS)
 )
-_ENDS = tuple(name for name in COUNTED if name not in _TURNS)
 _ENDED = (
-    f"UPDATE usage_day SET {', '.join(f'{name} = {name} + ?' for name in _ENDS)} WHERE org = ? AND day = ? AND line = ?"
+    "UPDATE usage_day SET succeeded = succeeded + ?, failed = failed + ?, reported = reported + ?, "
+    "unreported = unreported - ?, "
+    + ", ".join(f"{name} = CASE WHEN {name} > {BOUND} - ? THEN {BOUND} ELSE {name} + ? END" for name in BOUNDED)
+    + " WHERE org = ? AND day = ? AND line = ?"
 )
 _COST = (
-    f"INSERT INTO usage_cost (org, day, line, unit, billionths) SELECT ?, ?, ?, ?, ? WHERE {_THERE} "
-    "ON CONFLICT (org, day, line, unit) DO UPDATE SET billionths = usage_cost.billionths + excluded.billionths"
+    "INSERT INTO usage_cost (org, day, line, unit, billionths) SELECT ?, ?, ?, ?, ? WHERE (SELECT COUNT(*) FROM "
+    f"usage_cost WHERE org = ? AND day = ? AND line = ? AND unit <> ?) < ? AND {_THERE} "
+    "ON CONFLICT (org, day, line, unit) DO UPDATE SET billionths = CASE WHEN usage_cost.billionths > "
+    f"{BOUND} - excluded.billionths THEN {BOUND} ELSE usage_cost.billionths + excluded.billionths END"
 )
 _QUOTA = (
     "INSERT INTO usage_quota (org, connection, account, name, remaining, at) SELECT ?, ?, ?, ?, ?, ? WHERE (SELECT "
@@ -205,94 +242,3 @@ _QUOTA = (
     f"AND {_THERE} "
     "ON CONFLICT (org, connection, account, name) DO UPDATE SET remaining = excluded.remaining, at = excluded.at"
 )
-
-
-# -- read
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What calls came to, together. `key` says whose, in the columns of `BY`; `cost` is in billionths, by unit."""
-
-    key: tuple[str, ...]
-    calls: int = 0
-    approved: int = 0
-    refused: int = 0
-    held: int = 0
-    succeeded: int = 0
-    failed: int = 0
-    milliseconds: int = 0
-    bytes: int = 0
-    reported: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    tokens_cached: int = 0
-    cost: Mapping[str, int] = field(default_factory=dict[str, int])
-
-    @property
-    def unknown(self) -> int:
-        """Calls of which it is not known what became of them, those under way among them."""
-        return self.calls - self.succeeded - self.failed
-
-
-@dataclass(frozen=True)
-class Left:
-    """How much was left of something, when the provider last said so (`at`, milliseconds)."""
-
-    connection: str
-    account: str
-    name: str
-    left: int
-    at: int
-
-
-def usage_by(
-    database: Database, org: str, by: str, *, since: str, until: str | None = None, member: str | None = None
-) -> list[Usage]:
-    """An org's usage from the day `since` to before the day `until`, most calls first, days in their order.
-
-    With `member` (an id), of the agents that act for them alone.
-    """
-    keys = BY[by]
-    where, values = "org = ? AND day >= ?", [org, since]
-    for condition, value in (("day < ?", until), ("member_id = ?", member)):
-        if value is not None:
-            where, values = f"{where} AND {condition}", [*values, value]
-    names = "".join(f", {key}" for key in keys)
-    sums = ", ".join(f"SUM({name})" for name in COUNTED)
-
-    def read(rows: Rows) -> list[Usage]:
-        found = rows.execute(f"SELECT {sums}{names} FROM usage_day WHERE {where} {_group(names)}", values)
-        counted = {_texts(row[len(COUNTED) :]): [int(number or 0) for number in row[: len(COUNTED)]] for row in found}
-        cost: dict[tuple[str, ...], dict[str, int]] = {}
-        for total, unit, *key in rows.execute(
-            f"SELECT SUM(billionths), unit{names} FROM usage_day JOIN (SELECT org AS o, day AS d, line AS l, unit, "
-            f"billionths FROM usage_cost WHERE org = ?) spent ON o = org AND d = day AND l = line "
-            f"WHERE {where} {_group(f', unit{names}')}",
-            [org, *values],
-        ):
-            cost.setdefault(_texts(key), {})[str(unit)] = int(total)
-        return [Usage(key, *numbers, cost=cost.get(key, {})) for key, numbers in counted.items()]
-
-    found = database.of(org).snapshot(read)
-    if by == "org" and not any(one.calls + one.refused + one.held for one in found):
-        return []
-    return sorted(found, key=lambda one: one.key if by == "day" else (-one.calls, one.key))
-
-
-def quotas(database: Database, org: str) -> list[Left]:
-    """What the providers last said is left of each quota."""
-    found = database.of(org).read(
-        "SELECT connection, account, name, remaining, at FROM usage_quota WHERE org = ? "
-        "ORDER BY connection, account, name",
-        (org,),
-    )
-    return [Left(*row) for row in found]
-
-
-def _group(names: str) -> str:
-    return f"GROUP BY {names.removeprefix(', ')}" if names else ""
-
-
-def _texts(values: Sequence[Any]) -> tuple[str, ...]:
-    return tuple(str(value) for value in values)

@@ -27,7 +27,10 @@ MAY: dict[str, tuple[str, ...]] = {
     "usage_day": ("SELECT", "INSERT", "UPDATE"),
     "usage_cost": ("SELECT", "INSERT", "UPDATE"),
     "recorded_call": ("SELECT", "INSERT", "DELETE"),
-    "managed_offer": ("SELECT", "UPDATE (set_aside_at, used_day, used_calls)"),
+    "managed_offer": (
+        "SELECT",
+        "UPDATE (set_aside_at, used_day, used_calls, used_tokens, used_month, used_month_tokens)",
+    ),
     "held_definition": ("SELECT", "INSERT", "DELETE"),
     "vault_org_key": ("SELECT",),
     "vault_derived": ("SELECT",),

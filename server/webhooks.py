@@ -329,7 +329,7 @@ def _budget(event: str, budget: dict[str, Any]) -> str:
     until = budget["until"][:16].replace("T", " ")
     if event == Event.BUDGET_REACHED:
         return f"the budget of {words} is used up: further calls wait for an approver until {until} UTC."
-    percent = budget["used"] * 100 // budget["most"]
+    percent = int(budget["used"] * 100 // budget["most"])
     return f"{percent} percent of the budget of {words} is used. It starts anew at {until} UTC."
 
 

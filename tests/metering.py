@@ -1,8 +1,11 @@
 """An installation with a connector whose provider reports everything that can be reported."""
 
 from pathlib import Path
+from typing import Any
 
 from server.app import open_installation
+from server.audit import Entry
+from server.audit.entry import canonical
 from tests.installed import Place, make
 
 METERED = """
@@ -38,3 +41,8 @@ def metering(home: Path, url: str) -> Place:
     opened.connect(url, connector="metered")
     opened.agent()
     return opened
+
+
+def entry(seq: int, event: str, **body: Any) -> Entry:
+    """One of a log, as a recount reads it; nothing chains it to another."""
+    return Entry("org_a", seq, 0, event, canonical({"connection": "metered", "tool": "metered_ask", **body}), "", "")

@@ -83,31 +83,39 @@ def create_budget(
 
 @app.command("list")
 def list_budgets(org: OrgName = None, as_member: AsMember = None, json: AsJson = False) -> None:
-    """List the budgets, and how much of each is used; of what others use, who may see their usage is told how much."""
+    """List the budgets, and how much of each is used; of what others use, who may see their usage is told how much.
+
+    With --json, `most` and `used` are whole numbers of calls or tokens, and of a cost a number in its `unit`; moments
+    are ISO 8601 in UTC.
+    """
     from server.clock import iso
     from server.spending import all_standings
 
     with at_desk(org, as_member, "look around") as desk:
         found = all_standings(desk.database, desk.org.id)
-        mine = _own_agents(desk)
-    used = {one.budget.id: one.used for one in found if mine is None or one.budget.agent in mine}
+        mine = own_agents(desk)
     if json:
-        ends = [(one, {"status": _status(one), "until": iso(one.ends_at)}) for one in found]
-        show_json([{**_as_json(one.budget), "used": used.get(one.budget.id), **end} for one, end in ends])
+        show_json([standing_as_json(one, mine) for one in found])
         return
     show_table(
-        ("ID", "AGENT", "CONNECTION", "BUDGET", "USED", "UNTIL", "STATUS"),
+        ("ID", "OF", "BUDGET", "USED", "STATUS"),
         (
             (
-                *(one.budget.id, one.budget.agent or "(every)", one.budget.connection or "(every)"),
-                f"{one.budget.amount(one.budget.most)} a{'n' if one.budget.per == 'hour' else ''} {one.budget.per}",
-                one.budget.amount(one.used) if one.budget.id in used else None,
-                *(f"{iso(one.ends_at)[:16]}Z", _status(one)),
+                *(one.budget.id, _whose(one.budget), _budget(one.budget)),
+                *(_used(one) if mine is None or one.budget.agent in mine else None, _status(one)),
             )
             for one in found
         ),
         empty="There is no budget. `keyleash budget create` sets one.",
+        right=("USED",),
+        whole=("ID", "BUDGET", "USED", "STATUS"),
     )
+    for one in found:
+        if one.up:
+            until = iso(one.ends_at)[:16].replace("T", " ")
+            say(f"{one.budget.id} is used up until {until} UTC: every further call waits for an approver.")
+    if found:
+        say("Hours, days and months are those of the calendar, in UTC.")
 
 
 @app.command("change")
@@ -155,7 +163,7 @@ def remove_budget(
         show_text(f"Removed {identifier}.")
 
 
-def _own_agents(desk: Desk) -> set[str] | None:
+def own_agents(desk: Desk) -> set[str] | None:
     """The names of the agents whose usage this person may see; None for every one's."""
     if desk.may("see every usage"):
         return None
@@ -209,12 +217,35 @@ def _silent(desk: Desk, name: str | None, measure: str) -> str:
     )
 
 
+def standing_as_json(one: "Standing", mine: set[str] | None) -> dict[str, Any]:
+    """A budget and where it stands; how much is used of it to who may see that: `mine` as `own_agents` gives it."""
+    from server.clock import iso
+
+    used = one.budget.number(one.used) if mine is None or one.budget.agent in mine else None
+    return {**_as_json(one.budget), "used": used, "status": _status(one), "until": iso(one.ends_at)}
+
+
+def _whose(one: "Budget") -> str:
+    named = [f"agent {one.agent}"] if one.agent else []
+    named += [f"connection {one.connection}"] if one.connection else []
+    return ", ".join(named) or "everything"
+
+
+def _budget(one: "Budget") -> str:
+    return f"{one.amount(one.most)}/{one.per}"
+
+
+def _used(one: "Standing") -> str:
+    from server.budgets import money
+
+    return money(one.used) if one.budget.measure == "cost" else str(one.used)
+
+
 def _status(one: "Standing") -> str:
-    return "used up" if one.up else "near its end" if one.near else "ok"
+    return "used up" if one.up else "near end" if one.near else "ok"
 
 
 def _as_json(one: "Budget") -> dict[str, Any]:
-    from server.budgets import money
     from server.clock import iso
 
     return {
@@ -224,7 +255,7 @@ def _as_json(one: "Budget") -> dict[str, Any]:
         "measure": one.measure,
         "unit": one.unit or None,
         "per": one.per,
-        "most": money(one.most) if one.measure == "cost" else one.most,
+        "most": one.number(one.most),
         "warn": one.warn,
         "created_by": one.created_by,
         "created_at": iso(one.created_at),

@@ -195,7 +195,7 @@ def show_connection(
     name: Annotated[str, typer.Argument()], org: OrgName = None, as_member: AsMember = None, json: AsJson = False
 ) -> None:
     """Show one connection. Its secret cannot be shown to anybody; where it stays is shown to admins."""
-    from server.cli.offers import offer_as_json
+    from server.cli.offers import offer_as_json, offer_in_words
     from server.connections import connection_named
 
     with at_desk(org, as_member, "look around") as desk:
@@ -207,6 +207,7 @@ def show_connection(
         if json:
             show_json(shown)
         else:
+            shown |= offer_in_words(shown)
             show_fields({name: value for name, value in shown.items() if name != "held" or value})
             _warn_of_consent(found)
             _warn_of_held(found, held)

@@ -592,6 +592,27 @@ def budgets(patient: Patient) -> Iterator[Finding]:
     yield Finding("budgets", "ok", f"{counted(total, 'budget')} {'was' if total == 1 else 'were'} looked at.")
 
 
+def managed(patient: Patient) -> Iterator[Finding]:
+    """Which limits of the operator's accounts orgs have used up, or nearly."""
+    from server.cli.offers import used_of
+    from server.managed import NEAR, offered_to
+
+    if patient.installation is None:
+        return
+    total = 0
+    for org in patient.installation.directory.orgs():
+        for each in offered_to(patient.installation.database, org.id):
+            total += 1
+            near = each.reached(percent=NEAR) if each.in_use else []
+            words = ", ".join(f"{what} {used}" for name, (what, used) in used_of(each).items() if name in near)
+            stops = "its calls are refused until the limit opens again" if each.reached() else "then it is refused"
+            if near:
+                change = f"`keyleash managed limit {each.name} --org {org.name}` with a number changes it."
+                yield Finding("managed", "warn", f"{org.name} has used of {each.name}: {words}; {stops}. {change}")
+    if total:
+        yield Finding("managed", "ok", f"{counted(total, 'offer')} {'was' if total == 1 else 'were'} looked at.")
+
+
 def memory(_patient: Patient) -> Iterator[Finding]:
     """Whether a crash, or another process of the same user, could show what this process holds."""
     from server.hygiene import memory_is_private
@@ -698,6 +719,7 @@ CHECKS: tuple[Callable[[Patient], Iterator[Finding]], ...] = (
     approvers,
     channels,
     budgets,
+    managed,
     memory,
     packages,
     clients,

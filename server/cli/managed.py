@@ -1,12 +1,14 @@
 """`keyleash managed …`: accounts of the operator's that orgs may use. What an org does with one is in `offers.py`."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from server.cli.acting import AsJson, Yes, opened, operators_name, require_operator
 from server.cli.connect import BaseUrl, Copy, Extra, FromReference, FromStdin, Kind, NoVerify, Private, refuse_extra
+from server.cli.offers import limits_as_json, used_of
 from server.cli.output import say, show_fields, show_json, show_table, show_text, warn
 from server.cli.terminal import require_yes
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from server.connections import Connection, Plan
     from server.database import Rows
     from server.identity import Org
-    from server.managed import Managed
+    from server.managed import Managed, Terms
     from vault import Secret
 
 T = TypeVar("T")
@@ -52,6 +54,15 @@ def offer(
     calls_per_day: Annotated[
         int | None, typer.Option("--calls-per-day", metavar="N", help="How many calls each org may make a day (UTC).")
     ] = None,
+    tokens_per_day: Annotated[
+        int | None,
+        typer.Option(
+            "--tokens-per-day", metavar="N", help="How many tokens, in and out, each org may use a day (UTC)."
+        ),
+    ] = None,
+    tokens_per_month: Annotated[
+        int | None, typer.Option("--tokens-per-month", metavar="N", help="The same in a month of the calendar.")
+    ] = None,
     no_verify: NoVerify = False,
     secret_stdin: FromStdin = False,
     secret_from: FromReference = None,
@@ -72,7 +83,7 @@ def offer(
     require_one_way(stdin=secret_stdin, reference=secret_from, copy=copy)
     with opened(as_operator=True) as installation:
         require_operator(installation, "offering an account to orgs")
-        terms = Terms(account or THEIRS, own_project, calls_per_day)
+        terms = Terms(account or THEIRS, own_project, calls_per_day, tokens_per_day, tokens_per_month)
         orgs = [installation.directory.org(each) for each in _names(to)]
         if own_project and len(orgs) > 1:
             raise ConnectionProblem("A project that an org has to itself is offered to that one: name it alone.")
@@ -114,6 +125,7 @@ def offer(
         show_json({"name": planned.name, "connector": connector, "account": opened_account, "in_use": in_use})
         return
     found = f" ({opened_account})" if opened_account else ""
+    _say_of_tokens(terms)
     show_text(f"Offered {planned.connector.title}{found} as {planned.name} to {', '.join(in_use)}.")
     for org, used in in_use.items():
         if not used:
@@ -122,31 +134,29 @@ def offer(
 
 @app.command("list")
 def list_offers(json: AsJson = False) -> None:
-    """List what is offered, to whom, and who uses it."""
+    """List what is offered, to whom, who uses it, and how much of the limits, by days and months in UTC."""
     with opened(as_operator=True) as installation:
         require_operator(installation, "looking at what is offered to orgs")
         found = _found(installation)
     if json:
         show_json([_as_json(org, managed) for org, managed in found])
         return
+    heads = ("CALLS", "TOKENS", "IN THE MONTH")
     show_table(
-        ("NAME", "ORG", "CONNECTOR", "TOOLS", "SHOWN AS", "CALLS A DAY", "TODAY", "STATE", "VERIFIED"),
+        ("NAME", "ORG", "STATE", *heads),
         (
             (
-                managed.name,
-                org.name,
-                managed.connection.connector,
-                "all" if managed.terms.own_project else "shared",
-                managed.terms.account,
-                managed.terms.calls_per_day,
-                managed.used_today(),
-                _state(managed),
-                _moment(managed.connection.verified_at),
+                *(managed.name, org.name, _state(managed)),
+                *(used.replace(" of ", "/") for _, used in used_of(managed).values()),
             )
             for org, managed in found
         ),
+        right=heads,
+        whole=("NAME", "ORG", "STATE", *heads),
         empty="Nothing is offered. `keyleash managed offer CONNECTOR --to ORG` offers an account of yours.",
     )
+    if found:
+        say("Calls and tokens of today, then tokens of this month, of as many as an org may use; days are UTC.")
 
 
 @app.command("show")
@@ -167,36 +177,53 @@ def show_offer(name: Name, json: AsJson = False) -> None:
     if json:
         show_json(shown)
         return
-    for each in shown:
-        show_fields({**each, "tools": ", ".join(each["tools"])})
+    for place, each in enumerate(shown):
+        if place:
+            show_text("")
+        show_fields({**each, "tools": ", ".join(each["tools"]), "reached": ", ".join(each["reached"]) or None})
 
 
 @app.command("limit")
 def limit(
     name: Name,
-    calls_per_day: Annotated[str, typer.Argument(metavar="CALLS", help="Calls a day for each org, or `none`.")],
+    calls: Annotated[str | None, typer.Argument(metavar="CALLS", help="Calls a day for each org, or `none`.")] = None,
+    tokens_per_day: Annotated[
+        str | None, typer.Option("--tokens-per-day", metavar="N", help="Tokens a day for each org, or `none`.")
+    ] = None,
+    tokens_per_month: Annotated[
+        str | None, typer.Option("--tokens-per-month", metavar="N", help="Tokens a month for each org, or `none`.")
+    ] = None,
     only: OnlyOrgs = None,
     json: AsJson = False,
 ) -> None:
-    """Change how many calls a day an org may make. It acts on the next call."""
+    """Change how many calls an org may make, and how many tokens it may use. It acts on the next call.
+
+    What you do not name stays as it is, and so does what was used. Tokens are those that the provider reports, in and
+    out; how many a call takes is known only afterwards, so that those which are under way then go on.
+    """
     from server.managed import limit as change_limit
 
-    most = None if calls_per_day == "none" else _calls(calls_per_day)
+    given = {"calls_per_day": calls, "tokens_per_day": tokens_per_day, "tokens_per_month": tokens_per_month}
+    wanted = {name: None if text == "none" else _number(text) for name, text in given.items() if text is not None}
+    if not wanted:
+        raise typer.BadParameter("Say what changes: a number of calls, --tokens-per-day or --tokens-per-month.")
     with opened(as_operator=True) as installation:
         require_operator(installation, "changing what is offered to orgs")
         found = _of(installation, name, only)
         _for_each(
             installation,
             found,
-            lambda rows, managed: change_limit(rows, managed, most, by=operators_name()),
+            lambda rows, managed: change_limit(rows, managed, replace(managed.terms, **wanted), by=operators_name()),
             seals=False,
         )
-    _say_done(
-        found,
-        json=json,
-        calls_per_day=most,
-        text=f"{name}: {calls_per_day if most is not None else 'any number of'} calls a day for",
-    )
+        after = _of(installation, name, only)
+    words = [
+        f"{'any number of' if most is None else most} {limit.replace('_per_', ' a ')}" for limit, most in wanted.items()
+    ]
+    _say_done(found, json=json, **wanted, text=f"{name}: {', '.join(words)} for")
+    for org, managed in [] if json else after:
+        if managed.reached():
+            say(f"{org.name} has used as much as that, or more: its calls are refused until the limit opens again.")
 
 
 @app.command("rotate")
@@ -313,10 +340,15 @@ def _names(text: str) -> list[str]:
     return names
 
 
-def _calls(text: str) -> int:
+def _number(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise typer.BadParameter("Give a number of calls, from 1, or `none`.")
+        raise typer.BadParameter("Give a number, from 1, or `none`.")
     return int(text)
+
+
+def _say_of_tokens(terms: "Terms") -> None:
+    if terms.tokens_per_day or terms.tokens_per_month:
+        say("How many tokens a call takes is known only afterwards: those under way when they are used up go on.")
 
 
 def _found(installation: "Installation") -> list[tuple["Org", "Managed"]]:
@@ -439,8 +471,7 @@ def _as_json(org: "Org", managed: "Managed") -> dict[str, Any]:
         "connector": connection.connector,
         "account": terms.account,
         "own_project": terms.own_project,
-        "calls_per_day": terms.calls_per_day,
-        "used_today": managed.used_today(),
+        **limits_as_json(managed),
         "state": _state(managed),
         "base_url": connection.base_url,
         "private": list(connection.private),

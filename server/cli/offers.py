@@ -11,6 +11,7 @@ from server.cli.terminal import require_yes
 if TYPE_CHECKING:
     from server.connections import Connection
     from server.database import Rows
+    from server.managed import Managed
 
 
 def use_managed(
@@ -97,10 +98,43 @@ def offer_as_json(desk: Desk, connection: "Connection") -> dict[str, Any]:
         "managed": {
             "in_use": found.in_use,
             "tools": "all" if terms.own_project else "shared",
-            "calls_per_day": terms.calls_per_day,
-            "used_today": found.used_today(),
+            **limits_as_json(found),
         }
     }
+
+
+def offer_in_words(shown: dict[str, Any]) -> dict[str, Any]:
+    """What `offer_as_json` gives, for people."""
+    if "managed" not in shown:
+        return {}
+    terms = shown["managed"]
+    use = "in use" if terms["in_use"] else "not in use"
+    limits = [f"{_WORDS[name]} {_of(terms[_USED[name]], terms[name])}" for name in _USED if terms[name] is not None]
+    return {"managed": "; ".join([use, f"{terms['tools']} tools", *limits])}
+
+
+def limits_as_json(managed: "Managed") -> dict[str, Any]:
+    """How much an org may use of what is offered to it, and how much it has used; `reached`: what it has used up."""
+    used = managed.used()
+    return {**managed.terms.limits, **{_USED[name]: used[name] for name in used}, "reached": managed.reached()}
+
+
+def used_of(managed: "Managed") -> dict[str, tuple[str, str]]:
+    """By the name of each limit, what it is of and how much is used: `calls today`, and `12 of 200` or just `12`."""
+    used = managed.used()
+    return {name: (_WORDS[name], _of(used[name], most)) for name, most in managed.terms.limits.items()}
+
+
+def _of(used: int, most: int | None) -> str:
+    return f"{used}" if most is None else f"{used} of {most}"
+
+
+_USED = {
+    "calls_per_day": "calls_today",
+    "tokens_per_day": "tokens_today",
+    "tokens_per_month": "tokens_this_month",
+}
+_WORDS = {name: used.replace("_", " ") for name, used in _USED.items()}
 
 
 def say_of_offers(desk: Desk) -> None:

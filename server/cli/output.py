@@ -5,7 +5,7 @@ Text from agents, upstreams and files is shown as text: nothing in it is markup,
 
 import json
 import sys
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -40,14 +40,25 @@ def show_text(text: str) -> None:
     sys.stdout.write(plain(text, lines=True) + "\n")
 
 
-def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    """Print a table; where there is nothing to show, say `empty` beside it."""
+def show_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    empty: str,
+    right: Container[str] = (),
+    whole: Container[str] = (),
+) -> None:
+    """Print a table; where there is nothing to show, say `empty` beside it.
+
+    Columns in `right` end in one line; those in `whole` are never broken, as what is copied out of them should not be.
+    """
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        side = "right" if column in right else "left"
+        table.add_column(column, overflow="fold", justify=side, no_wrap=column in whole)
     for row in rows:
         table.add_row(*(Text("" if value is None else plain(value)) for value in row))
     if table.row_count == 0:

@@ -153,14 +153,22 @@ def explain_call(
     as_member: AsMember = None,
     json: AsJson = False,
 ) -> None:
-    """Say what would become of a call, which rules decide, and what would have to change. Nothing is called."""
+    """Say what would become of a call, which rules decide, and what would have to change. Nothing is called.
+
+    `ruling` is what the rules say. Where a budget is used up, or the operator's limit, `in_force` is what becomes of
+    the call until that opens again; `budgets` are those that it would count in.
+    """
     arguments = _arguments(args)
     with at_desk(org, as_member, "look around") as desk:
         shown: dict[str, Any] = {"agent": agent, **_explain(desk, agent, tool, arguments)}
     if json:
         show_json(shown)
         return
-    show_fields({"ruling": shown["ruling"], "reason": shown["reason"], "rules": shown["rules"]})
+    in_force = shown["in_force"]
+    stricter = f"{in_force['ruling']}: {in_force['reason']}" if in_force["ruling"] != shown["ruling"] else None
+    show_fields({"ruling": shown["ruling"], "reason": shown["reason"], "rules": shown["rules"], "but now": stricter})
+    for note in in_force["notes"]:
+        say(note)
     show_table(
         ("RULE", "FROM", "MATCHES", "BECAUSE"),
         ((one["rule"]["id"], one["source"], one["matches"], one["because"]) for one in shown["considered"]),
@@ -328,6 +336,7 @@ def warn_of_gaps(desk: Desk, rules: "Sequence[Rule]") -> None:
 
 def _explain(desk: Desk, name: str, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
     from connectors.errors import InvalidArguments, UnknownTool
+    from server.cli.spent import in_force
     from server.explaining import explain
     from server.identity import Frozen
     from server.policy import Request
@@ -361,6 +370,7 @@ def _explain(desk: Desk, name: str, tool: str, arguments: dict[str, Any]) -> dic
             return None
 
     found = explain(_subject(caller), request, workspace.rules, workspace.preset, fit=fit)
+    found |= in_force(desk, workspace, call, ruling=found["ruling"], agent=agent.name)
     names = names_of(desk)
     for one in found["considered"]:
         one["rule"]["who"] = names.get(one["rule"]["who"], one["rule"]["who"])
@@ -376,4 +386,6 @@ def _subject(caller: "Caller") -> Any:
 def _stopped(tool: str, reason: str) -> dict[str, Any]:
     """What `explain` says where no rule is asked at all."""
     say("No rule was asked.")
-    return {"tool": tool, "ruling": "deny", "reason": reason, "rules": [], "considered": [], "looser": []}
+    now = {"ruling": "deny", "reason": reason}
+    nothing: dict[str, Any] = {name: [] for name in ("rules", "considered", "looser", "budgets")}
+    return {"tool": tool, **now, **nothing, "in_force": {**now, "notes": []}}

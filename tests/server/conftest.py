@@ -84,6 +84,13 @@ def owner(place: Place, keyleash: CommandLine) -> CommandLine:
     return keyleash
 
 
+@pytest.fixture
+def metered_owner(metered: Place, keyleash: CommandLine) -> CommandLine:
+    """The same of `metered`."""
+    metered.database.write_now(lambda rows: rows.execute("UPDATE member SET os_user = ?", (system_user(),)))
+    return CommandLine(metered.home, keyleash.person)
+
+
 @pytest.fixture(autouse=True)
 def _log_level_as_it_was() -> Iterator[None]:
     """Commands that run in this process set the level of Keyleash's log, as they do for a process of their own."""

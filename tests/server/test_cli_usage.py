@@ -67,11 +67,11 @@ def test_usage_is_shown_by_connection_with_what_is_left(used: Place, owner: Comm
     assert (openai["tokens_in"], openai["tokens_out"], openai["cost"]) == (30, 4, {})
     assert openai["quota_left"]["requests"]["left"] == 99
     ran = owner("usage")
-    assert [line.split()[:4] for line in ran.out.splitlines()[1:]] == [
+    assert [line.split()[:4] for line in ran.out.splitlines()[1:3]] == [
         ["stripe", "acct_test", "own", "3"],
         ["openai", "acct_test", "own", "1"],
     ]
-    assert "99 requests at" in ran.out
+    assert "Left of openai (acct_test): 99 requests at" in ran.out
     assert "what the providers reported" in ran.err
 
 
@@ -198,12 +198,11 @@ def test_a_budget_is_set_listed_changed_and_removed(used: Place, owner: CommandL
         *(5, "calls", 80, "reconciler", None),
     )
     cost = owner("budget", "create", "--cost", "2.5 usd", "--per", "month", "--connection", "openai", "--json").json
-    assert (cost["most"], cost["unit"]) == ("2.5", "USD")
+    assert (cost["most"], cost["unit"]) == (2.5, "USD")
     calls(used, *[(READ, {})] * 4)
     first, second = owner("budget", "list", "--json").json
-    assert (first["used"], first["status"], second["used"], second["status"]) == (4, "near its end", 0, "ok")
-    assert "4 calls" in owner("budget", "list").out
-    assert "near its end" in owner("budget", "list").out
+    assert (first["used"], first["status"], second["used"], second["status"]) == (4, "near end", 0, "ok")
+    assert ["4", "near", "end"] in [line.split()[-3:] for line in owner("budget", "list").out.splitlines()]
     ran = owner("doctor")
     assert f"keyleash budget change {made['id']}" in " ".join(ran.out.split())
     assert owner("budget", "change", made["id"], "--calls", "4").code == 0
@@ -230,10 +229,8 @@ def test_how_much_others_use_of_a_budget_is_not_shown_to_a_member(used: Place, o
     calls(used, (READ, {}), agent="carols")
     seen = {one["agent"]: one["used"] for one in owner("budget", "list", "--json", "--as", "carol").json}
     assert seen == {None: None, "reconciler": None, "carols": 1}
-    shown = owner("budget", "list", "--as", "carol").out
-    assert "1 calls" in shown
-    assert "4 calls" not in shown
-    assert "3 calls" not in shown
+    shown = owner("budget", "list", "--as", "carol").out.splitlines()
+    assert [line.split()[-2:] for line in shown[1:]] == [["calls/month", "ok"], ["calls/month", "ok"], ["1", "ok"]]
     every = {one["agent"]: one["used"] for one in owner("budget", "list", "--json").json}
     assert every == {None: 4, "reconciler": 3, "carols": 1}
 

@@ -18,7 +18,7 @@ from server.budgets import create
 from server.clock import now_ms
 from server.recounting import differences
 from server.spending import all_standings
-from server.usage import usage_by
+from server.totals import usage_by
 from tests.installed import Place, make
 from tests.raw import Reply
 from tests.server.killing import IN_FLIGHT, PLANS, Run, Told, ask, deciding, durable_upstream, logged

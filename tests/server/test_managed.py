@@ -14,6 +14,7 @@ from mcp.client.subscriptions import ToolsListChanged
 
 from connectors.definition import Pace
 from server import connections as room
+from server.allowance import count_call
 from server.app import open_installation, running
 from server.approval import Decision, State
 from server.budgets import create
@@ -22,12 +23,12 @@ from server.clock import now_ms
 from server.connections import ConnectionProblem, connection_named
 from server.database import DatabaseProblem
 from server.errors import ApprovalRequired, AtLimit, CallRefused, LimitReached, NoLongerValid, NoSuchTool
-from server.managed import count_call, offered
+from server.managed import offered
 from server.oauth.revoking import remove_and_keep
 from server.pacing import MINUTE_MS, set_pace
 from server.recounting import differences
 from server.spending import all_standings
-from server.usage import usage_by
+from server.totals import usage_by
 from tests.agents import Nobody, Person, connected, decide, execute, record, with_connector
 from tests.commandline import Ran, everything
 from tests.installed import Place
@@ -280,7 +281,11 @@ def test_the_org_sees_whose_account_it_is_and_what_it_may(offers: Offering) -> N
     asyncio.run(asked(offers.acme))
     shown = offers("connection show openai --json", org="acme").json
     assert (shown["ownership"], shown["account"]) == ("managed", "Team-account")
-    assert shown["managed"] == {"in_use": True, "tools": "shared", "calls_per_day": 3, "used_today": 1}
+    assert shown["managed"] == {
+        **{"in_use": True, "tools": "shared", "calls_per_day": 3, "calls_today": 1, "reached": []},
+        **{"tokens_per_day": None, "tokens_today": 0, "tokens_per_month": None, "tokens_this_month": 0},
+    }
+    assert "in use; shared tools; calls today 1 of 3" in offers("connection show openai", org="acme").out
     (listed,) = offers("connection list --json", org="acme").json
     assert (listed["name"], listed["ownership"], listed["account"]) == ("openai", "managed", "Team-account")
     assert whose(offers.acme) == [("managed", "Team-account")]
@@ -357,7 +362,7 @@ async def test_no_number_of_calls_at_once_on_any_server_gets_past_the_limit(
     assert len(offers.acme.events("call.attempt")) == 5
     entries = offers.acme.events("call.refused")
     assert [(each["reason"], each["ownership"]) for each in entries] == [
-        ("the operator's limit is reached", "managed")
+        ("the operator's limit of calls a day is reached", "managed")
     ] * 19
     assert "no more calls may be made with it today" in refused[0]
     assert "Nothing was sent" in refused[0]
@@ -434,7 +439,7 @@ def test_calls_with_an_account_of_ones_own_are_not_counted(offers: Offering) -> 
         assert asyncio.run(asked(offers.acme)).ok
     found = offered(offers.acme.database, offers.acme.org, "openai")
     assert found is not None
-    assert found.used_today() == 0
+    assert found.used()["calls_per_day"] == 0
 
 
 async def test_a_wider_limit_of_the_orgs_own_lets_no_more_through_than_the_file_does(offers: Offering) -> None:
@@ -460,7 +465,7 @@ def stands(offers: Offering) -> tuple[int, int]:
     found = offered(offers.acme.database, offers.acme.org, "openai")
     assert found is not None
     (budget,) = all_standings(offers.acme.database, offers.acme.org)
-    return found.used_today(), budget.used
+    return found.used()["calls_per_day"], budget.used
 
 
 def budget(offers: Offering, most: int) -> None:
@@ -621,7 +626,7 @@ def test_what_an_org_can_write_in_its_own_row_moves_nothing(offers: Offering, co
     assert whose(offers.acme) == [("managed", "the operator's")]
     found = offered(offers.acme.database, offers.acme.org, "openai")
     assert found is not None
-    assert found.used_today() == 1
+    assert found.used()["calls_per_day"] == 1
 
 
 async def test_the_terms_are_out_of_reach_of_the_role_that_serves(offers: Offering, database_kind: str) -> None:

@@ -17,7 +17,8 @@ from server.clock import now_ms
 from server.errors import ApprovalRequired, CallRefused, NoSuchTool, Unrecorded
 from server.identity import remove_agent, remove_member, remove_org
 from server.recounting import differences
-from server.usage import COUNTED, MOST_QUOTAS, MOST_TOKENS, Usage, day_of, quotas, reported, usage_by
+from server.totals import Usage, quotas, usage_by
+from server.usage import COUNTED, MOST_QUOTAS, MOST_TOKENS, day_of, reported
 from tests.agents import Nobody, decide
 from tests.installed import SECRET, Place, add_org, files_holding
 from tests.upstream import Answer, Received, Upstream
@@ -328,14 +329,14 @@ async def test_a_recount_finds_every_number_that_was_changed(place: Place, calli
     for name in COUNTED:
         place.database.write_now(lambda rows, n=name: rows.execute(f"UPDATE usage_day SET {n} = {n} + 1"))
         (found,) = differences(place.database, place.org, since=today())[1]
-        assert found.kept.get(name, 0) == found.counted.get(name, 0) + 1
+        assert found.kept.counts[name] == found.counted.counts[name] + 1
         place.database.write_now(lambda rows, n=name: rows.execute(f"UPDATE usage_day SET {n} = {n} - 1"))
     agrees(place)
     place.database.write_now(lambda rows: rows.execute("UPDATE usage_day SET agent = 'mallory'"))
     assert len(differences(place.database, place.org, since=today())[1]) == 2, "one too many, and one that is missing"
     place.database.write_now(lambda rows: rows.execute("DELETE FROM usage_day"))
     (found,) = differences(place.database, place.org, since=today())[1]
-    assert (found.kept, found.counted["calls"]) == ({}, 1)
+    assert (found.kept.shown(), found.counted.counts["calls"]) == ({}, 1)
 
 
 async def test_days_are_chosen_by_their_beginning_and_end(place: Place, calling: Calling) -> None:
@@ -354,7 +355,7 @@ async def test_an_org_sees_its_own_usage_alone(place: Place, calling: Calling, u
 
 
 def test_the_columns_are_the_fields_of_what_is_read() -> None:
-    assert tuple(one.name for one in fields(Usage))[1:-1] == COUNTED
+    assert tuple(one.name for one in fields(Usage))[1:-2] == COUNTED
 
 
 def test_a_number_of_tokens_is_whole_and_within_reason() -> None:

@@ -212,7 +212,8 @@ def test_the_role_that_serves_may_do_exactly_this(walled: Walled) -> None:
     wanted |= {(table, may) for table in brief for may in ("SELECT", "INSERT", "DELETE")}
     wanted |= {("audit_entry", "SELECT"), ("audit_entry", "INSERT"), ("org", "SELECT"), ("removed_org", "SELECT")}
     wanted |= {("org", f"UPDATE {column}") for column in ("preset", "revision", "frozen_at")}
-    wanted |= {("managed_offer", f"UPDATE {column}") for column in ("set_aside_at", "used_day", "used_calls")}
+    used = ("used_day", "used_calls", "used_tokens", "used_month", "used_month_tokens")
+    wanted |= {("managed_offer", f"UPDATE {column}") for column in ("set_aside_at", *used)}
     wanted |= {("managed_offer", "SELECT")}
     wanted |= {(table, "SELECT") for table in ("vault_org_key", "vault_derived", "vault_root", "alembic_version")}
     assert set(granted) == wanted

@@ -160,7 +160,8 @@ def _answer(world: World, request: Received) -> Answer:
     found = CANARY.search(request.headers.get("authorization", ""))
     mine = found[0] if found else "no key at all"
     charge = {"id": f"ch_{mine}", "amount": 5, "description": f"of {mine}", "metadata": {"account": mine}}
-    return Answer({"ok": True, "ts": mine, "channel": mine, "data": [charge], "has_more": False, **charge})
+    took = {"usage": {"input_tokens": 3, "output_tokens": 1}}
+    return Answer({"ok": True, "ts": mine, "channel": mine, "data": [charge], "has_more": False, **took, **charge})
 
 
 def _org(world: World, mark: Mark) -> Org:
