@@ -59,7 +59,7 @@ async def begin(parts: Parts, bound: Bound, clearance: Clearance) -> Attempt | O
         slot = attempted(rows, bound.caller.org, entry.at, said)
         used(rows, bound.caller)
         unsettled = parts.approvals.unknown.begun(rows, asked, clearance, entry.seq)
-        return Attempt(entry.seq, taken, begun, unsettled, slot)
+        return Attempt(entry.seq, taken, begun, unsettled, slot, said)
 
     try:
         return await parts.database.of(bound.caller.org).write(change)
@@ -93,9 +93,7 @@ async def end(parts: Parts, bound: Bound, clearance: Clearance, attempt: Attempt
             org,
             Event.CALL_OUTCOME,
             attempt=attempt.number,
-            **who(bound.caller),
-            **what(bound),
-            **by_leave_of(clearance),
+            **attempt.said,
             method=bound.request.method,
             host=bound.request.origin,
             outcome="asked" if came.asked else came.state.value,
