@@ -10,7 +10,7 @@ import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
-from server.protocol import SPLICED, _PLACED, _splicing  # pyright: ignore[reportPrivateUsage]
+from server.protocol import _PLACED, SPLICED, _splicing  # pyright: ignore[reportPrivateUsage]
 from tests.installed import Place
 from tests.raw import Raw, Reply
 from tests.serving import serving
