@@ -4,7 +4,7 @@ import logging
 from dataclasses import asdict
 
 from server.approval import Asked, Clearance, Lost, State
-from server.audit import AuditError, Event, append
+from server.audit import AUDIT_VALUES, AuditError, Event, append
 from server.bound import Attempt, Bound
 from server.connections import take_credential
 from server.database import DatabaseProblem, Rows
@@ -43,19 +43,20 @@ async def begin(parts: Parts, bound: Bound, clearance: Clearance) -> Attempt | O
         reserve(rows, bound.caller.org, bound.budgets, agreed=_agreed(clearance))
         count(rows, bound.caller.org, bound.connection.name, bound.pace)
         taken = take_credential(rows, parts.vault, bound.connection)
+        key, seal = parts.vault.derive_and_seal(rows, bound.caller.org, AUDIT_VALUES)
         said = {**who(bound.caller), **what(bound), **by_leave_of(clearance)}
         entry = append(
             rows,
             bound.caller.org,
             Event.CALL_ATTEMPT,
             **said,
-            **hashed(parts, rows, bound),
+            **hashed(key, bound),
             resent=clearance.again or None,
             method=bound.request.method,
             host=bound.request.origin,
         )
         if clearance.approval is None:  # else it was kept when it was held
-            keep(rows, parts.vault, bound.caller, decided(bound.call, bound.verdict))
+            keep(rows, seal, bound.caller, decided(bound.call, bound.verdict))
         slot = attempted(rows, bound.caller.org, entry.at, said)
         used(rows, bound.caller)
         unsettled = parts.approvals.unknown.begun(rows, asked, clearance, entry.seq)

@@ -286,6 +286,22 @@ def test_what_was_derived_stays_what_it_is_through_any_number_of_rotations(vault
     assert counted.derived == 2
 
 
+def test_one_look_derives_what_stays_and_seals_under_what_is_newest(vault: Vault, db: sqlite3.Connection):
+    before = vault.derive(db, "org_a", "audit")
+    for version in (1, 2):
+        if version == 2:
+            begin_org(vault, db, 2, "audit")
+        derived, seal = vault.derive_and_seal(db, "org_a", "audit")
+        sealed = seal("prompt", "apr_1", "half a pair: \ud83c")
+        assert derived == before
+        assert int.from_bytes(sealed[:4], "big") == version
+        assert vault.unseal_text(db, "org_a", "prompt", "apr_1", sealed) == "half a pair: \ud83c"
+        with pytest.raises(CannotOpen):
+            vault.unseal_text(db, "org_b", "prompt", "apr_1", sealed)
+    with pytest.raises(VaultError, match="org_none"):
+        vault.derive_and_seal(db, "org_none", "audit")
+
+
 def test_a_derived_key_that_was_taken_away_is_missed_and_not_derived_anew(vault: Vault, db: sqlite3.Connection):
     """From the newer key it would be another, and what is in the log would be found by it no more."""
     vault.derive(db, "org_a", "audit")
