@@ -10,6 +10,7 @@ from vault import CannotOpen, LocalRootKey, Vault, VaultError
 from vault import rotation as steps
 from vault.generations import INSTALLATION_KEY
 from vault.orgkeys import org_context
+from vault.store import derived_context
 
 FIRST = LocalRootKey(b"1" * 32, provider="file", location="/one")
 SECOND = LocalRootKey(b"2" * 32, provider="file", location="/two")
@@ -298,6 +299,14 @@ def test_one_look_derives_what_stays_and_seals_under_what_is_newest(vault: Vault
         assert vault.unseal_text(db, "org_a", "prompt", "apr_1", sealed) == "half a pair: \ud83c"
         with pytest.raises(CannotOpen):
             vault.unseal_text(db, "org_b", "prompt", "apr_1", sealed)
+    kept = vault.keyring.at(db, "org_a", 1).seal(before, context=derived_context("org_a", "audit", 1))
+    db.execute(
+        "UPDATE vault_derived SET key_version = 1, sealed = ? WHERE org = 'org_a' AND purpose = 'audit'", (kept,)
+    )
+    derived, seal = vault.derive_and_seal(db, "org_a", "audit")
+    assert (derived, seal("prompt", "apr_1", "x")[:4]) == (before, bytes([0, 0, 0, 2])), (
+        "what is new is under the newest"
+    )
     with pytest.raises(VaultError, match="org_none"):
         vault.derive_and_seal(db, "org_none", "audit")
 
