@@ -81,7 +81,7 @@ def build(parts: Parts, identify: Identify, *, version: str, state_keys: list[by
                 t.INVALID_PARAMS, "Invalid cursor, or the list has changed since; list again from the start."
             ) from None
 
-    async def told(ctx: Context, params: t.CallToolRequestParams) -> _Told | t.InputRequiredResult:
+    async def call_tool(ctx: Context, params: t.CallToolRequestParams) -> _Told | t.InputRequiredResult:
         try:
             caller = _with_client(identify(ctx), ctx)
             outcome = await _called(parts, caller, params, _person(ctx, params))
@@ -96,10 +96,6 @@ def build(parts: Parts, identify: Identify, *, version: str, state_keys: list[by
         except Frozen as frozen:
             return _Told(str(frozen), None, ok=False)
         return _result(outcome)
-
-    async def call_tool(ctx: Context, params: t.CallToolRequestParams) -> t.CallToolResult | t.InputRequiredResult:
-        answer = await told(ctx, params)
-        return answer if isinstance(answer, t.InputRequiredResult) else answer.modelled()
 
     async def listen(ctx: Context, params: t.SubscriptionsListenRequestParams) -> t.SubscriptionsListenResult:
         try:
@@ -127,7 +123,7 @@ def build(parts: Parts, identify: Identify, *, version: str, state_keys: list[by
     if not traced:
         server.middleware.clear()
     server.middleware.append(_Boundary(security, partial(_note_state, parts, identify)))
-    server.middleware.append(_Plain(masked(told), server.server_info_stamp, spliced=not traced))
+    server.middleware.append(_Plain(unexplained(call_tool), server.server_info_stamp, spliced=not traced))
     return server
 
 
@@ -214,7 +210,18 @@ class _Plain(ServerMiddleware[Any]):
         return wire
 
 
-def masked(
+def masked(handler: Callable[[Context, P], Awaitable[Any]]) -> Callable[[Context, P], Awaitable[Any]]:
+    """As `unexplained`, in the SDK's own models."""
+    answered = unexplained(handler)
+
+    async def run(ctx: Context, params: P) -> Any:
+        result = await answered(ctx, params)
+        return result.modelled() if isinstance(result, _Told) else result
+
+    return run
+
+
+def unexplained(
     handler: Callable[[Context, P], Awaitable[R]],
 ) -> Callable[[Context, P], Awaitable[R]]:
     """Let no exception's text out: the client gets a number, the log the same number and the exception's kind."""
