@@ -64,9 +64,9 @@ def interpret(call: Call, reply: "Reply") -> Result:
     for every other refusal.
     """
     connector, tool = call.connector, call.tool
-    answer = _scrubbed(connector, reply)
-    _raise_refusal(connector, f"the connection {call.connection}", answer, tool.operation)
     scrubber = Scrubber(reply.secrets)
+    answer = _scrubbed(connector, reply, scrubber)
+    _raise_refusal(connector, f"the connection {call.connection}", answer, tool.operation)
     if not answer.size:
         return _result({"status": answer.status}, answer, None, scrubber)
     if tool.output_text:
@@ -110,7 +110,7 @@ def interpret_verify(connector: Connector, reply: "Reply", kind: CredentialKind 
 
     Raises as `interpret` does for a credential that does not work.
     """
-    answer = _scrubbed(connector, reply)
+    answer = _scrubbed(connector, reply, Scrubber(reply.secrets))
     tool, account = connector.verifying(kind) if kind else (connector.verify, connector.account)
     _raise_refusal(connector, "this credential", answer, tool.operation)
     if not account or not answer.json:
@@ -122,8 +122,7 @@ def interpret_verify(connector: Connector, reply: "Reply", kind: CredentialKind 
 # --- taking in --------------------------------------------------------------------------------------------------------
 
 
-def _scrubbed(connector: Connector, reply: "Reply") -> _Answer:
-    scrubber = Scrubber(reply.secrets)
+def _scrubbed(connector: Connector, reply: "Reply", scrubber: Scrubber) -> _Answer:
     headers = reply.headers
     is_json, value = _parsed(reply.body)
     if not is_json:

@@ -83,7 +83,6 @@ class Offer:
         Whole floats become integers, so that equal calls are equal in every form.
         """
         offered = self.get(name)
-        allowed = [argument.name for argument in offered.tool.arguments]
         try:
             checked = {key: _plain(value, MAX_DEPTH) for key, value in arguments.items() if _key(key)}
             _check_known(offered.tool, checked)
@@ -93,7 +92,7 @@ class Offer:
             if len(call.canonical.encode()) > MAX_ARGUMENTS:
                 raise _Unfit(f"The arguments are longer than {MAX_ARGUMENTS} bytes.")
         except _Unfit as problem:
-            raise InvalidArguments(str(problem), allowed) from None
+            raise InvalidArguments(str(problem), [argument.name for argument in offered.tool.arguments]) from None
         return call
 
 

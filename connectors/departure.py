@@ -109,5 +109,6 @@ def _vet_literal(authority: str, private: tuple[Network, ...]) -> None:
         raise Unreachable(not_public(host), maybe_sent=False)
 
 
+@lru_cache(maxsize=1024)  # names that definitions give, the same ones with every call
 def _token(name: str) -> bool:
     return name.isascii() and name.replace("-", "").replace("_", "").isalnum()

@@ -1,7 +1,8 @@
 """A call with everything that was found for it. Nothing here changes, and nothing is looked up."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from connectors.definition import Call, Pace
 from connectors.request import Prepared
@@ -53,3 +54,5 @@ class Attempt:
     """What it stands under among the calls whose outcome is not known, where it runs by a grant."""
     slot: Slot
     """Where its usage is added up."""
+    said: Mapping[str, Any]
+    """Who calls, what, and by whose leave, as it is on record."""

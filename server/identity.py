@@ -180,10 +180,12 @@ class Directory:
         match = _TOKEN.fullmatch(token)
         if match is None:
             return None
-        found = self._found("a.token_hash = ?", f"org_{match[1]}", token_hash(token))
+        found = self._found(
+            "a.token_hash = ?", f"org_{match[1]}", token_hash(token), transport=transport, address=address
+        )
         if found is None:
             return None
-        caller, frozen = replace(found[0], transport=transport, address=address), found[1]
+        caller, frozen = found
         if not caller.narrowing.admits_from(address):
             raise Outside(caller)
         return _unfrozen(caller, frozen=frozen)
@@ -211,7 +213,9 @@ class Directory:
             address=caller.address,
         )
 
-    def _found(self, where: str, org: str, value: str) -> tuple[Caller, bool] | None:
+    def _found(
+        self, where: str, org: str, value: str, *, transport: str = "", address: str | None = None
+    ) -> tuple[Caller, bool] | None:
         """The caller that a row stands for, and whether its org is frozen."""
         rows = self._database.of(org).read(_CALLER + where, (org, value))
         if not rows:
@@ -235,6 +239,8 @@ class Directory:
             groups=_names(groups),
             narrowing=load(narrowing),
             token_mark=mark[:16],
+            transport=transport,
+            address=address,
             used_at=used_at,
         )
         return caller, frozen is not None

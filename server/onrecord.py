@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from functools import partial
 from typing import Any
 
 from server.approval import Clearance
@@ -52,7 +53,7 @@ async def refuse(
         hashes: dict[str, Any] = {}
         if judged is not None:
             with contextlib.suppress(VaultError):  # without its keys the refusal is on record all the same
-                hashes = hashed(parts, rows, judged)
+                hashes = hashed(parts.vault.derive(rows, caller.org, AUDIT_VALUES), judged)
         entry = append(
             rows,
             caller.org,
@@ -65,7 +66,7 @@ async def refuse(
         )
         if kept is not None:
             with contextlib.suppress(VaultError):  # without its arguments' seal it is on record all the same
-                keep(rows, parts.vault, caller, kept)
+                keep(rows, partial(parts.vault.seal_text, rows, caller.org), caller, kept)
         turned_down(rows, caller.org, entry.at, said, held=held)
         used(rows, caller)
 
@@ -105,9 +106,8 @@ def what(judged: Judged) -> dict[str, Any]:
     }
 
 
-def hashed(parts: Parts, rows: Rows, judged: Judged) -> dict[str, Any]:
-    """The arguments' names with hashes under the org's key for these. Raises VaultError."""
-    key = parts.vault.derive(rows, judged.caller.org, AUDIT_VALUES)
+def hashed(key: bytes, judged: Judged) -> dict[str, Any]:
+    """The arguments' names with hashes under the org's key for these."""
     return argument_fields(key, judged.call.arguments, plain=judged.call.tool.plain)
 
 

@@ -25,7 +25,10 @@ log = logging.getLogger("keyleash")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the client hears: `ok` is False where the upstream refused or failed."""
+    """What the client hears: `ok` is False where the upstream refused or failed.
+
+    Where there is something `structured`, `text` is that as JSON.
+    """
 
     ok: bool
     structured: dict[str, Any] | None

@@ -76,6 +76,8 @@ class Turns:
 
         Where that raises Full, it is tried again when the minute is over. Raises AtLimit.
         """
+        if pace == _UNLIMITED and connection not in self._paused:
+            return await carry_out()
         turn = Turn(self, connection, name, self.clock() + self.patience_s)
         if pace.concurrent is None:
             return await turn.taken(pace, carry_out)
@@ -108,6 +110,9 @@ class Turns:
         if left <= 0:
             self._paused.pop(connection, None)
         return max(left, 0.0)
+
+
+_UNLIMITED = Pace()
 
 
 @dataclass(frozen=True)

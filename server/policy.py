@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -274,6 +275,10 @@ class Subject:
 
     def marks(self) -> frozenset[str]:
         """Every form of `who` that means this subject."""
+        return self._marks
+
+    @cached_property
+    def _marks(self) -> frozenset[str]:
         marks = {"everyone", f"agent:{self.agent}"}
         if self.member is not None and not self.standalone:
             marks |= {"acting", f"member:{self.member}"}

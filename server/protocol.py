@@ -12,8 +12,8 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, TextIO, TypeVar, cast
+from functools import lru_cache, partial
+from typing import Any, NamedTuple, TextIO, TypeVar, cast
 
 import anyio
 import mcp_types as t
@@ -81,7 +81,7 @@ def build(parts: Parts, identify: Identify, *, version: str, state_keys: list[by
                 t.INVALID_PARAMS, "Invalid cursor, or the list has changed since; list again from the start."
             ) from None
 
-    async def call_tool(ctx: Context, params: t.CallToolRequestParams) -> t.CallToolResult | t.InputRequiredResult:
+    async def call_tool(ctx: Context, params: t.CallToolRequestParams) -> _Told | t.InputRequiredResult:
         try:
             caller = _with_client(identify(ctx), ctx)
             outcome = await _called(parts, caller, params, _person(ctx, params))
@@ -92,10 +92,10 @@ def build(parts: Parts, identify: Identify, *, version: str, state_keys: list[by
         except NoSuchTool as refusal:
             raise MCPError(t.INVALID_PARAMS, str(refusal)) from None
         except CallRefused as refusal:
-            return _result(str(refusal), structured(refusal), ok=False)
+            return _Told(str(refusal), structured(refusal), ok=False)
         except Frozen as frozen:
-            return _result(str(frozen), None, ok=False)
-        return _result(outcome.text, outcome.structured, ok=outcome.ok)
+            return _Told(str(frozen), None, ok=False)
+        return _result(outcome)
 
     async def listen(ctx: Context, params: t.SubscriptionsListenRequestParams) -> t.SubscriptionsListenResult:
         try:
@@ -119,10 +119,11 @@ def build(parts: Parts, identify: Identify, *, version: str, state_keys: list[by
     security = RequestStateSecurity(
         keys=state_keys, ttl=STATE_TTL_S, bind_principal=lambda ctx: _principal(identify, ctx)
     )
-    if not _traced():
+    traced = _traced()
+    if not traced:
         server.middleware.clear()
     server.middleware.append(_Boundary(security, partial(_note_state, parts, identify)))
-    server.middleware.append(_Plain(masked(call_tool), server))
+    server.middleware.append(_Plain(unexplained(call_tool), server.server_info_stamp, spliced=not traced))
     return server
 
 
@@ -172,33 +173,55 @@ def _traced() -> bool:
 class _Plain(ServerMiddleware[Any]):
     """Answer a modern `tools/call` in its wire form, which the SDK otherwise builds, dumps and validates three times.
 
-    What asks a person, and every older client, takes the SDK's own way.
+    Over HTTP, where `spliced`, the form goes by the SDK as the bytes that it is sent in: see `_splicing`. What asks a
+    person, and every older client, takes the SDK's own way.
     """
 
-    def __init__(self, handler: Callable[[Context, Any], Awaitable[Any]], server: Server[Any]) -> None:
-        self._handler, self._server = handler, server
+    def __init__(
+        self,
+        handler: Callable[[Context, Any], Awaitable["_Told | t.InputRequiredResult"]],
+        stamp: Mapping[str, Any],
+        *,
+        spliced: bool,
+    ) -> None:
+        self._handler, self._spliced = handler, spliced
+        self._meta = {"io.modelcontextprotocol/serverInfo": stamp}
+        self._meta_bytes = json.dumps(self._meta, separators=(",", ":")).encode()
 
     async def __call__(self, ctx: Context, call_next: CallNext) -> HandlerResult:
         if ctx.method != "tools/call" or ctx.protocol_version not in MODERN_PROTOCOL_VERSIONS:
             return await call_next(ctx)
         params = t.CallToolRequestParams.model_validate(ctx.params or {}, by_name=False)
-        result = await self._handler(ctx, params)
-        stamp = {"io.modelcontextprotocol/serverInfo": self._server.server_info_stamp}
-        if not isinstance(result, t.CallToolResult):
-            question = result.model_dump(by_alias=True, mode="json", exclude_none=True)
-            return {**serialize_server_result(ctx.method, ctx.protocol_version, question), "_meta": stamp}
+        told = await self._handler(ctx, params)
+        if isinstance(told, t.InputRequiredResult):
+            question = told.model_dump(by_alias=True, mode="json", exclude_none=True)
+            return {**serialize_server_result(ctx.method, ctx.protocol_version, question), "_meta": dict(self._meta)}
+        if self._spliced and told.is_content and ctx.request is not None and SPLICED in ctx.request.scope:
+            ctx.request.scope[SPLICED] = told.wired(self._meta_bytes)
+            return {_PLACE: _PLACE}
         wire: dict[str, Any] = {
-            "_meta": stamp,
-            "content": [block.model_dump(by_alias=True, mode="json", exclude_none=True) for block in result.content],
-            "isError": bool(result.is_error),
+            "_meta": dict(self._meta),
+            "content": [{"text": told.text, "type": "text"}],
+            "isError": not told.ok,
             "resultType": "complete",
         }
-        if result.structured_content is not None:
-            wire["structuredContent"] = result.structured_content
+        if told.content is not None:
+            wire["structuredContent"] = told.content
         return wire
 
 
-def masked(
+def masked(handler: Callable[[Context, P], Awaitable[Any]]) -> Callable[[Context, P], Awaitable[Any]]:
+    """As `unexplained`, in the SDK's own models."""
+    answered = unexplained(handler)
+
+    async def run(ctx: Context, params: P) -> Any:
+        result = await answered(ctx, params)
+        return result.modelled() if isinstance(result, _Told) else result
+
+    return run
+
+
+def unexplained(
     handler: Callable[[Context, P], Awaitable[R]],
 ) -> Callable[[Context, P], Awaitable[R]]:
     """Let no exception's text out: the client gets a number, the log the same number and the exception's kind."""
@@ -406,7 +429,8 @@ def _person(ctx: Context, params: t.CallToolRequestParams) -> _Nobody | _Handsha
         return _Nobody(pointer=pointer)
     if modern:
         responses = params.input_responses or {}
-        return _Modern(pointer, responses.get(ANSWER), _onward(params.request_state, responses))
+        onward = _onward(params.request_state, responses) if params.request_state else None
+        return _Modern(pointer, responses.get(ANSWER), onward)
     return _Handshake(ctx) if ctx.session.can_send_request else _Nobody()
 
 
@@ -452,10 +476,10 @@ def _input_required_outside(ask: AskThrough) -> t.InputRequiredResult:
     return t.InputRequiredResult(input_requests=dict(forms), request_state=json.dumps(state))
 
 
-def _onward(state: str | None, responses: Mapping[str, Any]) -> Onward | None:
+def _onward(state: str, responses: Mapping[str, Any]) -> Onward | None:
     """Where a server's questions were left, with the answers to them; the boundary has verified that it is ours."""
     try:
-        found = json.loads(state or "")["outside"]
+        found = json.loads(state)["outside"]
     except (ValueError, KeyError, TypeError):
         return None
     given: dict[str, tuple[str, Mapping[str, Any] | None]] = {
@@ -502,14 +526,37 @@ def _with_client(caller: Caller, ctx: Context) -> Caller:
     return replace(caller, client=_printable(info.name), client_version=_printable(info.version))
 
 
+@lru_cache(maxsize=256)
 def _printable(text: str) -> str:
     return "".join(char for char in text if char.isprintable())[:100]
 
 
-def _result(text: str, content: dict[str, Any] | None, *, ok: bool) -> t.CallToolResult:
-    return t.CallToolResult(
-        content=[t.TextContent(type="text", text=text)], structured_content=content, is_error=not ok
-    )
+class _Told(NamedTuple):
+    """What a client is told of a call."""
+
+    text: str
+    content: dict[str, Any] | None
+    ok: bool
+    is_content: bool = False
+    """Whether the text is the content, as JSON."""
+
+    def modelled(self) -> t.CallToolResult:
+        """As the SDK takes it."""
+        block = t.TextContent(type="text", text=self.text)
+        return t.CallToolResult(content=[block], structured_content=self.content, is_error=not self.ok)
+
+    def wired(self, meta: bytes) -> bytes:
+        """As it stands in a modern response, where the text is the content: that is spelt once."""
+        spelt = json.dumps(self.text).encode()
+        failed = b"false" if self.ok else b"true"
+        return (
+            b'{"_meta":%b,"content":[{"text":%b,"type":"text"}],"isError":%b,"resultType":"complete",'
+            b'"structuredContent":%b}' % (meta, spelt, failed, self.text.encode("utf-8", "replace"))
+        )
+
+
+def _result(outcome: Outcome) -> _Told:
+    return _Told(outcome.text, outcome.structured, outcome.ok, is_content=outcome.structured is not None)
 
 
 # -- stdio
@@ -607,6 +654,11 @@ CALLER = "keyleash.caller"
 """Where the HTTP application leaves the caller it has authenticated, in the ASGI scope."""
 AT_ONCE = "keyleash.at-once"
 """Set there where the whole body had come when the caller was looked at: there was no time to change anything."""
+SPLICED = "keyleash.spliced"
+"""Left there for the bytes of a result that go by the SDK, where it answers with `_PLACE`."""
+_PLACE = secrets.token_hex(16)
+_PLACED = json.dumps({_PLACE: _PLACE}, separators=(",", ":")).encode()
+"""What the SDK spells in place of a result. Nobody outside of this process can say it."""
 
 
 class HttpFace:
@@ -660,7 +712,33 @@ class HttpFace:
                 receive = _while_welcome(receive, self._again, caller)
         if scope["method"] == "POST":
             receive = _noting_what_comes_at_once(scope, receive)
+            if manager is self._modern:
+                scope[SPLICED] = None
+                send = _splicing(scope, send)
         await manager.handle_request(scope, receive, send)  # pyright: ignore[reportArgumentType] - ASGI's own types
+
+
+def _splicing(scope: Scope, send: Send) -> Send:
+    """Put the result's own bytes where the SDK has spelt `_PLACE`, in a response of one piece; else send what it sends.
+
+    So envelope, status and headers are the SDK's, and an answer of many kilobytes is not taken apart and spelt again.
+    """
+    head: dict[str, Any] = {}
+
+    async def sent(message: dict[str, Any]) -> None:
+        nonlocal head
+        own: bytes | None = scope[SPLICED]
+        if own is None:
+            await send(message)
+        elif message["type"] == "http.response.start":
+            head = message
+        else:
+            body = message["body"].replace(_PLACED, own, 1)
+            given = [(name, value) for name, value in head["headers"] if name != b"content-length"]
+            await send({**head, "headers": [*given, (b"content-length", str(len(body)).encode())]})
+            await send({**message, "body": body})
+
+    return sent
 
 
 def _noting_what_comes_at_once(scope: Scope, receive: Receive) -> Receive:

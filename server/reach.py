@@ -1,6 +1,7 @@
 """Which tools a caller could call at all. One that no arguments could let it call is to it as if it did not exist."""
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from connectors.catalogue import Offered
 from connectors.definition import Effect
@@ -11,7 +12,10 @@ from server.policy import Subject, possible, reach
 
 def subject(caller: Caller) -> Subject:
     """The caller, as rules see one."""
-    return Subject(caller.agent, caller.member, caller.roles, caller.groups, caller.standalone)
+    return _subject(caller.agent, caller.member, caller.roles, caller.groups, caller.standalone)
+
+
+_subject = lru_cache(maxsize=1024)(Subject)  # it says who was looked up for this call, and nothing of what they may
 
 
 def within_reach(caller: Caller, workspace: Workspace, tools: Iterable[Offered]) -> Iterator[Offered]:

@@ -20,7 +20,7 @@ from server.database import Database, DatabaseProblem, Rows
 from server.identity import Caller
 from server.policy import Subject, Verdict
 from server.rounds import rounds
-from vault import CannotOpen, Vault
+from vault import CannotOpen, Seal, Vault
 
 log = logging.getLogger("keyleash")
 
@@ -86,11 +86,11 @@ def text_of(arguments: Mapping[str, Any]) -> str | None:
     return text if len(text) <= LONGEST else None
 
 
-def keep(rows: Rows, vault: Vault, caller: Caller, one: Decided) -> None:
-    """Add a row for this decision to the transaction that records it. Raises VaultError."""
+def keep(rows: Rows, seal: Seal, caller: Caller, one: Decided) -> None:
+    """Add a row for this decision to the transaction that records it; `seal` is the org's. Raises VaultError."""
     now = now_ms()
     name = f"cal_{_beginning(now)}{secrets.token_hex(6)}"
-    sealed = None if one.text is None else vault.seal_text(rows, caller.org, PURPOSE, name, one.text)
+    sealed = None if one.text is None else seal(PURPOSE, name, one.text)
     rows.execute(
         _INSERT,
         (

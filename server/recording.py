@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from server.allowance import count_call, count_tokens
 from server.approval import Asked, Clearance, Lost, State
-from server.audit import AuditError, Event, append
+from server.audit import AUDIT_VALUES, AuditError, Event, append
 from server.bound import Attempt, Bound
 from server.connections import take_credential
 from server.database import DatabaseProblem, Rows
@@ -43,6 +43,7 @@ async def begin(parts: Parts, bound: Bound, clearance: Clearance) -> Attempt | O
         reserve(rows, bound.caller.org, bound.budgets, agreed=_agreed(clearance))
         count(rows, bound.caller.org, bound.connection.name, bound.pace)
         taken = take_credential(rows, parts.vault, bound.connection)
+        key, seal = parts.vault.derive_and_seal(rows, bound.caller.org, AUDIT_VALUES)
         said = {**who(bound.caller), **what(bound), **by_leave_of(clearance)}
         said["report_awaited"] = bound.report_awaited or None
         entry = append(
@@ -50,17 +51,17 @@ async def begin(parts: Parts, bound: Bound, clearance: Clearance) -> Attempt | O
             bound.caller.org,
             Event.CALL_ATTEMPT,
             **said,
-            **hashed(parts, rows, bound),
+            **hashed(key, bound),
             resent=clearance.again or None,
             method=bound.request.method,
             host=bound.request.origin,
         )
         if clearance.approval is None:  # else it was kept when it was held
-            keep(rows, parts.vault, bound.caller, decided(bound.call, bound.verdict))
+            keep(rows, seal, bound.caller, decided(bound.call, bound.verdict))
         slot = attempted(rows, bound.caller.org, entry.at, said)
         used(rows, bound.caller)
         unsettled = parts.approvals.unknown.begun(rows, asked, clearance, entry.seq)
-        return Attempt(entry.seq, taken, begun, unsettled, slot)
+        return Attempt(entry.seq, taken, begun, unsettled, slot, said)
 
     try:
         return await parts.database.of(bound.caller.org).write(change)
@@ -94,9 +95,7 @@ async def end(parts: Parts, bound: Bound, clearance: Clearance, attempt: Attempt
             org,
             Event.CALL_OUTCOME,
             attempt=attempt.number,
-            **who(bound.caller),
-            **what(bound),
-            **by_leave_of(clearance),
+            **attempt.said,
             method=bound.request.method,
             host=bound.request.origin,
             outcome="asked" if came.asked else came.state.value,

@@ -6,7 +6,7 @@ Nothing is sent: neither where an approved call was carried out before, nor wher
 import anyio
 
 from server.approval import Clearance
-from server.audit import AuditError, Event, append
+from server.audit import AUDIT_VALUES, AuditError, Event, append
 from server.binding import bind, bind_again
 from server.bound import Bound
 from server.database import DatabaseProblem, Rows
@@ -43,7 +43,7 @@ async def _write(parts: Parts, bound: Bound, clearance: Clearance, how: str) -> 
             **who(bound.caller),
             **what(bound),
             **by_leave_of(clearance),
-            **hashed(parts, rows, bound),
+            **hashed(parts.vault.derive(rows, bound.caller.org, AUDIT_VALUES), bound),
             outcome=how,
         )
         used(rows, bound.caller)

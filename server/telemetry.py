@@ -100,6 +100,7 @@ class Telemetry:
 
     def __init__(self, meter: metrics.Meter | None = None, tracer: trace.Tracer | None = None) -> None:
         self._meter, self._tracer = meter, tracer
+        self._silent = meter is None and tracer is None
         if meter is not None:
             self._calls = meter.create_counter("keyleash.calls", "{call}", "Calls of tools, by what became of them.")
             self._seconds, self._upstream, self._record, self._waited = (
@@ -108,13 +109,13 @@ class Telemetry:
             )
             self._under_way = meter.create_up_down_counter("keyleash.calls.under_way", "{call}")
 
-    @contextmanager
-    def call(self, caller: "Caller") -> Generator[Seen]:
+    def call(self, caller: "Caller") -> AbstractContextManager[Seen]:
         """The whole of one call; what it raises is seen by its kind alone."""
+        return nullcontext(Seen()) if self._silent else self._call(caller)
+
+    @contextmanager
+    def _call(self, caller: "Caller") -> Generator[Seen]:
         seen = Seen()
-        if self._meter is None and self._tracer is None:
-            yield seen
-            return
         org, began = {"keyleash.org": caller.org_name}, time.monotonic()
         if self._meter is not None:
             self._under_way.add(1, org)
@@ -135,13 +136,13 @@ class Telemetry:
                     self._calls.add(1, told)
                     self._seconds.record(time.monotonic() - began, told)
 
-    @contextmanager
-    def sending(self, seen: Seen, host: str, method: str) -> Generator[dict[str, Any]]:
+    def sending(self, seen: Seen, host: str, method: str) -> AbstractContextManager[dict[str, Any]]:
         """The part of a call that is the upstream's; of what the block is told, the `status` of the answer is shown."""
+        return nullcontext(dict[str, Any]()) if self._silent else self._sending(seen, host, method)
+
+    @contextmanager
+    def _sending(self, seen: Seen, host: str, method: str) -> Generator[dict[str, Any]]:
         facts: dict[str, Any] = {}
-        if self._meter is None and self._tracer is None:
-            yield facts
-            return
         began = time.monotonic()
         about = {"server.address": host, "http.request.method": method}
         with self._span("keyleash.send", about, trace.SpanKind.CLIENT) as span:
@@ -154,12 +155,12 @@ class Telemetry:
                 time.monotonic() - began, {name: seen.attributes[name] for name in names if name in seen.attributes}
             )
 
-    @contextmanager
-    def recording(self, event: str) -> Generator[None]:
+    def recording(self, event: str) -> AbstractContextManager[None]:
         """Writing an entry and waiting until it is durable."""
-        if self._meter is None and self._tracer is None:
-            yield
-            return
+        return nullcontext() if self._silent else self._recording(event)
+
+    @contextmanager
+    def _recording(self, event: str) -> Generator[None]:
         began, written = time.monotonic(), "failed"
         with self._span("keyleash.record", {"keyleash.event": event}):
             try:

@@ -105,7 +105,15 @@ def _line(values: tuple[Any, ...]) -> Line:
 
 def day_of(at: int) -> str:
     """The day (UTC) of a moment, `2026-11-26`."""
-    return iso(at)[:10]
+    return _day(at // _DAY_MS)
+
+
+@lru_cache(maxsize=64)
+def _day(number: int) -> str:
+    return iso(number * _DAY_MS)[:10]
+
+
+_DAY_MS = 86_400_000
 
 
 def moment_of(day: str) -> int:

@@ -43,7 +43,7 @@ CARRIERS = frozenset(
         "Agent",
         "Desk",
         "Pending",
-        "_Bound",
+        "Bound",
         "Log",
         "Hook",
         "_Leased",

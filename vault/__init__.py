@@ -19,7 +19,7 @@ from vault.keys import PROVIDERS, LocalRootKey, RootKey, RootKeyRef, root_key_sp
 from vault.references import REFERENCE_FIELD, REFERENCES, STORED, Resolver, show_reference, source_of, to_reference
 from vault.seal import seal, unseal
 from vault.secret import Secret
-from vault.store import FirstOrgKey, Vault, VaultStatus
+from vault.store import FirstOrgKey, Seal, Vault, VaultStatus
 
 __all__ = [
     "PROVIDERS",
@@ -37,6 +37,7 @@ __all__ = [
     "RootKeyProblem",
     "RootKeyRef",
     "Rows",
+    "Seal",
     "Sealed",
     "Secret",
     "Vault",

@@ -113,8 +113,10 @@ class OrgKeys(Opaque):
         found: list[Wanted] = []
         for version, wrapped, *generation in db.execute(_KEYS_OF_ORG, (org,)).fetchall():
             with suppress(VaultError):
-                found.append(Wanted(blob(wrapped), org_context(org, version), self.generations.of_row(*generation)))
-        return [one for one in found if one.root.remote and self._age(one.context, one.wrapped) > self.seconds]
+                root = self.generations.of_row(*generation)
+                if root.remote:
+                    found.append(Wanted(blob(wrapped), org_context(org, version), root))
+        return [one for one in found if self._age(one.context, one.wrapped) > self.seconds]
 
     def fetch(self, wanted: Sequence[Wanted]) -> None:
         """Ask for these keys; may take seconds, and may run on any thread. Raises KeysUnavailable, CannotOpen."""

@@ -21,6 +21,8 @@ from vault.seal import KEY_BYTES, Key
 from vault.secret import Opaque, Secret
 
 TEXT_VERSION_BYTES = 4
+Seal = Callable[[str, str, str], bytes]
+"""Seals a text under an org's newest key: purpose, subject and text become the blob."""
 CARRIED = ""
 """The purpose of the row that lists which purposes' keys were carried over when an org's key was rotated."""
 
@@ -261,9 +263,7 @@ class Vault(Opaque):
         The blob is the version of the org's key (4 bytes, big-endian), then a blob of `vault.seal`.
         """
         version, key = self.keyring.newest(db, org)
-        context = _text_context(org, purpose, subject, version)
-        plaintext = text.encode("utf-8", "surrogatepass")
-        return version.to_bytes(TEXT_VERSION_BYTES, "big") + key.seal(plaintext, context=context)
+        return _sealed_text(key, org, version, purpose, subject, text)
 
     def unseal_text(self, db: Rows, org: str, purpose: str, subject: str, sealed: bytes) -> str:
         """What `seal_text` was given. CannotOpen for another org, purpose or subject, or an altered blob.
@@ -283,10 +283,24 @@ class Vault(Opaque):
         """
         if not org:
             return self.keyring.installation(db).derive(context=(org, purpose))
+        return self._derived(db, org, purpose)[0]
+
+    def derive_and_seal(self, db: Rows, org: str, purpose: str) -> tuple[bytes, Seal]:
+        """What `derive` gives, and what seals texts of this org as `seal_text` does; from one look at its keys.
+
+        Use it within the transaction: afterwards another key may be the one that seals what is new.
+        """
+        derived, (version, wrapped, root) = self._derived(db, org, purpose)
+        key = self.keyring.of_row(db, org, version, wrapped, root).key
+        return derived, partial(_sealed_text, key, org, version)
+
+    def _derived(self, db: Rows, org: str, purpose: str) -> tuple[bytes, tuple[int, object, int]]:
+        """The derived key, and the row of the org's newest key."""
         row = db.execute(_DERIVED, (purpose, org)).fetchone()
         if row is None:
             raise no_key(org)
         version, wrapped, root, key_version, sealed, kept_under, kept_root, carried = row
+        newest = (version, wrapped, root)
         if key_version is not None:
             version, wrapped, root = key_version, kept_under, kept_root
         held = self.keyring.of_row(db, org, version, wrapped, root)
@@ -300,7 +314,7 @@ class Vault(Opaque):
             else:
                 derived = held.key.derive(context=(org, purpose))
             held.keep(name, derived)
-        return derived
+        return derived, newest
 
     def carried(self, db: Rows, org: str) -> tuple[str, ...]:
         """The purposes whose derived keys outlived a rotation of the org's key; none where it has its first one."""
@@ -480,6 +494,13 @@ def _carried(key: Key, org: str, key_version: int, sealed: object) -> tuple[str,
     if key_version == 1 and sealed is None:
         return ()
     return tuple(json.loads(key.unseal(blob(sealed), context=derived_context(org, CARRIED, key_version))))
+
+
+def _sealed_text(  # noqa: PLR0917 - what the seal binds, in its order
+    key: Key, org: str, version: int, purpose: str, subject: str, text: str
+) -> bytes:
+    sealed = key.seal(text.encode("utf-8", "surrogatepass"), context=_text_context(org, purpose, subject, version))
+    return version.to_bytes(TEXT_VERSION_BYTES, "big") + sealed
 
 
 def _text_context(org: str, purpose: str, subject: str, key_version: int) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import builtins
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import anyio
@@ -418,7 +419,7 @@ class Approvals(Register):
             verdict=verdict.ruling.value,
             rules=list(verdict.rules),
         )
-        keep(rows, self._vault, caller, decided(call, asked.ruled or verdict))
+        keep(rows, partial(self._vault.seal_text, rows, caller.org), caller, decided(call, asked.ruled or verdict))
         tell(rows, record.org, record.id, Happening.OPENED)
         return record
 

@@ -40,17 +40,18 @@ def append(rows: Rows, org: str, event: Event, /, *, at_ms: int | None = None, *
     if not RESERVED.isdisjoint(fields):
         raise TypeError(f"an entry's own fields cannot be given: {sorted(RESERVED & fields.keys())}")
     seq, previous = _next(rows, org)
+    kind = str(event)
     at = time.time_ns() // 1_000_000 if at_ms is None else at_ms
-    given = {name: value for name, value in fields.items() if value is not None}
-    body: dict[str, Any] = {**given, "v": VERSION, "org": org, "seq": seq, "at": iso(at), "event": str(event)}
+    body: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
+    body |= {"v": VERSION, "org": org, "seq": seq, "at": iso(at), "event": kind}
     text = canonical(body)
     if len(text) > MAX_BODY:
         raise TooLarge(f"An audit entry can hold {MAX_BODY} bytes and this one has {len(text)}. Send less at once.")
     own = entry_hash(bytes.fromhex(previous), text.encode()).hex()
     columns = (column(body.get("agent")), column(body.get("connection")))
     columns += (column(body.get("tool")), column(body.get("outcome")))
-    rows.execute(_INSERT, (org, seq, at, str(event), text, previous, own, *columns))
-    return Entry(org=org, seq=seq, at=at, event=str(event), text=text, previous=previous, hash=own)
+    rows.execute(_INSERT, (org, seq, at, kind, text, previous, own, *columns))
+    return Entry(org=org, seq=seq, at=at, event=kind, text=text, previous=previous, hash=own)
 
 
 def hash_value(key: bytes, name: str, value: Any) -> str:

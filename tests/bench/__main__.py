@@ -41,9 +41,10 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     parser.add_argument("--rounds", type=int, default=Plan.rounds)
     parser.add_argument("--seconds", type=float, default=Plan.seconds, help="of each server's turn in a round")
+    parser.add_argument("--callers", type=int, nargs="+", default=Plan.callers, help="at once; a race for each number")
     given = parser.parse_args()
     try:
-        report = bench(Plan(rounds=given.rounds, seconds=given.seconds))
+        report = bench(Plan(callers=tuple(given.callers), rounds=given.rounds, seconds=given.seconds))
     except BenchProblem as problem:
         print(f"bench: {problem}", file=sys.stderr)
         return 1

@@ -10,6 +10,7 @@ from vault import CannotOpen, LocalRootKey, Vault, VaultError
 from vault import rotation as steps
 from vault.generations import INSTALLATION_KEY
 from vault.orgkeys import org_context
+from vault.store import derived_context
 
 FIRST = LocalRootKey(b"1" * 32, provider="file", location="/one")
 SECOND = LocalRootKey(b"2" * 32, provider="file", location="/two")
@@ -284,6 +285,30 @@ def test_what_was_derived_stays_what_it_is_through_any_number_of_rotations(vault
         assert [vault.derive(db, "org_a", purpose) for purpose in asked] == before
     (counted,) = vault.status(db).orgs["org_a"]
     assert counted.derived == 2
+
+
+def test_one_look_derives_what_stays_and_seals_under_what_is_newest(vault: Vault, db: sqlite3.Connection):
+    before = vault.derive(db, "org_a", "audit")
+    for version in (1, 2):
+        if version == 2:
+            begin_org(vault, db, 2, "audit")
+        derived, seal = vault.derive_and_seal(db, "org_a", "audit")
+        sealed = seal("prompt", "apr_1", "half a pair: \ud83c")
+        assert derived == before
+        assert int.from_bytes(sealed[:4], "big") == version
+        assert vault.unseal_text(db, "org_a", "prompt", "apr_1", sealed) == "half a pair: \ud83c"
+        with pytest.raises(CannotOpen):
+            vault.unseal_text(db, "org_b", "prompt", "apr_1", sealed)
+    kept = vault.keyring.at(db, "org_a", 1).seal(before, context=derived_context("org_a", "audit", 1))
+    db.execute(
+        "UPDATE vault_derived SET key_version = 1, sealed = ? WHERE org = 'org_a' AND purpose = 'audit'", (kept,)
+    )
+    derived, seal = vault.derive_and_seal(db, "org_a", "audit")
+    assert (derived, seal("prompt", "apr_1", "x")[:4]) == (before, bytes([0, 0, 0, 2])), (
+        "what is new is under the newest"
+    )
+    with pytest.raises(VaultError, match="org_none"):
+        vault.derive_and_seal(db, "org_none", "audit")
 
 
 def test_a_derived_key_that_was_taken_away_is_missed_and_not_derived_anew(vault: Vault, db: sqlite3.Connection):
