@@ -23,6 +23,7 @@ from server.database import Database, DatabaseProblem, open_database, require_sc
 from server.erasure import retrying
 from server.held import note
 from server.identity import Directory, system_user
+from server.keeping import Conversations
 from server.keys import Keys
 from server.oauth import revoking
 from server.oauth.apps import Apps
@@ -76,6 +77,7 @@ class Installation:
             keys=Keys(self.database, self.vault),
             references=references,
             pace=Turns(self.settings.wait_seconds),
+            conversations=Conversations(egress, self.directory, self.workspaces),
             renewals=Renewals(self.database, self.vault, egress, Apps(self.settings.oauth_apps), references),
             changed=partial(note, self.catalogue.connectors),
             telemetry=listened_to(),
@@ -230,7 +232,10 @@ async def running(installation: Installation) -> AsyncGenerator[Parts]:
         parts = installation.parts(egress)
         parts.telemetry.watch(everything(database, now_ms, NotedHeads(settings.noted_heads).signed.heads))
         apps, connectors = Apps(settings.oauth_apps), installation.catalogue.connectors
-        async with revoking.retrying(database, vault, egress, connectors, parts.keys, apps=apps):
+        async with (
+            revoking.retrying(database, vault, egress, connectors, parts.keys, apps=apps),
+            parts.conversations.keeping(),
+        ):
             try:
                 yield parts
             finally:

@@ -9,6 +9,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -67,6 +68,7 @@ from server.errors import (
     VaultSealed,
 )
 from server.identity import Caller, Directory, Frozen, Moved, new_id, require_unmoved, used
+from server.keeping import Conversations
 from server.keys import Keys
 from server.managed import count_call, require_left
 from server.oauth.renewal import Renewals
@@ -103,6 +105,7 @@ class Parts:
     keys: Keys
     references: Resolver
     renewals: Renewals
+    conversations: Conversations
     telemetry: Telemetry = field(default_factory=Telemetry, compare=False)
     long_answers: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(4), compare=False)
     """How many long answers are taken apart at once."""
@@ -294,7 +297,8 @@ async def _renew(parts: Parts, bound: _Bound) -> None:
 async def _in_turn(parts: Parts, bound: _Bound, clearance: Clearance, person: Person, seen: Seen) -> Outcome:
     """Carry it out once the connection takes one more call. Raises AtLimit, on record, and Moved; nothing was sent."""
     try:
-        async with parts.pace.taken(bound.connection.id, bound.connection.name, bound.pace) as turn:
+        alone = parts.conversations.alone(bound.caller, bound.connection, bound.call.connector)
+        async with parts.pace.taken(bound.connection.id, bound.connection.name, bound.pace, alone=alone) as turn:
             while True:
                 await turn.come()
                 try:
@@ -705,12 +709,8 @@ async def _send_to_server(
             return _without_credential(error, bound, again=False)
         try:
             sent = await send_to_server(
-                parts.egress,
                 bound_call,
-                base_url=connection.base_url,
-                private=connection.networks,
-                kind=kind,
-                secret=secret,
+                partial(parts.conversations.talk, bound.caller, connection, bound_call.connector, kind, secret),
                 before=_server_in_time(parts, attempt),
                 outside=may_ask(bound.caller, person.outside),
                 long_answers=parts.long_answers,
