@@ -6,6 +6,7 @@ Nothing is sent that is not effect `read`, nothing before it is on record, and n
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
 
