@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +21,7 @@ from server.errors import AtLimit, CallRefused
 from server.identity import narrow_agent, remove_agent, rotate_agent, set_frozen
 from server.keeping import OLDEST_S
 from server.narrowing import Narrowing
+from tests import postgres
 from tests.agents import ERAS, Nobody, answering, connected, with_connector
 from tests.installed import SECRET, Place, add_org, files_holding
 from tests.keeping import Clock, Serving, command, connector_text, kept, serving
@@ -610,3 +614,46 @@ async def test_a_reference_that_leads_to_another_secret_ends_it(place: Place, tm
         after = await served.said("recall")
         assert (after["kept"], after["pid"] == before["pid"]) == ([], False)
         assert "its credential is another one now" in after["note_on_conversation"]
+
+
+# -- the whole server
+
+
+@pytest.mark.parametrize("how", ["closed", signal.SIGTERM, signal.SIGKILL])
+def test_whatever_ends_a_server_no_program_of_its_stays_behind(place: Place, how: Any) -> None:
+    """One that ends neither when its input does nor when it is asked to, in a server in a process of its own."""
+    kept(place, "stubborn")
+    serve = subprocess.Popen(
+        [sys.executable, "-c", "from server.cli import main; main()", "serve", "--agent", "reconciler"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, **postgres.environment(place.home), "KEYLEASH_HOME": str(place.home)},
+    )
+    with serve:
+        assert serve.stdin is not None
+        assert serve.stdout is not None
+        for message in HELLO:
+            serve.stdin.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
+        serve.stdin.flush()
+        answers = (json.loads(line) for line in serve.stdout)
+        said = next(answer for answer in answers if answer.get("id") == 2)["result"]["structuredContent"]
+        assert there(said["pid"])
+        if how == "closed":
+            serve.stdin.close()
+        else:
+            serve.send_signal(how)
+        serve.wait(60)
+        until = time.monotonic() + 30
+        while there(said["pid"]):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+
+
+ABOUT = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+HELLO: list[dict[str, Any]] = [
+    {"id": 1, "method": "initialize", "params": ABOUT},
+    {"method": "notifications/initialized"},
+    {"id": 2, "method": "tools/call", "params": {"name": "state_remember", "arguments": {"text": "a"}}},
+]
