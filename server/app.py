@@ -220,6 +220,7 @@ async def running(installation: Installation) -> AsyncGenerator[Parts]:
     time brings to held calls is written down."""
     from connectors.egress import Egress  # the HTTP library: commands that send nothing do without
     from server.delivery import delivering
+    from server.looking import Looking, looking
 
     database, vault, settings = installation.database, installation.vault, installation.settings
     async with (
@@ -235,6 +236,7 @@ async def running(installation: Installation) -> AsyncGenerator[Parts]:
         async with (
             revoking.retrying(database, vault, egress, connectors, parts.keys, apps=apps),
             parts.conversations.keeping(),
+            looking(Looking(parts, connectors, settings.look_seconds)),
         ):
             try:
                 yield parts

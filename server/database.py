@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SCHEMA = "0012"
+SCHEMA = "0015"
 """The migration this code was written for; a test holds it to the newest one in `migrations/versions`."""
 
 PATIENCE_S = 2.0

@@ -217,6 +217,15 @@ async def test_what_a_modern_server_wants_first_is_returned_and_goes_on_from_the
     assert json.loads(second.reply.body)["text"] == "answered: accept {'colour': 'red'}"
 
 
+async def test_each_call_in_a_conversation_has_its_time_and_its_requests_of_its_own(wrapped: Wrapped) -> None:
+    async with talking(wrapped.url, limits=SHORT) as upstream:
+        for _ in range(4):
+            await upstream.call("echo", {"text": "x"}, pinned=definition("echo").hash)
+            upstream._left -= SHORT.total_s * 0.9  # as if it had taken that long
+            upstream._line.requests["POST"] = MOST_REQUESTS["POST"]
+    assert len(wrapped.world.calls) == 4
+
+
 async def test_what_runs_before_the_call_can_stop_it(wrapped: Wrapped) -> None:
     def late() -> None:
         raise Unreachable("too late", maybe_sent=False)

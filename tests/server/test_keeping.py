@@ -145,14 +145,18 @@ async def test_two_connections_and_two_orgs_share_nothing(place: Place) -> None:
         assert (second.structured["kept"], theirs["kept"], served.open) == ([], [], 3)
 
 
-def rotated(place: Place) -> None:
+def rotated(place: Place, secret: str = f"{SECRET}2") -> None:
     connection = connection_named(place.database, place.org, "state")
     vault, connector = place.installation.vault, place.installation.catalogue.connectors["state"]
     same = Plan(connector, connector.credentials[0], "state", connection.base_url, connection.private)
-    given = {"secret": f"{SECRET}2"}
+    given = {"secret": secret}
     place.database.write_now(
         lambda rows: rotate(rows, vault, connection, same, fields=given, account=None, verified=False, by="alice")
     )
+
+
+def rotated_to_the_same(place: Place) -> None:
+    rotated(place, SECRET)
 
 
 def removed(place: Place) -> None:
@@ -198,6 +202,7 @@ def touched(place: Place) -> None:
 
 ENDS: dict[str, Callable[[Place], None]] = {
     "rotated": rotated,
+    "rotated_to_the_same": rotated_to_the_same,
     "removed": removed,
     "agent_removed": agent_removed,
     "token_rotated": token_rotated,
@@ -218,7 +223,7 @@ async def test_it_ends_without_any_further_call(place: Place, what: str) -> None
         await until(lambda: not served.open)
 
 
-@pytest.mark.parametrize("what", ["rotated", "token_rotated", "narrowed", "file_changed"])
+@pytest.mark.parametrize("what", ["rotated", "rotated_to_the_same", "token_rotated", "narrowed", "file_changed"])
 async def test_the_next_call_never_uses_the_one_from_before_even_where_nobody_looked(place: Place, what: str) -> None:
     kept(place)
     reopen(place)
