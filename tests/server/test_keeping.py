@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import pytest
 
+from connectors.definition import OAuth
 from server.app import running
 from server.call import call
 from server.connections import Plan, connection_named, remove, rotate
@@ -22,12 +23,12 @@ from server.identity import narrow_agent, remove_agent, rotate_agent, set_frozen
 from server.keeping import OLDEST_S
 from server.narrowing import Narrowing
 from tests import postgres
-from tests.agents import ERAS, Nobody, answering, connected, with_connector
+from tests.agents import ERAS, Nobody, answering, connected, execute, with_connector
 from tests.installed import SECRET, Place, add_org, files_holding
 from tests.keeping import Clock, Serving, command, connector_text, kept, serving
 from tests.wrapped import Wrapped
 from tests.wrapping import connector_text as world_text
-from vault import to_reference
+from vault import Secret, to_reference
 
 pytestmark = pytest.mark.anyio
 
@@ -195,6 +196,11 @@ def file_changed(place: Place) -> None:
     place.rule(who="everyone", tools=["other.*"], then="deny")
 
 
+def consent_needed(place: Place) -> None:
+    execute(place, "UPDATE connection SET needs_consent_at = 1 WHERE name = 'state'")
+    touched(place)
+
+
 def touched(place: Place) -> None:
     """Something else of the org changes."""
     place.rule(who="everyone", tools=["other.*"], then="deny")
@@ -209,6 +215,7 @@ ENDS: dict[str, Callable[[Place], None]] = {
     "frozen": frozen,
     "narrowed": narrowed,
     "file_changed": file_changed,
+    "consent_needed": consent_needed,
 }
 
 
@@ -619,6 +626,37 @@ async def test_a_reference_that_leads_to_another_secret_ends_it(place: Place, tm
         after = await served.said("recall")
         assert (after["kept"], after["pid"] == before["pid"]) == ([], False)
         assert "its credential is another one now" in after["note_on_conversation"]
+
+
+@pytest.mark.parametrize("by_oauth", [True, False])
+async def test_over_http_a_renewed_token_goes_on_in_the_same_session_and_another_secret_does_not(
+    place: Place, by_oauth: bool
+) -> None:
+    with Wrapped(SECRET, era="handshake") as wrapped:
+        with_connector(place, "world", world_text(keep="10m"))
+        connection = place.connect(wrapped.url, connector="world", secret=SECRET)
+        connector = place.installation.catalogue.connectors["world"]
+        oauth = OAuth(authorize="/authorize", token="/token") if by_oauth else None  # noqa: S106 - a path
+        kind = replace(connector.credentials[0], oauth=oauth)
+        pin = connector.tools["echo"].pinned
+        async with running(place.installation) as parts:
+            for secret in (SECRET, f"{SECRET}-renewed"):
+                wrapped._secret = secret
+                with Secret({"secret": secret, "refresh_token": "of_no_use_to_a_call"}) as given:
+                    await parts.conversations.talk(
+                        place.caller(),
+                        connection,
+                        connector,
+                        kind,
+                        given,
+                        lambda upstream, before: upstream.call("echo", {"text": "x"}, pinned=pin, before=before),
+                        lambda: None,
+                    )
+                (one,) = parts.conversations._kept.values()
+                assert one.fields == (("secret",) if by_oauth else ("secret", "refresh_token"))
+        sessions = {headers.get("mcp-session-id") for _, _, headers in wrapped.requests} - {None}
+        assert len(sessions) == (1 if by_oauth else 2)
+        assert len(wrapped.world.calls) == 2
 
 
 # -- the whole server
