@@ -463,8 +463,8 @@ MCP_CONNECTOR: Mapping[str, Key] = {
             "type": "array",
             "items": {"type": "string"},
             "minItems": 1,
-            "description": "The program and its arguments, for a server that is started for each call (but see "
-            "`keep`) and spoken to over stdio. No shell reads it, and it inherits no environment. Only the operator connects it.",
+            "description": "The program and its arguments, for a server that is started for each call (but see `keep`) "
+            "and spoken to over stdio. No shell reads it; it inherits no environment; only the operator connects it.",
         }
     ),
     "keep": _text(

@@ -16,13 +16,13 @@ import anyio
 from connectors.definition import Connector
 from connectors.errors import ConnectorError
 from server.audit import AuditError
-from server.call import Parts
 from server.clock import now_ms
 from server.connections import Connection, connections_of, credential_kind, open_credential, verify
 from server.credential import resolved, stays_elsewhere
 from server.database import Database, DatabaseProblem, Rows
 from server.errors import CallRefused
 from server.held import looked_at
+from server.parts import Parts
 from vault import Secret, VaultError
 
 if TYPE_CHECKING:

@@ -12,8 +12,10 @@ import yaml
 
 from connectors.upstream import Definition
 from server.app import running
-from server.call import Outcome, Parts, call
+from server.call import call
 from server.keeping import Conversations
+from server.outcome import Outcome
+from server.parts import Parts
 from tests import stateful
 from tests.agents import Nobody, with_connector
 from tests.installed import SECRET, Place

@@ -29,7 +29,7 @@ TOOLS: dict[str, dict[str, Any]] = {
     "chatter": TEXT,  # so many notifications, once the call is over
     "grow": TEXT,  # the same, each of a megabyte
     "leave": NOTHING,  # by itself, once the call is over
-    "note_me": TEXT,  # writes the pid into this file
+    "write_and_die": TEXT,  # a line into this file, and gone without an answer
 }
 FORM = {"type": "object", "properties": {"colour": {"type": "string"}}, "required": ["colour"]}
 
@@ -105,8 +105,10 @@ class Server:
         """Answer, and do what comes after it."""
         if name == "remember":
             self.kept.append(text)
-        if name == "note_me":
-            Path(text).write_text(str(os.getpid()), encoding="utf-8")
+        if name == "write_and_die":
+            with Path(text).open("a", encoding="utf-8") as file:
+                file.write("written\n")
+            os._exit(3)
         self.shifted = self.shifted or name == "shift"
         self.told(number, error=name == "fail")
         if name == "ask_late":
