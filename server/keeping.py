@@ -21,10 +21,10 @@ from connectors.definition import Connector, CredentialKind
 from connectors.errors import ConnectorError, CredentialRejected, DefinitionChanged, RateLimited, Unreachable
 from connectors.lasting import Lasting
 from connectors.lifeline import Lifeline
-from server.connections import Connection, Workspace, Workspaces
+from server.belonging import Slot, Whose, stands, whose
+from server.connections import Connection, Workspaces
 from server.database import DatabaseProblem
 from server.identity import Caller, Directory, Frozen
-from server.narrowing import Narrowing
 from server.rounds import rounds
 from vault import Secret
 
@@ -48,53 +48,6 @@ MOST_TOLD = 1_000
 R = TypeVar("R")
 Run = Callable[["Upstream", Callable[[], None]], Awaitable[R]]
 """What a call does in its conversation, and has to call at the last moment before it is sent."""
-Slot = tuple[str, str, str]
-
-
-@dataclass(frozen=True)
-class Whose:
-    """Whose a conversation is, and everything that must be as it was for it to go on."""
-
-    org: str
-    agent: str
-    token_mark: str
-    narrowing: Narrowing
-    connection: str
-    credential_version: int
-    origin: str
-    scheme: str
-    connector: Connector = field(repr=False)
-
-    def __eq__(self, other: object) -> bool:
-        """A file that was read anew counts as another, whatever it says."""
-        return isinstance(other, Whose) and self._facts == other._facts and self.connector is other.connector
-
-    def __hash__(self) -> int:
-        return hash(self.slot)
-
-    @property
-    def _facts(self) -> tuple[object, ...]:
-        return (*self.slot, self.token_mark, self.narrowing, self.credential_version, self.origin, self.scheme)
-
-    @property
-    def slot(self) -> Slot:
-        """Of all that are alike in this, one is kept."""
-        return self.org, self.agent, self.connection
-
-
-def whose(caller: Caller, connection: Connection, connector: Connector) -> Whose:
-    """Whose conversation this call's is."""
-    return Whose(
-        caller.org,
-        caller.agent,
-        caller.token_mark,
-        caller.narrowing,
-        connection.id,
-        connection.credential_version,
-        connection.origin,
-        connection.scheme,
-        connector,
-    )
 
 
 @dataclass(eq=False)
@@ -345,7 +298,7 @@ class Conversations:
                 return CHANGED
             if now.revision == one.revision:
                 return None
-            if not _stands(self._workspaces.of(now), mine):
+            if not stands(self._workspaces.of(now), mine):
                 return CHANGED
         except Frozen:
             return "all agents were stopped meanwhile"
@@ -398,16 +351,6 @@ def _opened(  # noqa: PLR0917 - what a conversation is made of
 
 
 CHANGED = "its agent, its connection or its connector file is not what it was"
-
-
-def _stands(workspace: Workspace, mine: Whose) -> bool:
-    """Whether the org still has the connection as it was, with the connector as it was."""
-    connection = next((each for each in workspace.connections.values() if each.id == mine.connection), None)
-    if connection is None or connection.needs_consent_at is not None:
-        return False
-    connector = next((each.connector for each in workspace.offer.tools if each.connection == connection.name), None)
-    bound = (connection.credential_version, connection.origin, connection.scheme)
-    return connector is mine.connector and bound == (mine.credential_version, mine.origin, mine.scheme)
 
 
 def _needed(kind: CredentialKind, secret: Secret) -> tuple[str, ...]:
