@@ -25,6 +25,7 @@ from connectors.bounded import Limits
 from connectors.definition import Connector
 from connectors.egress import Egress, Stream, retry_after
 from connectors.errors import ConnectorError, ResponseTooLarge, Unreachable, UpstreamError
+from connectors.lifeline import Lifeline
 from connectors.process import Started, program, started
 from connectors.request import Prepared, endpoint
 from connectors.scrub import Scrubber
@@ -37,6 +38,8 @@ MOST_SESSION = 512  # characters of a session's id
 MOST_REQUESTS = {"POST": 500, "GET": 50}
 """Of one conversation: each time that a stream ends, its server can have us open it again at once."""
 MOST_NOISE = 200  # lines that are no message
+MOST_SECRETS = 50
+"""Different ones of a conversation, as tokens that were renewed meanwhile: each is looked for in every answer."""
 _LONGEST_ESCAPE = 8  # characters for one of a secret's
 _PASSED = ("content-type", "mcp-session-id")
 _OURS = frozenset({"host", "content-length", "connection", "accept-encoding", "user-agent", "transfer-encoding"})
@@ -52,9 +55,28 @@ class Line:
     status: int = 0  # of the last message's answer over HTTP
     retry_after: float | None = None
     bytes_in: int = 0
+    noise: int = 0  # lines of a process that were no message
     requests: Counter[str] = field(default_factory=Counter[str])
     process: Started | None = None
     _secrets: list[str] = field(default_factory=list[str], repr=False)
+
+    @property
+    def alive(self) -> bool:
+        """Whether nothing is known that has ended it, or should."""
+        ended = self.process is not None and not self.process.running
+        return self.problem is None and not ended and len(self._secrets) <= MOST_SECRETS
+
+    @property
+    def received(self) -> int:
+        """Bytes of this call's answers, and of what the server said since the one before."""
+        return self.bytes_in + (self.process.bytes_in if self.process is not None else 0)
+
+    def another(self) -> None:
+        """A further call begins: what is counted is counted anew. What has to be scrubbed stays."""
+        self.sent, self.status, self.retry_after, self.bytes_in, self.noise = False, 0, None, 0, 0
+        self.requests.clear()
+        if self.process is not None:
+            self.process.bytes_in = 0
 
     def keep(self, secrets: Sequence[str]) -> None:
         """Remember what has to be scrubbed from whatever comes back."""
@@ -155,17 +177,18 @@ class Through(httpx2.AsyncBaseTransport):
             stream.close()
             raise Unreachable(f"{self.line.title} names its session with too many characters.")
         if stream.headers.get("content-type", "").lower().startswith("text/event-stream") and stream.status < 300:
-            return httpx2.Response(stream.status, headers=headers, stream=_Pieces(stream, self.line), request=request)
+            pieces = _Pieces(stream, self.line, matters=request.method == "POST")
+            return httpx2.Response(stream.status, headers=headers, stream=pieces, request=request)
         body = await stream.whole()
         self.line.bytes_in += stream.bytes_in
         return httpx2.Response(stream.status, headers=headers, content=body, request=request)
 
 
 class _Pieces(httpx2.AsyncByteStream):
-    """A stream of events, as it comes."""
+    """A stream of events, as it comes. Where it does not matter, as of what a server says unasked, it may break off."""
 
-    def __init__(self, stream: Stream, line: Line) -> None:
-        self._stream, self._line = stream, line
+    def __init__(self, stream: Stream, line: Line, *, matters: bool) -> None:
+        self._stream, self._line, self._matters = stream, line, matters
 
     async def __aiter__(self) -> AsyncGenerator[bytes]:
         failed: ConnectorError | None = None
@@ -175,7 +198,8 @@ class _Pieces(httpx2.AsyncByteStream):
         except ConnectorError as error:
             failed = error
         if failed is not None:
-            self._line.problem = failed
+            if self._matters:
+                self._line.problem = failed
             raise httpx2.ReadError("The stream ended.")
 
     async def aclose(self) -> None:
@@ -258,11 +282,11 @@ Streams = tuple[MemoryObjectReceiveStream[SessionMessage | Exception], MemoryObj
 
 @asynccontextmanager
 async def over_stdio(
-    command: Sequence[str], variables: dict[str, str], line: Line, limits: Limits
+    command: Sequence[str], variables: dict[str, str], line: Line, limits: Limits, lifeline: Lifeline | None = None
 ) -> AsyncGenerator[Streams]:
-    """The streams of a server that runs until the block ends."""
+    """The streams of a server that runs until the block ends, and no longer than whoever holds the `lifeline`."""
     name = f"{line.title} (the server {program(command)})"
-    async with started(command, variables, name=name, limits=limits) as process:
+    async with started(command, variables, name=name, limits=limits, lifeline=lifeline) as process:
         line.process = process
         into, read = anyio.create_memory_object_stream[SessionMessage | Exception](0)
         write, out_of = anyio.create_memory_object_stream[SessionMessage](0)
@@ -273,7 +297,6 @@ async def over_stdio(
             try:
                 yield read, write
             finally:
-                line.bytes_in = process.bytes_in
                 group.cancel_scope.cancel()
                 for stream in (read, write, into, out_of):
                     stream.close()
@@ -283,15 +306,14 @@ async def _taken_in(
     process: Started, into: MemoryObjectSendStream[SessionMessage | Exception], line: Line, name: str
 ) -> None:
     """Every message that it writes; what is none is passed over, up to a point."""
-    noise = 0
     try:
         async for text in process.lines():
             message = _message(text)
             if message is not None:
                 await into.send(message)
                 continue
-            noise += bool(text.strip())
-            if noise > MOST_NOISE:
+            line.noise += bool(text.strip())
+            if line.noise > MOST_NOISE:
                 line.problem = Unreachable(f"{name} writes other things than MCP.", maybe_sent=line.sent)
                 break
     except ConnectorError as error:

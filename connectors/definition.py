@@ -304,6 +304,7 @@ class WrappedServer:
 
     endpoint: str = ""  # over HTTP: its path below the base URL; empty: the base URL itself
     command: tuple[str, ...] = ()  # over stdio: the program and its arguments; no shell reads them
+    keep_s: int = 0  # for how long a conversation waits for the same agent's next call; 0: it ends with its call
 
     @property
     def transport(self) -> Literal["http", "stdio"]:

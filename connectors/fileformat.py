@@ -448,6 +448,8 @@ OPENAPI_TOOL: Mapping[str, Key] = {
 
 # --- kind: mcp, where it differs
 
+KEEP_PATTERN = "^[1-9][0-9]{0,3}[smh]$"
+
 MCP_CONNECTOR: Mapping[str, Key] = {
     **{name: key for name, key in CONNECTOR.items() if name not in ("body", "idempotency", "verify", "errors")},
     "kind": _one_of(["mcp"], "Named tools of an MCP server.", required=True),
@@ -461,9 +463,14 @@ MCP_CONNECTOR: Mapping[str, Key] = {
             "type": "array",
             "items": {"type": "string"},
             "minItems": 1,
-            "description": "The program and its arguments, for a server that is started for each call and spoken to "
-            "over stdio. No shell reads it, and it inherits no environment. Only the operator connects it.",
+            "description": "The program and its arguments, for a server that is started for each call (but see `keep`) "
+            "and spoken to over stdio. No shell reads it; it inherits no environment; only the operator connects it.",
         }
+    ),
+    "keep": _text(
+        "How long a conversation is kept for an agent's next call, 30s to 1h. Left out, each call has one of its own. "
+        "The server, and with `command:` the credential in its environment, lives for as long. Only with `reviewed`.",
+        pattern=KEEP_PATTERN,
     ),
     "reviewed": OPENAPI_CONNECTOR["reviewed"],
     "credentials": _blocks("mcpCredential", "The ways to sign in, best first; left out where the server needs none."),

@@ -21,6 +21,7 @@ from anyio.abc import ByteReceiveStream, Process
 
 from connectors.bounded import Limits, check_json
 from connectors.errors import ConnectorError, ResponseTooLarge, Unreachable
+from connectors.lifeline import Lifeline
 
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 GRACE_S = 1.0
@@ -45,6 +46,11 @@ class Started:
     def said_more(self) -> bool:
         """Whether what it said began earlier than what is kept of it."""
         return len(self._said) == MOST_SAID
+
+    @property
+    def running(self) -> bool:
+        """Whether its end has not been noticed."""
+        return self._process.returncode is None
 
     async def send(self, line: bytes) -> None:
         """Write one line; raises Unreachable where it reads no more."""
@@ -92,11 +98,17 @@ async def _chunks(stream: ByteReceiveStream | None) -> AsyncGenerator[bytes]:
 
 @contextlib.asynccontextmanager
 async def started(
-    command: Sequence[str], variables: Mapping[str, str], *, name: str, limits: Limits
+    command: Sequence[str],
+    variables: Mapping[str, str],
+    *,
+    name: str,
+    limits: Limits,
+    lifeline: Lifeline | None = None,
 ) -> AsyncGenerator[Started]:
     """A server that runs until the block ends, with whatever it started; raises Unreachable where it cannot be run.
 
-    `name` is what messages call it; none quotes the command or a variable.
+    `name` is what messages call it; none quotes the command or a variable. With a `lifeline` it ends as well where the
+    process that holds that is killed.
     """
     if sys.platform == "win32":
         raise Unreachable(f"{name} is started as a process, which is not done on Windows.", maybe_sent=False)
@@ -104,11 +116,14 @@ async def started(
     try:
         process = await _run(command, variables, folder, name)
         running = Started(process, name, limits)
-        try:
-            yield running
-        finally:
-            with anyio.CancelScope(shield=True):
-                await _end(process)
+        with contextlib.ExitStack() as held:
+            try:
+                if lifeline is not None:
+                    held.enter_context(lifeline.over(process.pid))
+                yield running
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await _end(process)
     finally:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(lambda: shutil.rmtree(folder, ignore_errors=True))
@@ -138,7 +153,7 @@ async def _run(command: Sequence[str], variables: Mapping[str, str], folder: str
             start_new_session=True,
         )
     except (OSError, ValueError) as error:
-        why = "there is no such program" if isinstance(error, FileNotFoundError) else "it cannot be run"
+        why = _not_found(command[0]) if isinstance(error, FileNotFoundError) else "it cannot be run"
         failed = Unreachable(
             f"{name} was not started: {why}. Nothing was sent; the operator has to look at its command.",
             maybe_sent=False,
@@ -146,6 +161,16 @@ async def _run(command: Sequence[str], variables: Mapping[str, str], folder: str
     if failed is not None or process is None:
         raise failed or AssertionError("started, or failed")
     return process
+
+
+def _not_found(program: str) -> str:
+    """The PATH itself would tell a model of the host: whose it is has to do."""
+    if "/" in program:
+        return "there is no such program"
+    return (
+        "there is no such program on the PATH of the process that starts it, which is that of whatever started "
+        "Keyleash (a client's is often shorter than a terminal's). Its whole path in the command does without"
+    )
 
 
 async def _end(process: Process) -> None:

@@ -37,6 +37,7 @@ from connectors.errors import (
     Unreachable,
     UpstreamError,
 )
+from connectors.lifeline import Lifeline
 from connectors.scrub import Scrubber
 
 __all__ = ["Answer", "Ask", "Definition", "DefinitionChanged", "Relay", "Returned", "Upstream", "Wanted", "opened"]
@@ -98,6 +99,9 @@ class Upstream:
         self._patience = ASKING_S
         self._scope: anyio.CancelScope | None = None
         self._relay: Relay | None = None
+        self._turn: object | None = None  # of the call under way
+        self._open: anyio.CancelScope | None = None  # while the person is asked
+        self._used = False
         self._asked: list[str] = []
         self._asking = anyio.Lock()
         self._session: ClientSession | None = None
@@ -128,11 +132,12 @@ class Upstream:
     ) -> Returned | Wanted:
         """Call a tool that its server still defines as `pinned`; raises DefinitionChanged, or a ConnectorError.
 
+        One call after another: each has its own time, and looks at the definitions anew.
         `relay` asks the person in mid-call. Without it every question is declined; but with `defer` a server that has
         done nothing yet gets no answer, and what it wants is returned. `answers` and `state` go on from there.
         `before` runs at the last moment before the call is sent, and may raise.
         """
-        self._relay = relay
+        self._begin_call(relay)
 
         async def go() -> Returned | Wanted:
             found = [each for each in await self._definitions() if each.name == name]
@@ -142,7 +147,28 @@ class Upstream:
             self._line.sent = True
             return await self._called(name, arguments, defer=defer, answers=answers, state=state)
 
-        return await self._within_time(go)
+        try:
+            return await self._within_time(go)
+        finally:
+            self._end_call()
+
+    @property
+    def alive(self) -> bool:
+        """Whether another call may be made in this conversation, as far as is known."""
+        return self._line.alive
+
+    def _begin_call(self, relay: Relay | None) -> None:
+        """What an earlier call used up, or left behind, is not this one's."""
+        if self._used:
+            self._left, self._patience, self._asked = self._limits.total_s, ASKING_S, []
+            self._line.another()
+        self._used, self._turn, self._relay = True, object(), relay
+
+    def _end_call(self) -> None:
+        """From now on nobody is asked; who is being asked still is so for nothing."""
+        self._turn = self._relay = None
+        if self._open is not None:
+            self._open.cancel()
 
     # -- one request after another
 
@@ -262,13 +288,15 @@ class Upstream:
     def _returned(self, result: t.CallToolResult) -> Returned:
         body = json.dumps(_value(result)).encode()
         check_json(body, self._line.title, self._limits)
-        reply = Reply(200, {}, body, 0.0, self._line.bytes_in, self._line.secrets())
+        reply = Reply(200, {}, body, 0.0, self._line.received, self._line.secrets())
         return Returned(reply, bool(result.is_error), tuple(self._asked))
 
     # -- the person
 
     async def elicit(self, context: ClientRequestContext, params: t.ElicitRequestParams) -> t.ElicitResult:
-        """What a server asks in mid-call; whatever cannot be put to a person is declined."""
+        """What a server asks in mid-call; whatever cannot be put to a person is declined, and what it asks unasked."""
+        if self._turn is None:
+            return _wire(DECLINED)
         ask = self._vetted(params)
         if ask is None:
             self._asked.append("not put")
@@ -282,8 +310,11 @@ class Upstream:
         return vetted(scrubber.text(params.message), scrubber.value(dict(params.requested_schema)))
 
     async def _put(self, ask: Ask) -> Answer:
-        """Ask the person, if there is one; their time is not the server's."""
+        """Ask the person of this call, if there is one; their time is not the server's."""
+        turn = self._turn
         async with self._asking:
+            if turn is None or turn is not self._turn:  # the call was over before it was this question's turn
+                return DECLINED
             if self._relay is None or self._patience <= 0 or len(self._asked) >= MOST_ASKS:
                 self._asked.append("not put")
                 return DECLINED
@@ -291,8 +322,11 @@ class Upstream:
             if self._scope is not None:
                 self._scope.deadline += self._patience
             answer = Answer("cancel")
-            with anyio.move_on_after(self._patience):
+            with anyio.move_on_after(self._patience) as self._open:
                 answer = await self._relay(ask)
+            self._open = None
+            if turn is not self._turn:  # what they said was for a call that is over
+                return DECLINED
             took = time.monotonic() - began
             if self._scope is not None:
                 self._scope.deadline -= self._patience - took
@@ -347,11 +381,12 @@ async def opened(
     private: tuple[Network, ...] = (),
     limits: Limits = DEFAULT_LIMITS,
     attach: Attach | None = None,
+    lifeline: Lifeline | None = None,
 ) -> AsyncGenerator[Upstream]:
     """A conversation with the connector's server, ended with the block; raises a ConnectorError of this room.
 
     `base_url` is the connection's own; what goes over HTTP goes through `egress`, with `attach` in place of what `kind`
-    and `secret` make of it.
+    and `secret` make of it. A process does not outlive whoever holds the `lifeline`.
     """
     if connector.server is None:
         raise AssertionError("a connector of kind mcp has a server")
@@ -364,7 +399,7 @@ async def opened(
             if connector.server.command:
                 variables, secrets = environment(kind, secret)
                 line.keep(secrets)
-                streams = over_stdio(connector.server.command, variables, line, limits)
+                streams = over_stdio(connector.server.command, variables, line, limits, lifeline)
             else:
                 long = replace(limits, total_s=limits.total_s + ASKING_S)
                 signed = attach or attaching(kind, secret)

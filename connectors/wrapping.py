@@ -54,14 +54,33 @@ def read_server(block: Mapping[str, Spot], spot: Spot) -> WrappedServer:
     if "command" not in block:
         if "base_url" not in block:
             spot.fail("Nothing says where the server is.", "Add `base_url: https://…`, or `command: [program, …]`.")
-        return WrappedServer(endpoint=_endpoint(block.get("endpoint")))
+        return WrappedServer(endpoint=_endpoint(block.get("endpoint")), keep_s=_keep(block))
     for key in ("base_url", "endpoint", "headers"):
         if key in block:
             block[key].fail(f"A server that is started has no {key!r}.", "Remove it, or `command:`.")
     words = [item.value for item in block["command"].items("The command")]
     if not words or not all(isinstance(word, str) and word and "\0" not in word for word in words):
         block["command"].fail("The command is a list of texts: the program, then its arguments.", "Quote each.")
-    return WrappedServer(command=tuple(cast("list[str]", words)))
+    return WrappedServer(command=tuple(cast("list[str]", words)), keep_s=_keep(block))
+
+
+LEAST_KEPT_S, MOST_KEPT_S = 30, 3_600
+_KEEP = re.compile(keys.KEEP_PATTERN)
+_SECONDS = {"s": 1, "m": 60, "h": 3_600}
+
+
+def _keep(block: Mapping[str, Spot]) -> int:
+    """For how many seconds a conversation is kept; raises DefinitionError. Without a word none is."""
+    if "keep" not in block:
+        return 0
+    spot = block["keep"]
+    text = spot.matching("The time to keep", _KEEP, "Write it as `90s`, `10m` or `1h`.")
+    seconds = int(text[:-1]) * _SECONDS[text[-1]]
+    if not LEAST_KEPT_S <= seconds <= MOST_KEPT_S:
+        spot.fail(f"A conversation is not kept for {text}.", "Give from 30s to 1h; left out, each call has its own.")
+    if "reviewed" not in block or not block["reviewed"].flag("Reviewed"):
+        spot.fail("Only a server whose tools a person has reviewed is kept.", "Review it and say `reviewed: true`.")
+    return seconds
 
 
 def address_of(server: WrappedServer) -> str:

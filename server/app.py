@@ -22,6 +22,7 @@ from server.database import Database, DatabaseProblem, open_database, require_sc
 from server.erasure import retrying
 from server.held import note
 from server.identity import Directory, system_user
+from server.keeping import Conversations
 from server.keys import Keys
 from server.oauth import revoking
 from server.oauth.apps import Apps
@@ -76,6 +77,7 @@ class Installation:
             keys=Keys(self.database, self.vault),
             references=references,
             pace=Turns(self.settings.wait_seconds),
+            conversations=Conversations(egress, self.directory, self.workspaces),
             renewals=Renewals(self.database, self.vault, egress, Apps(self.settings.oauth_apps), references),
             changed=partial(note, self.catalogue.connectors),
             telemetry=listened_to(),
@@ -218,6 +220,7 @@ async def running(installation: Installation) -> AsyncGenerator[Parts]:
     time brings to held calls is written down."""
     from connectors.egress import Egress  # the HTTP library: commands that send nothing do without
     from server.delivery import delivering
+    from server.looking import Looking, looking
 
     database, vault, settings = installation.database, installation.vault, installation.settings
     async with (
@@ -230,7 +233,11 @@ async def running(installation: Installation) -> AsyncGenerator[Parts]:
         parts = installation.parts(egress)
         parts.telemetry.watch(everything(database, now_ms, NotedHeads(settings.noted_heads).signed.heads))
         apps, connectors = Apps(settings.oauth_apps), installation.catalogue.connectors
-        async with revoking.retrying(database, vault, egress, connectors, parts.keys, apps=apps):
+        async with (
+            revoking.retrying(database, vault, egress, connectors, parts.keys, apps=apps),
+            parts.conversations.keeping(),
+            looking(Looking(parts, connectors, settings.look_seconds)),
+        ):
             try:
                 yield parts
             finally:

@@ -85,7 +85,9 @@ async def _in_turn(parts: Parts, bound: Bound, clearance: Clearance, person: Per
         raise AssertionError("nobody cancels this scope")
 
     try:
-        outcome = await parts.pace.in_turn(bound.connection.id, bound.connection.name, bound.pace, shielded)
+        alone = parts.conversations.alone(bound.caller, bound.connection, bound.call.connector)
+        connection, name = bound.connection.id, bound.connection.name
+        outcome = await parts.pace.in_turn(connection, name, bound.pace, shielded, alone=alone)
     except AtLimit as refusal:
         await refuse_bound(parts, bound, refusal)
         raise

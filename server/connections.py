@@ -635,7 +635,7 @@ def remove(rows: Rows, vault: Vault, connection: Connection, *, by: str, keep_cr
     org = connection.org
     if not keep_credential:
         vault.remove(rows, org=org, connection=connection.id)
-    for table in ("oauth_token", "held_definition"):
+    for table in ("oauth_token", "held_definition", "definition_look"):
         rows.execute(f"DELETE FROM {table} WHERE org = ? AND connection = ?", (org, connection.id))
     gone = rows.execute("DELETE FROM connection WHERE org = ? AND id = ?", (org, connection.id))
     if gone.rowcount != 1:

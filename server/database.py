@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SCHEMA = "0013"
+SCHEMA = "0014"
 """The migration this code was written for; a test holds it to the newest one in `migrations/versions`."""
 
 PATIENCE_S = 2.0

@@ -62,7 +62,7 @@ def _end_grants(  # noqa: PLR0917 - like the one above, of a table
 
 
 OF_AN_ORG = (
-    *("oauth_token", "oauth_revocation", "held_definition", "managed_offer"),
+    *("oauth_token", "oauth_revocation", "held_definition", "definition_look", "managed_offer"),
     *("vault_field", "vault_credential", "vault_derived", "vault_org_key"),
     *("work_tool", "work", "lost_call", "log_mark"),
     *("call_grant", "approval", "recorded_call", "rule_version", "rule", "connection", "agent", "member"),

@@ -14,7 +14,7 @@ from connectors.finding import Found
 from server.approval import Person
 from server.call import call
 from server.connections import Workspace
-from server.errors import BadArguments, NoSuchTool, NotShown, VaultSealed
+from server.errors import BadArguments, DefinitionHeld, NoSuchTool, NotShown, VaultSealed
 from server.identity import Caller
 from server.listing import described, tools_for
 from server.outcome import Outcome
@@ -194,7 +194,7 @@ def _twins(found: Found) -> dict[str, Any]:
 
 
 def describe(parts: Parts, caller: Caller, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything about one tool. Raises BadArguments or NotShown."""
+    """Everything about one tool. Raises BadArguments, NotShown, or DefinitionHeld as a call of it would."""
     _only(arguments, "name")
     name = _name(arguments)
     _require_unsealed(parts)
@@ -203,6 +203,8 @@ def describe(parts: Parts, caller: Caller, arguments: Mapping[str, Any]) -> dict
     whole = None if offered is None else described(offered)
     if offered is None or whole is None:
         raise NotShown(name)
+    if name in workspace.held:  # what a person has reviewed is no longer what its server says
+        raise DefinitionHeld(name)
     return {**_facts(caller, workspace, offered), **whole}
 
 

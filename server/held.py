@@ -80,9 +80,12 @@ def note(connectors: Mapping[str, Connector], rows: Rows, connection: Connection
 
 
 def looked_at(
-    rows: Rows, connection: Connection, connector: Connector, definitions: Iterable["Definition"], *, by: str
+    rows: Rows, connection: Connection, connector: Connector, definitions: Iterable["Definition"], *, by: str | None
 ) -> None:
-    """Hold what a server has changed of a connection's tools, and let go of what it says again as it was reviewed."""
+    """Hold what a server has changed of a connection's tools, and let go of what it says again as it was reviewed.
+
+    `by` is who looked; None where a server did by itself.
+    """
     changed, same = compared(connector, definitions)
     hold(rows, connection, changed, by=by)
     for each in [_held(row) for row in rows.execute(SELECTED, (connection.org,)).fetchall()]:

@@ -4,24 +4,24 @@ What a server asks can never be taken for an approval: it is worded here, in a f
 server and decides nothing. Who cannot be asked is not asked, and the server hears that it was declined.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 
-from connectors.addresses import Network
 from connectors.answer import Result, failed, interpret
-from connectors.auth import Revealing
-from connectors.definition import Call, CredentialKind
+from connectors.definition import Call
 from connectors.elicitation import MOST_ASKS, Answer, Ask, answered
 from connectors.request import sent_arguments
 from server.identity import Caller
 from server.prompt import plain, quote
 
 if TYPE_CHECKING:
-    from connectors.egress import Egress  # at run time these two would load the HTTP library, and the protocol's
-    from connectors.upstream import Relay, Returned, Wanted
+    from connectors.upstream import Relay, Returned, Upstream, Wanted  # at run time it would load the protocol
+    from server.keeping import Run, Told
+
+    Came = Returned | Wanted
 
 MOST_ROUNDS = 5
 """How often one call of an agent may come back with a server's question, one request after the other."""
@@ -119,14 +119,16 @@ class Sent:
     facts: Mapping[str, Any]
 
 
+class Talk(Protocol):
+    """The conversation that a call is to be made in, whether it is kept or not: see `Conversations.talk`."""
+
+    def __call__(self, run: "Run[Came]", before: Callable[[], None]) -> "Awaitable[tuple[Came, Told]]": ...
+
+
 async def send(
-    egress: "Egress",
     call: Call,
+    talk: Talk,
     *,
-    base_url: str,
-    private: tuple[Network, ...],
-    kind: CredentialKind,
-    secret: Revealing,
     before: Callable[[], None] = lambda: None,
     outside: Outside | None = None,
     long_answers: anyio.CapacityLimiter | None = None,
@@ -135,15 +137,15 @@ async def send(
 
     `before` runs just before the call is sent, and may raise. `long_answers` bounds how many are taken apart at once.
     """
-    from connectors.upstream import Wanted, opened
+    from connectors.upstream import Wanted
 
     onward = outside.onward if outside else None
     if onward is not None and (onward.connection != call.connection or onward.definition != _definition(call)):
         onward = None
     rounds = onward.rounds if onward else 0
-    conversation = opened(call.connector, base_url=base_url, kind=kind, secret=secret, egress=egress, private=private)
-    async with conversation as upstream:
-        came = await upstream.call(
+
+    def run(upstream: "Upstream", before: Callable[[], None]) -> "Awaitable[Came]":
+        return upstream.call(
             call.tool.upstream,
             sent_arguments(call),
             pinned=call.tool.pinned,
@@ -153,9 +155,11 @@ async def send(
             state=onward.state if onward else None,
             before=before,
         )
+
+    came, told = await talk(run, before)
     if isinstance(came, Wanted):
         return _questions(call, came, rounds + 1)
-    return await anyio.to_thread.run_sync(_sent, call, came, limiter=long_answers)
+    return await anyio.to_thread.run_sync(_sent, call, came, told, limiter=long_answers)
 
 
 def may_ask(caller: Caller, outside: Outside | None) -> Outside | None:
@@ -197,16 +201,19 @@ def _questions(call: Call, wanted: "Wanted", rounds: int) -> Questions:
     return Questions(forms, Onward(call.connection, _definition(call), wanted.state, rounds, wanted.asks, {}))
 
 
-def _sent(call: Call, returned: "Returned") -> Sent:
+def _sent(call: Call, returned: "Returned", told: "Told") -> Sent:
     result = interpret(call, returned.reply)
     facts: dict[str, Any] = {"bytes": returned.reply.bytes_in, "asked": _shortened(returned.asked) or None}
-    facts |= {"usage": result.usage}
+    facts["usage"] = result.usage
+    facts["conversation"] = told.kept
+    if told.note and result.structured is not None:
+        result = noted(result, "note_on_conversation", told.note)
     if returned.is_error:
         return Sent(failed(call.connector, result), facts)
     not_put = returned.asked.count("not put")
     if not_put and result.structured is not None:
         note = f"The server asked {not_put} question(s) that could not be put to a person; it was told: declined."
-        result = noted(result, note)
+        result = noted(result, "note_on_questions", note)
     return Sent(result, facts)
 
 
@@ -216,11 +223,11 @@ def _shortened(asked: tuple[str, ...]) -> list[str]:
     return [*asked[:MOST_ON_RECORD], *([f"and {more} more"] if more > 0 else [])]
 
 
-def noted(result: Result, note: str) -> Result:
+def noted(result: Result, key: str, note: str) -> Result:
     """The result with a word of ours beside it."""
     from dataclasses import replace
 
     from connectors.answer import written
 
-    structured = {**(result.structured or {}), "note_on_questions": note}
+    structured = {**(result.structured or {}), key: note}
     return replace(result, structured=structured, text=written(structured))

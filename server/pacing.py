@@ -71,30 +71,37 @@ class Turns:
             until = self.clock() + min(seconds, LONGEST_PAUSE_S)
             self._paused[connection] = max(until, self._paused.get(connection, 0.0))
 
-    async def in_turn(self, connection: str, name: str, pace: Pace, carry_out: Callable[[], Awaitable[T]]) -> T:
+    async def in_turn(
+        self, connection: str, name: str, pace: Pace, carry_out: Callable[[], Awaitable[T]], *, alone: str = ""
+    ) -> T:
         """What `carry_out` returns, once the connection (its id, and its name for the model) takes one more call.
 
-        Where that raises Full, it is tried again when the minute is over. Raises AtLimit.
+        Of the calls with the same word `alone` there is one at a time. Where `carry_out` raises Full, it is tried again
+        when the minute is over. Raises AtLimit.
         """
         if pace == _UNLIMITED and connection not in self._paused:
             return await carry_out()
         turn = Turn(self, connection, name, self.clock() + self.patience_s)
-        if pace.concurrent is None:
-            return await turn.taken(pace, carry_out)
-        async with self._one_of(turn, pace.concurrent):
+        async with contextlib.AsyncExitStack() as stack:
+            if alone:
+                why = "another call of this agent is under way in the conversation that is kept for it"
+                await stack.enter_async_context(self._one_of(turn, alone, 1, why))
+            if pace.concurrent is not None:
+                why = f"{pace.concurrent} calls of it are under way, as many as it takes at once"
+                await stack.enter_async_context(self._one_of(turn, connection, pace.concurrent, why))
             return await turn.taken(pace, carry_out)
 
     @contextlib.asynccontextmanager
-    async def _one_of(self, turn: "Turn", most: int) -> AsyncGenerator[None]:
-        limiter, waiting = self._taken.setdefault(turn.connection, (anyio.CapacityLimiter(most), []))
+    async def _one_of(self, turn: "Turn", word: str, most: int, why: str) -> AsyncGenerator[None]:
+        limiter, waiting = self._taken.setdefault(word, (anyio.CapacityLimiter(most), []))
         limiter.total_tokens = most
         me = object()
         waiting.append(me)
         try:
-            with anyio.move_on_after(self.patience_s) as scope:
+            with anyio.move_on_after(turn.until - self.clock()) as scope:
                 await limiter.acquire_on_behalf_of(me)
             if scope.cancelled_caught:
-                raise AtLimit(turn.name, f"{most} calls of it are under way, as many as it takes at once", 1)
+                raise AtLimit(turn.name, why, 1)
             try:
                 yield
             finally:
@@ -102,7 +109,7 @@ class Turns:
         finally:
             waiting.remove(me)
             if not waiting:
-                del self._taken[turn.connection]
+                del self._taken[word]
 
     def paused_s(self, connection: str) -> float:
         """For how many seconds the connection pauses still."""

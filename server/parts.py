@@ -15,6 +15,7 @@ from server.connections import Connection, Workspaces
 from server.database import Database, Rows
 from server.errors import Busy, VaultSealed
 from server.identity import Caller, Directory
+from server.keeping import Conversations
 from server.keys import Keys
 from server.oauth.renewal import Renewals
 from server.pacing import Turns
@@ -43,6 +44,7 @@ class Parts:
     keys: Keys
     references: Resolver
     renewals: Renewals
+    conversations: Conversations
     telemetry: Telemetry = field(default_factory=Telemetry, compare=False)
     long_answers: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(4), compare=False)
     """How many long answers are taken apart at once."""

@@ -4,6 +4,7 @@ Bounded in time: by the resolver, by egress, and a wrapped server's questions by
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -90,13 +91,10 @@ async def asked_of_server(parts: Parts, bound: Bound, attempt: Attempt, person: 
         except VaultError as error:
             return without_credential(error, bound, again=False)
         try:
+            talk = parts.conversations.talk
             answer = await send(
-                parts.egress,
                 bound.call,
-                base_url=bound.connection.base_url,
-                private=bound.connection.networks,
-                kind=kind,
-                secret=secret,
+                partial(talk, bound.caller, bound.connection, bound.call.connector, kind, secret),
                 before=_server_in_time(parts, attempt),
                 outside=may_ask(bound.caller, person.outside),
                 long_answers=parts.long_answers,

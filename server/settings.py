@@ -40,6 +40,8 @@ class Settings:
     """A log has a checkpoint made when it has grown by so many entries …"""
     checkpoint_seconds: float = 60.0
     """… or when so much time has passed, and there is anything new."""
+    look_seconds: float = 3600.0
+    """How often a server looks by itself whether wrapped servers still say what was reviewed; 0: never."""
     reference_seconds: float = 10.0
     """How long it may take to read one secret that stays elsewhere."""
     op_token_file: Path | None = None
@@ -148,6 +150,7 @@ def read_settings() -> Settings:
         keep_days=_keep_days(),
         checkpoint_entries=_checkpoint_entries(),
         checkpoint_seconds=_checkpoint_seconds(),
+        look_seconds=_look_seconds(),
         reference_seconds=reference_seconds,
         op_token_file=_path("KEYLEASH_OP_TOKEN_FILE"),
         kv_address=os.environ.get("KEYLEASH_KV_ADDR", ""),
@@ -237,6 +240,17 @@ def _checkpoint_seconds() -> float:
             f"KEYLEASH_CHECKPOINT_SECONDS is {given!r}: give whole seconds from 1 to 86400. After so long a signed "
             "checkpoint is made of each log that has anything new; until then an older database that was put back is "
             "not told from the newer one."
+        )
+    return float(given)
+
+
+def _look_seconds() -> float:
+    given = os.environ.get("KEYLEASH_LOOK_SECONDS", "3600")
+    whole = given.isascii() and given.isdecimal() and len(given) <= 6
+    if not whole or not (int(given) == 0 or 300 <= int(given) <= 604_800):
+        raise SettingsProblem(
+            f"KEYLEASH_LOOK_SECONDS is {given!r}: give whole seconds from 300 to 604800, or 0 for never. So often a "
+            "server asks each wrapped MCP server whether its tools are still what was reviewed."
         )
     return float(given)
 

@@ -206,6 +206,15 @@ class HeldDefinition(SQLModel, table=True):
     found_at: int = Field(sa_column=_ms())
 
 
+class DefinitionLook(SQLModel, table=True):
+    """When a server last began to look by itself at what a connection's wrapped server says."""
+
+    __tablename__: ClassVar[Any] = "definition_look"
+    org: str = Field(primary_key=True)
+    connection: str = Field(primary_key=True)
+    looked_at: int = Field(sa_column=_ms())
+
+
 class Rule(SQLModel, table=True):
     """One rule of an org, as policy.dump_rule writes it."""
 

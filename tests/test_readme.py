@@ -70,7 +70,10 @@ def test_the_wrapped_server_in_the_readme_is_the_rest_of_a_connector() -> None:
     tool = parse(f"id: tracker\ntitle: Tracker\nreviewed: true\n{YAML[3]}", "tracker.yaml").tools["create_issue"]
     assert tool.effect is Effect.SEND
     assert [(argument.name, argument.required) for argument in tool.arguments] == [("title", True)]
-    assert len(YAML) == 4
+    kept = parse(f"id: tracker\ntitle: Tracker\n{YAML[4]}{YAML[3]}", "tracker.yaml")
+    assert kept.server is not None
+    assert kept.server.keep_s == 600
+    assert len(YAML) == 5
 
 
 def commands() -> list[str]:

@@ -6,6 +6,7 @@ Nothing is sent that is not effect `read`, nothing before it is on record, and n
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -147,9 +148,10 @@ async def _from_a_server(
     egress: "Egress", call: "Call", connection: "Connection", kind: "CredentialKind", secret: "Revealing"
 ) -> "tuple[Result, int | None]":
     """Nobody is there to be asked anything."""
+    from server.keeping import once
     from server.outside import Questions, send
 
-    sent = await send(egress, call, base_url=connection.base_url, private=connection.networks, kind=kind, secret=secret)
+    sent = await send(call, partial(once, egress, connection, call.connector, kind, secret))
     if isinstance(sent, Questions):
         raise AssertionError("a server is answered where nobody answers later")  # noqa: TRY004 - no type is wrong
     return sent.result, sent.facts["bytes"]

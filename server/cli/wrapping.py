@@ -79,8 +79,8 @@ def import_mcp(
     a secret that is asked for. That is used here and stored nowhere; `keyleash connect` asks again.
     """
     looking = listed or search is not None
-    if looking and (tool or every or output or identifier):
-        raise typer.BadParameter("--list and --search write nothing: leave --tool, --all, --id and --output out.")
+    if looking and (tool or every or output):
+        raise typer.BadParameter("--list and --search write nothing: leave --tool, --all and --output out.")
     if tool and every:
         raise typer.BadParameter("--all takes what --tool would name: leave one of the two out.")
     asked = _Asked(_source(words, header, secret_env), Ways(paste, redirect, scope or ()), own_app, secret_stdin)

@@ -217,6 +217,37 @@ async def test_what_a_modern_server_wants_first_is_returned_and_goes_on_from_the
     assert json.loads(second.reply.body)["text"] == "answered: accept {'colour': 'red'}"
 
 
+async def test_what_a_server_says_unasked_may_break_off() -> None:
+    with Wrapped(SECRET, era="handshake") as wrapped:
+        broken = (200, {"content-type": "text/event-stream", "content-encoding": "gzip"}, b"not gzip at all")
+        wrapped.refuse = lambda method, _headers: broken if method == "GET" else None
+        async with talking(wrapped.url) as upstream:
+            with anyio.fail_after(20):
+                while [method for method, _, _ in wrapped.requests].count("GET") < 2:
+                    await upstream.call("echo", {"text": "x"}, pinned=definition("echo").hash)
+            assert upstream.alive
+
+
+def test_a_further_call_counts_anew_and_forgets_no_secret() -> None:
+    line = Line("World", sent=True, status=500, retry_after=1.0, bytes_in=9, noise=9)
+    line.requests["POST"] = 9
+    line.keep([SECRET])
+    line.another()
+    assert line.secrets() == (SECRET,)
+    assert (line.alive, replace(line, _secrets=[])) == (True, Line("World"))
+    line.keep([f"{SECRET}{number}" for number in range(60)])
+    assert not line.alive, "so many cannot be looked for in every answer"
+
+
+async def test_each_call_in_a_conversation_has_its_time_and_its_requests_of_its_own(wrapped: Wrapped) -> None:
+    async with talking(wrapped.url, limits=SHORT) as upstream:
+        for _ in range(4):
+            await upstream.call("echo", {"text": "x"}, pinned=definition("echo").hash)
+            upstream._left -= SHORT.total_s * 0.9  # as if it had taken that long
+            upstream._line.requests["POST"] = MOST_REQUESTS["POST"]
+    assert len(wrapped.world.calls) == 4
+
+
 async def test_what_runs_before_the_call_can_stop_it(wrapped: Wrapped) -> None:
     def late() -> None:
         raise Unreachable("too late", maybe_sent=False)

@@ -184,3 +184,51 @@ def test_until_a_person_has_read_it_a_read_counts_as_sensitive() -> None:
     text = GOOD.replace("reviewed: true\n", "").replace("effect: read", "effect: read\n    ask: List")
     tools = parse(text.replace("    grant: [folder]\n", "")).tools
     assert (tools["list"].effect, tools["add"].effect) == (Effect.SENSITIVE, Effect.SEND)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("10m", 600), ("1h", 3600), ("60m", 3600), ("3600s", 3600)])
+@pytest.mark.parametrize("where", [REACHED, "command: [notes-server]\n"])
+def test_a_file_may_say_for_how_long_a_conversation_is_kept(where: str, text: str, seconds: int) -> None:
+    whole = (
+        GOOD if where == REACHED else GOOD.replace(REACHED, where).replace("scheme: bearer", "scheme: env, name: KEY")
+    )
+    kept = parse(whole.replace("reviewed: true\n", f"reviewed: true\nkeep: {text}\n"))
+    assert kept.server is not None
+    assert kept.server.keep_s == seconds
+    without = parse(whole)
+    assert without.server is not None
+    assert without.server.keep_s == 0
+    assert kept.tools["add"].definition_hash == without.tools["add"].definition_hash, "approvals stay good"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("29s", "not kept for 29s"),
+        ("61m", "not kept for 61m"),
+        ("2h", "Give from 30s to 1h"),
+        ("600", "must be text"),
+        ("'600'", "Write it as `90s`, `10m` or `1h`"),
+        ("'0m'", "Write it as"),
+        ("1d", "Write it as"),
+        ("10 m", "Write it as"),
+        ("true", "must be text"),
+        ("'10m\\n'", "Write it as"),
+    ],
+)
+def test_another_time_is_refused_with_its_line(text: str, says: str) -> None:
+    with pytest.raises(DefinitionError, match=says) as refused:
+        parse(GOOD.replace("reviewed: true\n", f"reviewed: true\nkeep: {text}\n"))
+    assert refused.value.line == 5
+
+
+@pytest.mark.parametrize("reviewed", ["", "reviewed: false\n"])
+def test_only_what_a_person_has_reviewed_is_kept(reviewed: str) -> None:
+    with pytest.raises(DefinitionError, match="say `reviewed: true`") as refused:
+        parse(GOOD.replace("reviewed: true\n", f"{reviewed}keep: 10m\n"))
+    assert "keep" in GOOD.replace("reviewed: true\n", f"{reviewed}keep: 10m\n").splitlines()[refused.value.line - 1]
+
+
+def test_no_other_kind_keeps_anything() -> None:
+    with pytest.raises(DefinitionError, match="keep"):
+        parse("id: x\ntitle: X\nbase_url: https://x.example\nkeep: 10m\n")

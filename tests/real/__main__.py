@@ -22,6 +22,7 @@ from tests.real import (
     github,
     imported,
     inspector,
+    kept,
     oauth,
     openapi_documents,
     slack,
@@ -41,6 +42,7 @@ CHECKS: dict[str, Callable[[Report, Cache], Awaitable[None]]] = {
     "openapi": openapi_documents.check,
     "oauth": oauth.check,
     "wrapped": wrapped.check,
+    "kept": kept.check,
     "imported": imported.check,
 }
 

@@ -54,7 +54,7 @@ async def check(report: Report, cache: Cache) -> None:
             await _reached(report, made, f"{url}/mcp")
             with made.serving() as address:
                 for era in ERAS:
-                    async with _agent(made, address, era) as agent:
+                    async with agent_at(made, address, era) as agent:
                         await _git(report, agent, folder, era)
                         await _time(report, agent, era)
                         for connection in ("everything", "everything_http"):
@@ -91,11 +91,11 @@ def _subjects(folder: Path) -> str:
 # -- a file for it
 
 
-def _file(identifier: str, where: Mapping[str, Any], definitions: Sequence[Definition]) -> str:
+def file_for(identifier: str, where: Mapping[str, Any], definitions: Sequence[Definition]) -> str:
     """A connector file with all of a server's tools; what a person would judge is judged by their names here."""
     tools = {}
     for each in definitions:
-        annotations = dict(each.raw.get("annotations", {}))
+        annotations = {key: said for key, said in each.raw.get("annotations", {}).items() if key.endswith("Hint")}
         effect = raised(Effect(WRITES.get(each.name, "read")), {} if each.name in READS else annotations)
         schema = _plain(each.raw["inputSchema"])
         names = list(schema.get("properties", {}))
@@ -126,7 +126,7 @@ def _plain(schema: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-async def _definitions(where: Mapping[str, Any], base_url: str | None = None) -> tuple[Definition, ...]:
+async def definitions_of(where: Mapping[str, Any], base_url: str | None = None) -> tuple[Definition, ...]:
     nothing = {"go": {"title": "x", "description": "x", "upstream": "x", "pinned": "0" * 64, "effect": "write"}}
     nothing["go"] |= {"ask": "x", "input": {"type": "object"}}  # type: ignore[dict-item]
     stub = parse(yaml.safe_dump({"id": "x", "title": "x", "kind": "mcp", **where, "tools": nothing}))
@@ -147,7 +147,7 @@ async def _definitions(where: Mapping[str, Any], base_url: str | None = None) ->
 LOOPBACK = (ipaddress.ip_network(f"{HOST}/32"),)
 
 
-def _write(made: Org, identifier: str, text: str) -> None:
+def write(made: Org, identifier: str, text: str) -> None:
     folder = made.line.home / "data" / "connectors"
     folder.mkdir(exist_ok=True, mode=0o700)
     (folder / f"{identifier}.yaml").write_text(text, encoding="utf-8")
@@ -156,17 +156,19 @@ def _write(made: Org, identifier: str, text: str) -> None:
 async def _wrapped(report: Report, made: Org, identifier: str, command: list[str]) -> None:
     with report.line(f"{identifier}: every tool is listed, pinned and offered, over stdio") as notes:
         began = time.monotonic()
-        found = await _definitions({"command": command})
+        found = await definitions_of({"command": command})
         notes.append(f"{len(found)} tools, {time.monotonic() - began:.1f} s to start and list")
-        _write(made, identifier, _file(identifier, {"command": command}, found))
+        write(made, identifier, file_for(identifier, {"command": command}, found))
         made.run("connect", identifier)
 
 
 async def _reached(report: Report, made: Org, url: str) -> None:
     with report.line("everything: every tool is listed, pinned and offered, over HTTP") as notes:
-        found = await _definitions({"base_url": "https://everything.invalid/mcp"}, url)
+        found = await definitions_of({"base_url": "https://everything.invalid/mcp"}, url)
         notes.append(f"{len(found)} tools")
-        _write(made, "everything_http", _file("everything_http", {"base_url": "https://everything.invalid/mcp"}, found))
+        write(
+            made, "everything_http", file_for("everything_http", {"base_url": "https://everything.invalid/mcp"}, found)
+        )
         made.run("connect", "everything_http", "--base-url", url, "--allow-private", f"{HOST}/32")
 
 
@@ -174,7 +176,7 @@ async def _reached(report: Report, made: Org, url: str) -> None:
 
 
 @dataclass
-class _Agent:
+class Agent:
     client: Client
     asked: list[str] = field(default_factory=list)
 
@@ -183,7 +185,7 @@ class _Agent:
 
 
 @asynccontextmanager
-async def _agent(made: Org, address: str, era: str) -> AsyncIterator[_Agent]:
+async def agent_at(made: Org, address: str, era: str) -> AsyncIterator[Agent]:
     asked: list[str] = []
 
     async def answer(_context: Any, params: t.ElicitRequestParams) -> t.ElicitResult:
@@ -196,7 +198,7 @@ async def _agent(made: Org, address: str, era: str) -> AsyncIterator[_Agent]:
         httpx2.AsyncClient(headers={"Authorization": f"Bearer {made.token}"}, timeout=60) as http,
         Client(streamable_http_client(address, http_client=http), mode=era, elicitation_callback=answer) as client,
     ):
-        yield _Agent(client, asked)
+        yield Agent(client, asked)
 
 
 def _filled(properties: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,13 +213,13 @@ def _filled(properties: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _asks(agent: _Agent, times: int) -> Iterator[None]:
+def _asks(agent: Agent, times: int) -> Iterator[None]:
     before = len(agent.asked)
     yield
     expect(len(agent.asked) - before == times, f"asked {len(agent.asked) - before} times: {agent.asked[before:]}")
 
 
-async def _git(report: Report, agent: _Agent, folder: Path, era: str) -> None:
+async def _git(report: Report, agent: Agent, folder: Path, era: str) -> None:
     with report.line(f"git: reads freely, and a commit waits for a person ({era})") as notes:
         with _asks(agent, 0):
             log = await agent("git_git_log", repo_path=str(folder), max_count=5)
@@ -237,13 +239,13 @@ async def _git(report: Report, agent: _Agent, folder: Path, era: str) -> None:
         expect("nosuch" in text_of(failed), text_of(failed))
 
 
-async def _time(report: Report, agent: _Agent, era: str) -> None:
+async def _time(report: Report, agent: Agent, era: str) -> None:
     with report.line(f"time: converts ({era})"), _asks(agent, 0):
         found = await agent("time_convert_time", source_timezone="UTC", time="12:00", target_timezone="Asia/Tokyo")
         expect("21:00" in text_of(found), text_of(found))
 
 
-async def _everything(report: Report, agent: _Agent, connection: str, era: str) -> None:
+async def _everything(report: Report, agent: Agent, connection: str, era: str) -> None:
     with report.line(f"{connection}: text, numbers, structured content and a picture ({era})"), _asks(agent, 0):
         echo = await agent(f"{connection}_echo", message="hello")
         expect("hello" in text_of(echo), text_of(echo))

@@ -6,7 +6,8 @@ from server.app import running
 from server.approval import Decision
 from server.call import call
 from server.connections import connection_named, remove
-from server.errors import ApprovalRequired, DefinitionHeld, NoSuchTool
+from server.errors import ApprovalRequired, DefinitionHeld, NoSuchTool, NotShown
+from server.folding import describe
 from server.held import MOST_BYTES, held_of
 from server.listing import tools_for
 from tests.agents import Nobody, decide, record
@@ -41,6 +42,9 @@ async def test_a_held_tool_is_not_listed_and_says_whom_to_tell_and_nothing_is_se
         assert held(wrapped, connection_named(wrapped.database, wrapped.org, "things"), READ, WORSE) == ["read_it"]
         names = [each.name for each in tools_for(parts, wrapped.caller())]
         assert ("things_read_it" in names, "things_change_it" in names) == (False, True)
+        with pytest.raises(DefinitionHeld, match="things_read_it is held"):
+            describe(parts, wrapped.caller(), {"name": "things_read_it"})
+        assert describe(parts, wrapped.caller(), {"name": "things_change_it"})["name"] == "things_change_it"
         with pytest.raises(DefinitionHeld) as refused:
             await call(parts, wrapped.caller(), "things_read_it", GIVEN, Nobody())
     assert "an admin has looked" in str(refused.value)
@@ -91,6 +95,8 @@ async def test_a_tool_that_is_out_of_reach_is_unknown_held_or_not(wrapped: Place
     async with running(wrapped.installation) as parts:
         with pytest.raises(NoSuchTool):
             await call(parts, wrapped.caller("robot"), "things_read_it", GIVEN, Nobody())
+        with pytest.raises(NotShown):
+            describe(parts, wrapped.caller("robot"), {"name": "things_read_it"})
 
 
 def test_a_hold_counts_against_the_pin_that_it_was_found_for_and_no_other(wrapped: Place) -> None:

@@ -199,7 +199,7 @@ def test_the_role_that_serves_may_do_exactly_this(walled: Walled) -> None:
     )
     all_four = ("member", "agent", "connection", "rule", "approval", "call_grant", "channel", "notice", "erasure")
     all_four += ("work", "work_tool", "lost_call", "log_mark", "oauth_token", "oauth_revocation")
-    all_four += ("usage_quota", "budget", "connection_limit", "connection_pace")
+    all_four += ("usage_quota", "budget", "connection_limit", "connection_pace", "definition_look")
     wanted = {
         (table, may)
         for table in (*all_four, "vault_credential", "vault_field")

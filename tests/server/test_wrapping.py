@@ -95,6 +95,12 @@ def test_chosen_tools_become_a_file_of_0600_with_what_they_were_beside_it(
     assert (every.code, len(every.json["tools"]), every.json["left_out"]) == (0, len(TOOLS), [])
 
 
+def test_a_list_is_shown_whatever_the_file_would_be_called(owner: CommandLine, place: Place, wrapped: Wrapped) -> None:
+    ran = owner(*IMPORT, wrapped.url, *LOCAL, "--id", "mine", "--list", "--json")
+    assert (ran.code, len(ran.json)) == (0, len(TOOLS))
+    assert not folder(place).exists()
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
@@ -110,7 +116,7 @@ def test_chosen_tools_become_a_file_of_0600_with_what_they_were_beside_it(
         (("{url}", *LOCAL, "--list", "--header", "host"), 1, "set by Keyleash itself"),
         (("--list", "--header", "X-Key", "--", "true"), 2, "takes --secret-env"),
         (("--list", "--secret-env", "LD_PRELOAD", "--", "true"), 1, "decides how programs run"),
-        (("--list", "--", "there-is-no-such-program"), 1, "no-such-program"),
+        (("--list", "--", "there-is-no-such-program"), 1, "no such program on the PATH of the process that starts it"),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_mend(

@@ -1,0 +1,119 @@
+"""Whatever ends the process that started servers, these end with it, and nothing else does."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from connectors.lifeline import Lifeline
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no process is started on Windows")
+
+SLEEPS = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"]
+HOLDS = """
+import subprocess, sys, time
+from connectors.lifeline import Lifeline
+sleeps = sys.argv[1:]
+line = Lifeline()
+one, other, free = [subprocess.Popen(sleeps, start_new_session=True) for _ in range(3)]
+with line.over(one.pid):
+    with line.over(other.pid):
+        if True:
+            print(one.pid, other.pid, free.pid, line._watch.pid, flush=True)
+            if sys.stdin.readline() == "die\\n":
+                time.sleep(600)
+    print("over", flush=True)
+    time.sleep(600)
+"""
+
+
+def there(pid: int) -> bool:
+    """Whether it runs; what has ended and nobody has waited for does not."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:  # noqa: PTH123 - a line of the kernel's
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def ended(pid: int) -> bool:
+    until = time.monotonic() + 20
+    while there(pid):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+@contextmanager
+def holding(word: str) -> Iterator[tuple["subprocess.Popen[str]", list[int]]]:
+    """A process that holds two of three others over its lifeline; told `leave`, it holds one."""
+    holds = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, *SLEEPS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    pids: list[int] = []
+    try:
+        with holds:
+            assert holds.stdout is not None
+            assert holds.stdin is not None
+            pids = [int(each) for each in holds.stdout.readline().split()]
+            holds.stdin.write(f"{word}\n")
+            holds.stdin.flush()
+            if word == "leave":
+                assert holds.stdout.readline() == "over\n"
+            yield holds, pids
+            holds.kill()
+    finally:
+        for pid in pids:
+            if there(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_what_is_held_ends_with_a_killed_holder_and_what_is_not_stays(how: signal.Signals) -> None:
+    with holding("die") as (holds, (one, other, free, watch)):
+        holds.send_signal(how)
+        assert ended(one)
+        assert ended(other)
+        assert ended(watch), "and the watch is gone with its work"
+        assert there(free)
+
+
+def test_what_was_let_go_is_not_ended_any_more() -> None:
+    with holding("leave") as (holds, (one, other, _free, _watch)):
+        holds.kill()
+        assert ended(one)
+        assert there(other)
+
+
+def test_a_watch_that_was_killed_is_begun_anew_with_all_that_is_held() -> None:
+    line = Lifeline()
+    with subprocess.Popen(SLEEPS, start_new_session=True) as one:
+        with line.over(one.pid):
+            first = line._watch
+            assert first is not None
+            first.kill()
+            first.wait()
+            with subprocess.Popen(SLEEPS, start_new_session=True) as two, line.over(two.pid):
+                second = line._watch
+                assert second is not None
+                assert second is not first
+                assert second.stdin is not None
+                second.stdin.close()  # as if this process had ended
+                assert (one.wait(20), two.wait(20)) == (-signal.SIGKILL, -signal.SIGKILL)
+        line.close()
+
+
+def test_nothing_is_begun_where_nothing_is_held() -> None:
+    line = Lifeline()
+    line.close()
+    assert line._watch is None
