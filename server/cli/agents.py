@@ -119,6 +119,7 @@ def list_agents(org: OrgName = None, as_member: AsMember = None, json: AsJson = 
             for agent in found
         ),
         empty="There are no agents yet. `keyleash agent create NAME` makes one; so does `keyleash client add CLIENT`.",
+        prose=("NARROWED TO",),
     )
 
 

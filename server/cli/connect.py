@@ -182,6 +182,7 @@ def list_connections(org: OrgName = None, as_member: AsMember = None, json: AsJs
                 for c in found
             ),
             empty="Nothing is connected yet. `keyleash connect CONNECTOR` connects an account.",
+            prose=("PRIVATE", "NEEDS"),
         )
         for connection in found:
             _warn_of_consent(connection)
@@ -498,6 +499,7 @@ def list_connectors(json: AsJson = False) -> None:
         ("ID", "TITLE", "TOOLS", "FILE"),
         ((c.id, c.title, len(c.tools), c.file) for c in found),
         empty="There are no connectors. Install Keyleash again.",
+        prose=("TITLE",),
     )
 
 
@@ -517,6 +519,7 @@ def show_connector(connector: Annotated[str, typer.Argument()], json: AsJson = F
         ("CREDENTIAL", "FIELDS", "HOW TO GET IT"),
         ((kind.id, _fields_of(kind), kind.help) for kind in found.credentials),
         empty="It needs no credential.",
+        prose=("FIELDS", "HOW TO GET IT"),
     )
     show_table(
         ("TOOL", "EFFECT", "SHARED", "ARGUMENTS (* REQUIRED)", "TITLE"),
@@ -525,6 +528,7 @@ def show_connector(connector: Annotated[str, typer.Argument()], json: AsJson = F
             for tool in found.tools.values()
         ),
         empty="It has no tools.",
+        prose=("ARGUMENTS (* REQUIRED)", "TITLE"),
     )
     for kind in found.credentials:
         if kind.oauth is not None:

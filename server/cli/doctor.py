@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from server.cli.acting import AsJson
-from server.cli.output import console_on, counted, plain, show_json
+from server.cli.output import counted, plain, show_json, show_lines, width_of
+from server.cli.tables import Sheet, laid_out
 
 if TYPE_CHECKING:
     from connectors.catalogue import Offer
@@ -717,12 +718,11 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 def _print(findings: list[Finding]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for _ in range(3):
-        table.add_column(overflow="fold")
-    for one in findings:
-        table.add_row(Text(one.status, style=f"bold {_COLOURS[one.status]}"), one.check, Text(plain(one.message)))
-    console_on(sys.stdout).print(table)
+    sheet = Sheet(
+        heads=("STATUS", "CHECK", "MESSAGE"),
+        rows=tuple((one.status, one.check, plain(one.message)) for one in findings),
+        prose=frozenset([2]),
+        headed=False,
+        styles=tuple(f"bold {_COLOURS[one.status]}" for one in findings),
+    )
+    show_lines(laid_out(sheet, width_of(sys.stdout)))

@@ -216,6 +216,7 @@ def _show(candidates: Sequence["Candidate"], *, json: bool) -> None:
         ("OPERATION", "CALL", "EFFECT", "SCHEMA", "SUMMARY"),
         ((each.described.id, each.described.call, each.effect.value, _size(each), _about(each)) for each in candidates),
         empty="Nothing in the document fits.",
+        prose=("SUMMARY",),
     )
 
 

@@ -44,6 +44,7 @@ def list_rules(org: OrgName = None, as_member: AsMember = None, json: AsJson = F
         ("ID", "WHO", "TOOLS", "EFFECTS", "WHEN", "THEN"),
         (_row(rule, names) for rule in (*own, *preset)),
         empty="There are no rules: nothing may be called.",
+        prose=("TOOLS", "EFFECTS", "WHEN"),
     )
 
 
@@ -160,11 +161,12 @@ def explain_call(
     if json:
         show_json(shown)
         return
-    show_fields({"ruling": shown["ruling"], "reason": shown["reason"], "rules": shown["rules"]})
+    show_fields({"ruling": shown["ruling"], "reason": shown["reason"], "rules": shown["rules"]}, prose=("reason",))
     show_table(
         ("RULE", "FROM", "MATCHES", "BECAUSE"),
         ((one["rule"]["id"], one["source"], one["matches"], one["because"]) for one in shown["considered"]),
         empty="No rule was looked at.",
+        prose=("BECAUSE",),
     )
     for looser in shown["looser"]:
         _show_looser(looser)

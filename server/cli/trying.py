@@ -161,9 +161,10 @@ def _since(began: float) -> int:
 
 def _show(tried: Sequence[Tried], left_out: Sequence[tuple[str, str]]) -> None:
     show_table(
-        ("TOOL", "", "STATUS", "BYTES", "MS", "WHAT IS WRONG"),
+        ("TOOL", "RAN", "STATUS", "BYTES", "MS", "WHAT IS WRONG"),
         ((t.tool, "ok" if t.ok else "failed", t.status, t.bytes, t.milliseconds, t.message) for t in tried),
         empty="It has no read that can be run without arguments.",
+        prose=("WHAT IS WRONG",),
     )
     if left_out:
         say(f"{counted(len(left_out), 'tool')} not run:")

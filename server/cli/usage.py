@@ -11,7 +11,7 @@ import typer
 
 from server.cli.acting import AsJson, AsMember, Desk, OrgName, at_desk, opened, require_operator
 from server.cli.moments import moment
-from server.cli.output import console_on, counted, plain, say, show_json, show_table, show_text
+from server.cli.output import counted, plain, say, show_json, show_table, show_text, width_of
 
 if TYPE_CHECKING:
     from server.recounting import Difference
@@ -220,7 +220,7 @@ def _as_chart(by: str, found: _Rows, measure: str, *, orgs: bool) -> str:
         (plain(" ".join(filter(None, [name if orgs or by == "org" else "", *_named(by, one)]))), one)
         for name, one in rows
     ]
-    width = console_on(sys.stdout).width if sys.stdout.isatty() else 80
+    width = width_of(sys.stdout) or 80
     block = FULL if _can_show(FULL) else PLAIN
     return "\n".join(
         bars([(label, number(one), f"{number(one)}{unit}") for label, one in labelled], width=width, block=block)

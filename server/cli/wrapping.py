@@ -367,6 +367,7 @@ def _show(found: Sequence["Candidate"], *, json: bool) -> None:
             for each in found
         ),
         empty="The server has no tool that fits.",
+        prose=("WHAT THE SERVER SAYS",),
     )
 
 
