@@ -467,7 +467,7 @@ def _fields(scheme: SchemeName, label: str, block: dict[str, Spot], spot: Spot, 
     if "fields" not in block:
         if scheme == "basic":
             spot.fail("The scheme 'basic' needs its fields.", "Add `fields:` with `user:`, `password:` or both.")
-        variable = check_variable(block["name"]) if scheme == "env" else ""
+        variable = block["name"].text("The name") if scheme == "env" else ""
         pattern, warnings = _regex(block.get("pattern")), _warnings(block)
         return (Field(name="secret", label=label, pattern=pattern, warnings=warnings, variable=variable),)
     for key in ("pattern", "warnings"):

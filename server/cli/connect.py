@@ -1,6 +1,5 @@
 """`keyleash connect`, `connection …` and `connector …`: accounts, their credentials, and what can be connected."""
 
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -727,6 +726,8 @@ def _verify(
     secret: Any,
     offered: "list[Definition] | None" = None,
 ) -> str | None:
+    import asyncio
+
     from connectors.egress import Egress
     from server.connections import verify
 

@@ -608,9 +608,9 @@ def memory(_patient: Patient) -> Iterator[Finding]:
 
 def packages(patient: Patient) -> Iterator[Finding]:
     """No other distribution brings a package of one of our names: whichever came last would win."""
-    from importlib.metadata import packages_distributions
+    from server.cli.owners import owners_of
 
-    owners = packages_distributions()
+    owners = owners_of(PACKAGES)
     clean = True
     for name in PACKAGES:
         others = sorted({owner for owner in owners.get(name, []) if owner.lower() != "keyleash"})

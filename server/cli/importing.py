@@ -1,6 +1,5 @@
 """`keyleash connector import-openapi` and `connector new`: files in the connectors' folder, for a person to finish."""
 
-import asyncio
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -195,6 +194,8 @@ def _read(source: str) -> "Document":
 
 
 def _fetched(url: str) -> bytes:
+    import asyncio
+
     from connectors.egress import Egress
     from connectors.fetching import fetch
 

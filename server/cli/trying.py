@@ -3,7 +3,6 @@
 Nothing is sent that is not effect `read`, nothing before it is on record, and nothing of an answer is shown.
 """
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from time import perf_counter
@@ -95,6 +94,8 @@ def _values(argument: "Argument") -> Iterator[tuple[Any]]:
 
 def _all(desk: Desk, connection: "Connection", calls: Sequence["Call"]) -> list[Tried]:
     """Run them one after the other, on record before and after. Raises CannotOpen or CannotResolve: nothing is sent."""
+    import asyncio
+
     from server.audit import Event, append
     from server.connections import credential_kind, open_credential
     from server.credential import credential, resolver_of
