@@ -15,7 +15,6 @@ from connectors.catalogue import Catalogue, shipped_folder
 from server.approval import Approvals, tending
 from server.approval.reaching import Keeper
 from server.audit.noted import NotedHeads
-from server.call import Parts
 from server.clock import now_ms
 from server.connections import Workspaces
 from server.credential import resolver_of
@@ -28,6 +27,7 @@ from server.oauth import revoking
 from server.oauth.apps import Apps
 from server.oauth.renewal import Renewals
 from server.pacing import Turns
+from server.parts import Parts
 from server.recorded import sweeping
 from server.settings import Settings
 from server.sqlite import require_here

@@ -12,13 +12,16 @@ from connectors.catalogue import CALL, DESCRIBE, MORE, OWN_NAMES, SEARCH, Offere
 from connectors.definition import Effect
 from connectors.finding import Found
 from server.approval import Person
-from server.call import Outcome, Parts, call, read_more
+from server.call import call
 from server.connections import Workspace
 from server.errors import BadArguments, NoSuchTool, NotShown, VaultSealed
 from server.identity import Caller
 from server.listing import described, tools_for
+from server.outcome import Outcome
+from server.parts import Parts
 from server.policy import Ruling, prospects
 from server.reach import shown, subject
+from server.retelling import read_more
 
 LONGEST_REQUEST = 500
 """Characters of a request; searching costs time for each of its words."""

@@ -12,8 +12,8 @@ from typing import Any
 
 from connectors.catalogue import Offered
 from connectors.definition import Effect
-from server.call import Parts
 from server.identity import Caller
+from server.parts import Parts
 from server.reach import within_reach
 
 PAGE = 100

@@ -7,8 +7,9 @@ database, for all processes: counted in the transaction of the attempt, and only
 import contextlib
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import anyio
 
@@ -18,6 +19,8 @@ from server.clock import now_ms
 from server.database import Rows
 from server.errors import AtLimit
 from server.identity import touch
+
+T = TypeVar("T")
 
 MINUTE_MS = 60_000
 LONGEST_PAUSE_S = 3600.0
@@ -68,15 +71,16 @@ class Turns:
             until = self.clock() + min(seconds, LONGEST_PAUSE_S)
             self._paused[connection] = max(until, self._paused.get(connection, 0.0))
 
-    @contextlib.asynccontextmanager
-    async def taken(self, connection: str, name: str, pace: Pace) -> AsyncGenerator["Turn"]:
-        """A turn of the connection (its id, and its name for the model), for as long as the block. Raises AtLimit."""
+    async def in_turn(self, connection: str, name: str, pace: Pace, carry_out: Callable[[], Awaitable[T]]) -> T:
+        """What `carry_out` returns, once the connection (its id, and its name for the model) takes one more call.
+
+        Where that raises Full, it is tried again when the minute is over. Raises AtLimit.
+        """
         turn = Turn(self, connection, name, self.clock() + self.patience_s)
         if pace.concurrent is None:
-            yield turn
-            return
+            return await turn.taken(pace, carry_out)
         async with self._one_of(turn, pace.concurrent):
-            yield turn
+            return await turn.taken(pace, carry_out)
 
     @contextlib.asynccontextmanager
     async def _one_of(self, turn: "Turn", most: int) -> AsyncGenerator[None]:
@@ -114,6 +118,16 @@ class Turn:
     connection: str
     name: str
     until: float
+
+    async def taken(self, pace: Pace, carry_out: Callable[[], Awaitable[T]]) -> T:
+        """Carry a call out, after whatever it has to wait for. Raises AtLimit."""
+        while True:
+            await self.come()
+            try:
+                return await carry_out()
+            except Full as full:
+                most = f"it has had the {pace.per_minute} calls that it takes in a minute"
+                await self.wait(full.seconds, most)
 
     async def come(self) -> None:
         """Return once the connection does not pause. Raises AtLimit where that is longer than a call waits."""

@@ -36,13 +36,16 @@ from opentelemetry import trace
 
 from connectors.catalogue import CALL, DESCRIBE, MORE, OWN_NAMES, SEARCH, Offered
 from server.approval import STATE_TTL_S, Decision
-from server.call import Outcome, Parts, call, refused
+from server.call import call
 from server.database import DatabaseProblem
 from server.errors import AskFirst, BadArguments, CallRefused, NoSuchTool, NotOurState, Question, Refused, structured
 from server.folding import READ_ON, call_through, describe, folded, read_on, search
 from server.identity import Caller, Frozen
 from server.listing import StaleCursor, described, page, tools_for
+from server.onrecord import refused
+from server.outcome import Outcome
 from server.outside import AskThrough, Form, Onward, brought, carried
+from server.parts import Parts
 from server.stdio import INSTRUCTIONS
 
 log = logging.getLogger("keyleash")

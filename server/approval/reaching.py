@@ -3,8 +3,9 @@
 For `policy add`, `policy apply`, `policy preset` and `doctor`, which all ask `gaps` and `behind_one`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from server.approval.channels import Reach, reach
 from server.approval.eligible import Wanted, in_words
@@ -29,13 +30,13 @@ class Gap:
 
 def gaps(rows: Rows, org: str, rules: Sequence[Rule]) -> list[Gap]:
     """What stands between these rules and the people that they ask for, as those are now; the grave ones first."""
-    people = people_of(rows, org)
+    people, reached_by = people_of(rows, org), _reached(rows, org)
     found: list[Gap] = []
     untold = False
     for rule in rules:
         if rule.then is not Ruling.APPROVE:
             continue
-        reached = {one: reach(rows, org, _wanted(rule, one)) for one in _requesters(rows, org, rule, people)}
+        reached = {one: reached_by(_wanted(rule, one)) for one in _requesters(rows, org, rule, people)}
         short = [(one, each) for one, each in reached.items() if not each.enough]
         if short:
             found.append(Gap(rule.id, _grave(rule, *short[0], people), grave=True))
@@ -56,14 +57,14 @@ def behind_one(rows: Rows, org: str, rules: Sequence[Rule], keeper: Keeper) -> l
 
     Whoever decides, either way, is shown the call first, and that is sealed.
     """
-    people = people_of(rows, org)
+    people, reached_by = people_of(rows, org), _reached(rows, org)
     theirs = {one.name for one in people if keeper.user and one.os_user == keeper.user}
     at_most = 0 if keeper.user else 1  # whoever it is, it is one
     found: list[str] = []
     for rule in rules:
         if rule.then is not Ruling.APPROVE:
             continue
-        each = [reach(rows, org, _wanted(rule, one)) for one in _requesters(rows, org, rule, people)]
+        each = [reached_by(_wanted(rule, one)) for one in _requesters(rows, org, rule, people)]
         if any(one.enough and len(theirs & set(one.asked)) + at_most < one.needed for one in each):
             found.append(rule.id)
     if not found:
@@ -78,9 +79,20 @@ def behind_one(rows: Rows, org: str, rules: Sequence[Rule], keeper: Keeper) -> l
     return [Gap(found[0], text, grave=True)]
 
 
+def _reached(rows: Rows, org: str) -> Callable[[Wanted], Reach]:
+    """Whom a call reaches, found out once for all rules and people of whom it would be the same."""
+
+    @cache
+    def found(wanted: Wanted) -> Reach:
+        return reach(rows, org, wanted)
+
+    return found
+
+
 def _wanted(rule: Rule, requester: str | None) -> Wanted:
+    """What the rule asks for when this member's agent calls; whose it is counts where a second person is wanted."""
     approvers = (rule.approvers,) if rule.approvers else ()
-    return Wanted(rule.then, rule.count, approvers, rule.second_person, requester)
+    return Wanted(rule.then, rule.count, approvers, rule.second_person, requester if rule.second_person else None)
 
 
 def _requesters(rows: Rows, org: str, rule: Rule, people: list[Member]) -> list[str | None]:

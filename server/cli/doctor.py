@@ -452,7 +452,7 @@ def unknown_calls(patient: Patient) -> Iterator[Finding]:
 def agents(patient: Patient) -> Iterator[Finding]:
     """Agents that can do nothing, and orgs that are frozen."""
     from server.clock import now_ms
-    from server.connections import offer_of
+    from server.connections import connections_of, offer_of
     from server.policy import load_preset
     from server.rules import rules_of
 
@@ -461,7 +461,7 @@ def agents(patient: Patient) -> Iterator[Finding]:
     directory = patient.installation.directory
     for org in directory.orgs():
         rules, preset = rules_of(patient.installation.database, org.id), load_preset(org.preset)
-        offer = offer_of(patient.installation.catalogue, (c for name, c in _connections(patient) if name == org.name))
+        offer = offer_of(patient.installation.catalogue, connections_of(patient.installation.database, org.id))
         if org.frozen_at is not None:
             yield Finding(
                 "agents", "warn", f"{org.name} is frozen: no agent may call. keyleash unfreeze --org {org.name}"

@@ -1,4 +1,4 @@
-"""What leaves for PagerDuty, SendGrid and Airtable is what their libraries send: method, path, query, body, sign-in."""
+"""What leaves for PagerDuty, SendGrid, Airtable, Cloudflare and Zendesk is what their libraries send."""
 
 import json
 import warnings
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.connectors.wire import same, without
+from tests.connectors.wire import CATALOGUE, same, without
 from tests.upstream import Answer, Received, Upstream
 
 BASE, TABLE, RECORD = "app" + "A" * 14, "Open orders", "rec" + "R" * 14
@@ -214,3 +214,165 @@ def test_airtables_library_sends_the_same(upstream: Upstream, tool: str) -> None
     theirs = upstream.requests[-1]
     assert b'"returnFieldsByFieldId":true' not in theirs.body.replace(b" ", b"")
     same(without(theirs, "returnFieldsByFieldId"), "airtable", tool, arguments, key="pat-key")  # false, the default
+
+
+# --- Cloudflare
+
+
+ZONE, ACCOUNT, ENTRY = "f" * 32, "a" * 32, "e" * 32
+ADDRESS = {"content": "192.0.2.1", "ttl": 60, "proxied": False}
+STYLE = "https://shop.acme.example/style.css"
+
+CLOUDFLARE: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {
+    "list_accounts": (lambda client: client.accounts.list(page=2, per_page=20), {"page": 2, "per_page": 20}),
+    "list_zones": (
+        lambda client: client.zones.list(
+            name="contains:acme", account={"id": ACCOUNT}, status="active", page=1, per_page=50
+        ),
+        {"name": "contains:acme", "account_id": ACCOUNT, "status": "active", "page": 1, "per_page": 50},
+    ),
+    "get_zone": (lambda client: client.zones.get(zone_id=ZONE), {"zone_id": ZONE}),
+    "list_dns_records": (
+        lambda client: client.dns.records.list(
+            zone_id=ZONE, type="MX", name={"contains": "mail"}, content={"exact": "192.0.2.1"}, page=1, per_page=9
+        ),
+        {"zone_id": ZONE, "type": "MX", "name_contains": "mail", "content": "192.0.2.1", "page": 1, "per_page": 9},
+    ),
+    "export_dns_records": (lambda client: client.dns.records.export(zone_id=ZONE), {"zone_id": ZONE}),
+    "create_dns_record": (
+        lambda client: client.dns.records.create(zone_id=ZONE, type="A", name="www.acme.example", **ADDRESS),
+        {"zone_id": ZONE, "type": "A", "name": "www.acme.example"} | ADDRESS,
+    ),
+    "delete_dns_record": (
+        lambda client: client.dns.records.delete(ENTRY, zone_id=ZONE),
+        {"zone_id": ZONE, "record_id": ENTRY},
+    ),
+    "set_security_level": (
+        lambda client: client.zones.settings.edit("security_level", zone_id=ZONE, value="under_attack"),
+        {"zone_id": ZONE, "value": "under_attack"},
+    ),
+    "purge_files": (
+        lambda client: client.cache.purge(zone_id=ZONE, files=[STYLE]),
+        {"zone_id": ZONE, "files": [STYLE]},
+    ),
+    "purge_everything": (
+        lambda client: client.cache.purge(zone_id=ZONE, purge_everything=True),
+        {"zone_id": ZONE},
+    ),
+}
+
+
+def through_cloudflares_library(upstream: Upstream, call: Callable[[Any], Any]) -> Received:
+    import cloudflare
+
+    upstream.answer = lambda _: Answer({"success": True, "result": {}, "errors": [], "messages": []})
+    base = f"{upstream.url}/client/v4"
+    with cloudflare.Cloudflare(api_token="cf-token", base_url=base, max_retries=0) as client:
+        call(client)
+    return upstream.requests[-1]
+
+
+@pytest.mark.parametrize("tool", CLOUDFLARE)
+def test_cloudflares_library_sends_the_same(upstream: Upstream, tool: str) -> None:
+    call, arguments = CLOUDFLARE[tool]
+    same(through_cloudflares_library(upstream, call), "cloudflare", tool, arguments, key="cf-token")
+
+
+def test_cloudflares_library_changes_a_record_in_the_same_place_and_names_more_of_it(upstream: Upstream) -> None:
+    """It names type and name, too, which its types require; Cloudflare's reference has a change in part."""
+    theirs = through_cloudflares_library(
+        upstream,
+        lambda client: client.dns.records.edit(ENTRY, zone_id=ZONE, type="A", name="www.acme.example", **ADDRESS),
+    )
+    arguments = {"zone_id": ZONE, "record_id": ENTRY} | ADDRESS
+    same(without(theirs, "type", "name"), "cloudflare", "update_dns_record", arguments, key="cf-token")
+
+
+def test_every_tool_of_cloudflare_is_compared() -> None:
+    assert {*CLOUDFLARE, "update_dns_record"} == CATALOGUE.connectors["cloudflare"].tools.keys()
+
+
+# --- Zendesk: a library that many use; Zendesk itself publishes none for Python
+
+
+def ticket(**changes: Any) -> Any:
+    from zenpy.lib.api_objects import Ticket
+
+    return Ticket(**changes)
+
+
+def said(body: str, *, public: bool | None = None) -> Any:
+    from zenpy.lib.api_objects import Comment
+
+    return Comment(body=body, public=public)
+
+
+def ann() -> Any:
+    from zenpy.lib.api_objects import User
+
+    return User(name="Ann", email="ann@acme.example")
+
+
+ZENDESK: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {
+    "get_me": (lambda zendesk: zendesk.users.me(), {}),
+    "search": (
+        lambda zendesk: zendesk.search("open fire", sort_by="created_at", sort_order="desc"),
+        {"query": "open fire", "sort_by": "created_at", "sort_order": "desc"},
+    ),
+    "list_tickets": (lambda zendesk: zendesk.tickets(cursor_pagination=5), {"size": 5}),
+    "get_user": (lambda zendesk: zendesk.users(id=7), {"user": 7}),
+    "list_groups": (lambda zendesk: zendesk.groups(cursor_pagination=20), {"size": 20}),
+    "create_ticket": (
+        lambda zendesk: zendesk.tickets.create(
+            ticket(subject="Fire", comment=said("It burns."), requester=ann(), priority="high", group_id=3, tags=["a"])
+        ),
+        {"subject": "Fire", "body": "It burns.", "requester_name": "Ann", "requester_email": "ann@acme.example"}
+        | {"priority": "high", "group_id": 3, "tags": ["a"]},
+    ),
+    "reply_to_ticket": (
+        lambda zendesk: zendesk.tickets.update(ticket(id=5, comment=said("Mended.", public=True), status="solved")),
+        {"ticket": 5, "body": "Mended.", "status": "solved"},
+    ),
+    "add_internal_note": (
+        lambda zendesk: zendesk.tickets.update(ticket(id=5, comment=said("Twice now.", public=False))),
+        {"ticket": 5, "body": "Twice now."},
+    ),
+    "update_ticket": (
+        lambda zendesk: zendesk.tickets.update(ticket(id=5, status="open", assignee_id=7, group_id=3, tags=["b"])),
+        {"ticket": 5, "status": "open", "assignee_id": 7, "group_id": 3, "tags": ["b"]},
+    ),
+    "delete_ticket": (lambda zendesk: zendesk.tickets.delete(ticket(id=5)), {"ticket": 5}),
+}
+
+
+@pytest.mark.parametrize("tool", ZENDESK)
+def test_zendesks_library_sends_the_same(tool: str) -> None:
+    import requests
+    import requests.adapters
+    import zenpy
+
+    heard: list[requests.PreparedRequest] = []
+
+    class Ear(requests.adapters.BaseAdapter):  # the library speaks https only, so it is heard out here
+        def send(self, request: requests.PreparedRequest, *_: Any, **__: Any) -> requests.Response:
+            heard.append(request)
+            answer = requests.Response()
+            answer.status_code, answer.url, answer.request = 200, request.url or "", request
+            things = ("tickets", "users", "groups", "results")
+            body = {"user": {}, "ticket": {}, "audit": {"events": []}, "count": 0} | {name: [] for name in things}
+            answer._content = json.dumps(body).encode()  # pyright: ignore[reportPrivateUsage]
+            return answer
+
+        def close(self) -> None:
+            return
+
+    session = requests.Session()
+    session.mount("https://", Ear())
+    call, arguments = ZENDESK[tool]
+    call(zenpy.Zenpy(subdomain="acme", oauth_token="zd-token", session=session))
+    (request,) = heard
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    # It says once more in the body which ticket it is; the address does.
+    body = (request.body or b"").replace(b'"id": 5, ', b"").replace(b'{"ticket": {"id": 5}}', b"")
+    theirs = Received(request.method or "", request.path_url, headers, body)
+    same(theirs, "zendesk", tool, arguments, key="zd-token", kind="oauth")

@@ -27,6 +27,21 @@ def upstream() -> Iterator[Upstream]:
 
 
 @pytest.fixture
+def elsewhere() -> Iterator[Upstream]:
+    """Where nothing may ever arrive."""
+    with Upstream() as other:
+        yield other
+        assert other.requests == []
+
+
+@pytest.fixture
+def open_upstream() -> Iterator[Upstream]:
+    """One that asks for no secret."""
+    with Upstream() as running_upstream:
+        yield running_upstream
+
+
+@pytest.fixture
 def place(tmp_path: Path, upstream: Upstream) -> Iterator[Place]:
     """An org with its owner, a connected Stripe-like account, and the agent `reconciler` who acts for the owner."""
     made = make(tmp_path / "home")

@@ -4,7 +4,7 @@ What an agent tries against the people and the rules is a list of its own: `atte
 """
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import product
@@ -83,20 +83,6 @@ CLIMBS = [
     "x" * 100_000,
     "\u00e9" * 3_000,
 ]
-
-
-@pytest.fixture
-def elsewhere() -> Iterator[Upstream]:
-    """Where nothing may ever arrive."""
-    with Upstream() as other:
-        yield other
-        assert other.requests == []
-
-
-@pytest.fixture
-def open_upstream() -> Iterator[Upstream]:
-    with Upstream() as running_upstream:
-        yield running_upstream
 
 
 @pytest.fixture

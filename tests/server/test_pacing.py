@@ -4,6 +4,7 @@ import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import anyio
@@ -192,12 +193,18 @@ async def test_a_minute_that_a_wrong_clock_has_begun_far_ahead_holds_nothing_up(
 
 async def test_a_limit_that_is_changed_while_calls_are_under_way_counts_for_the_next() -> None:
     turns, one, two = Turns(0.05), Pace(concurrent=1), Pace(concurrent=2)
-    async with turns.taken("c", "stripe", one):
-        async with turns.taken("c", "stripe", two):
-            pass
+    took: list[str] = []
+
+    async def first() -> None:
+        await turns.in_turn("c", "stripe", two, partial(second, "two at once"))
         with pytest.raises(AtLimit):
-            async with turns.taken("c", "stripe", one):
-                pass
+            await turns.in_turn("c", "stripe", one, partial(second, "one at once"))
+
+    async def second(what: str) -> None:
+        took.append(what)
+
+    await turns.in_turn("c", "stripe", one, first)
+    assert took == ["two at once"]
 
 
 async def test_a_provider_that_asks_for_a_pause_gets_it(place: Place, upstream: Upstream) -> None:

@@ -13,9 +13,10 @@ import pytest
 
 from server.app import running
 from server.approval import Decision, State
-from server.call import REFERENCES_AT_ONCE, Outcome, Parts, call
+from server.call import Outcome, Parts, call
 from server.connections import ConnectionProblem, connection_named, reencrypt, replan, rotate
 from server.database import Rows
+from server.parts import REFERENCES_AT_ONCE
 from server.sqlite import SqliteDatabase
 from tests.agents import Nobody, Person, execute
 from tests.installed import SECRET, Place

@@ -11,9 +11,10 @@ from connectors.bounded import DEFAULT_LIMITS
 from server.app import running
 from server.approval import Decision, State
 from server.approval.record import CLOCKS_APART_MS, LOST_MS
-from server.call import SENT_WITHIN_S, Outcome, Parts, call
+from server.call import Outcome, Parts, call
 from server.clock import now_ms, running_s
 from server.errors import ApprovalRequired
+from server.sending import SENT_WITHIN_S
 from server.settings import SettingsProblem, read_settings
 from tests.agents import Nobody, decide, execute, record
 from tests.installed import SECRET, Place

@@ -34,20 +34,6 @@ from vault import REFERENCES, Secret, VaultError, to_reference
 pytestmark = [pytest.mark.anyio, pytest.mark.sqlite_only("its intruder edits SQLite's file")]
 
 
-@pytest.fixture
-def elsewhere() -> Iterator[Upstream]:
-    """Where nothing may ever arrive."""
-    with Upstream() as other:
-        yield other
-        assert other.requests == []
-
-
-@pytest.fixture
-def open_upstream() -> Iterator[Upstream]:
-    with Upstream() as running_upstream:
-        yield running_upstream
-
-
 @pytest.fixture(params=["stored", "elsewhere"])
 def given(request: pytest.FixtureRequest, places: Places) -> Secret:
     """What is sealed: the secret itself, or a reference to the file that it is in."""

@@ -13,11 +13,13 @@ import pytest
 
 from connectors.portions import MAX_TEXT
 from server.app import running
-from server.call import MOST_AT_ONCE, Outcome, call, read_more
+from server.call import Outcome, call
 from server.connections import connection_named, remove
 from server.errors import BadArguments, Busy, CallRefused
 from server.identity import Caller
+from server.parts import MOST_AT_ONCE
 from server.rest import EACH_AGENT, KEPT_S, MOST_BYTES, Rests
+from server.retelling import read_more
 from tests.agents import ERAS, Nobody, answering, connected
 from tests.installed import Place, add_org, files_holding
 from tests.upstream import Answer, Upstream

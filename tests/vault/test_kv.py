@@ -1,6 +1,5 @@
 """One field of a secret of Vault or OpenBao: asked for plainly, bounded, taken apart strictly."""
 
-import datetime
 import http.server
 import json
 import ssl
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.certificates import self_signed
 from tests.upstream import Answer, Upstream
 from vault import CannotResolve, Secret
 from vault.kv import MOST_ANSWER, kv_field, trust
@@ -210,31 +210,7 @@ def test_an_address_that_is_none_or_not_protected_is_not_asked(address: str, loc
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate for `localhost` from an authority of our own, with its key, in one file."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path_factory.mktemp("tls") / "kv.pem"
-    path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + made.public_bytes(serialization.Encoding.PEM)
-    )
-    return path
+    return self_signed(tmp_path_factory.mktemp("tls"), "localhost")
 
 
 @contextmanager
