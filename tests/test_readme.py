@@ -15,10 +15,11 @@ from connectors.definition import Effect
 from connectors.loading import parse
 from server.cli import stdio_arguments
 from server.cli.commands import app
+from tests.written import FILES, written
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS: list[tuple[str, str]] = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+BLOCKS: list[tuple[str, str]] = re.findall(r"```(\w*)\n(.*?)```", written(), re.DOTALL)
 YAML = [body for language, body in BLOCKS if language == "yaml"]
 
 
@@ -103,4 +104,22 @@ def test_every_connector_that_comes_with_it_is_named() -> None:
 
 
 def test_nothing_waits_to_be_filled_in() -> None:
-    assert not re.search(r"BENCH|TODO|FIXME|TBD", README)
+    assert not re.search(r"BENCH|TODO|FIXME|TBD", written())
+
+
+def anchors(text: str) -> set[str]:
+    heads = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("file", [*FILES, ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md"], ids=lambda file: file.name)
+def test_every_link_to_a_file_or_a_heading_leads_there(file: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", file.read_text(encoding="utf-8")):
+        name, _, anchor = target.partition("#")
+        led = (file.parent / name).resolve() if name else file
+        assert led.exists(), target
+        assert not anchor or anchor in anchors(led.read_text(encoding="utf-8")), target
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    assert {file for file in FILES[1:] if f"](docs/{file.name})" not in README} == set()

@@ -267,7 +267,7 @@ def credentials(patient: Patient) -> Iterator[Finding]:
     with ThreadPoolExecutor(PLACES_AT_ONCE) as pool:  # one place may be slow
         for findings in pool.map(partial(_resolved, patient.settings), elsewhere):
             yield from findings
-    yield Finding("credentials", "ok", f"{total} connections were looked at.")
+    yield Finding("credentials", "ok", f"{counted(total, 'connection')} {'was' if total == 1 else 'were'} looked at.")
 
 
 PLACES_AT_ONCE = 8
@@ -662,7 +662,7 @@ def clients(patient: Patient) -> Iterator[Finding]:
                     f"{client.title} ({path}) serves the agent {entry.agent}, which there is not. "
                     f"Run: keyleash client add {client.id} --agent {entry.agent}",
                 )
-    yield Finding("clients", "ok", f"{known} entries of Keyleash were found in MCP clients' settings.")
+    yield Finding("clients", "ok", f"MCP clients' settings hold Keyleash {counted(known, 'time')}.")
 
 
 def _lacks_database(patient: Patient, entry: "Installed") -> bool:

@@ -233,9 +233,9 @@ def _candidates(
 async def _asked_once(
     source: "Source", secret: "Secret", networks: tuple["Network", ...]
 ) -> tuple[dict[str, str], tuple["Definition", ...]]:
+    from connectors.credentialblock import NOTHING
     from connectors.egress import Egress
     from connectors.importing_wrapped import standing_in
-    from connectors.loading import NOTHING
     from connectors.upstream import opened
 
     kind, server = source.kind or NOTHING, standing_in(source)
