@@ -225,14 +225,15 @@ def _fits(kind: CredentialKind, names: set[str]) -> bool:
 
 
 def _check_field(kind: CredentialKind, field: Field, value: str) -> None:
+    what = f"What was given as {field.label}"
     if field.lines:
         if not value.strip() or len(value) > MAX_SECRET:
-            what = "empty" if not value.strip() else f"longer than {MAX_SECRET} characters"
-            raise CredentialMalformed(f"What was given as {field.label} is {what}.")
+            wrong = "empty" if not value.strip() else f"longer than {MAX_SECRET} characters"
+            raise CredentialMalformed(f"{what} is {wrong}.")
     elif kind.scheme in ("basic", "env", "none"):
-        _printable(value, mend="Enter it again.")
+        _printable(value, what=what, mend="Enter it again.")
     else:
-        _visible(value, mend="Enter it again.")
+        _visible(value, what=what, mend="Enter it again.")
 
 
 def _looks_like(field: Field, value: str) -> bool:
@@ -253,18 +254,18 @@ def _put(headers: dict[str, str], name: str, value: str) -> None:
     headers[name] = value
 
 
-def _visible(value: str, *, mend: str = _MEND) -> str:
-    _printable(value, mend=mend)
+def _visible(value: str, *, what: str = "The credential", mend: str = _MEND) -> str:
+    _printable(value, what=what, mend=mend)
     if not _VISIBLE.fullmatch(value):
-        raise CredentialMalformed(f"The credential holds characters outside ASCII, or spaces at its ends. {mend}")
+        raise CredentialMalformed(f"{what} holds characters outside ASCII, or spaces at its ends. {mend}")
     return value
 
 
-def _printable(value: str, *, mend: str = _MEND) -> str:
+def _printable(value: str, *, what: str = "The credential", mend: str = _MEND) -> str:
     if not value:
-        raise CredentialMalformed(f"The credential is empty. {mend}")
+        raise CredentialMalformed(f"{what} is empty. {mend}")
     if len(value) > MAX_SECRET:
-        raise CredentialMalformed(f"The credential is longer than {MAX_SECRET} characters. {mend}")
+        raise CredentialMalformed(f"{what} is longer than {MAX_SECRET} characters. {mend}")
     if _CONTROL.search(value):
-        raise CredentialMalformed(f"The credential holds a line break or another control character. {mend}")
+        raise CredentialMalformed(f"{what} holds a line break or another control character. {mend}")
     return value

@@ -11,31 +11,29 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
-import jmespath
-import jmespath.exceptions
-import jmespath.functions
-
 from connectors import fileformat as keys
-from connectors import selecting
 from connectors.arguments import RESERVED_HEADERS, Taken, check_header, compiled, read_arguments
 from connectors.brief import BRIEFS
+from connectors.conductblock import (
+    STARTED,
+    read_deprecation,
+    read_errors,
+    read_idempotency,
+    read_idempotency_hours,
+    read_limits,
+    read_quota,
+    texts_of,
+)
+from connectors.credentialblock import HEADER_VALUE, headers_of, read_credentials
 from connectors.definition import (
     HOLE,
     Argument,
     BodyStyle,
     Connector,
     CredentialKind,
-    Deprecation,
     Effect,
-    ErrorShape,
-    Field,
     Kind,
-    OAuth,
     Operation,
-    Pace,
-    Quota,
-    SchemeName,
-    Selector,
     Tool,
     WrappedServer,
     canonical,
@@ -44,13 +42,12 @@ from connectors.document import Document
 from connectors.effects import derive, derive_operation, derive_wrapped, raised, until_reviewed
 from connectors.errors import Unsendable
 from connectors.layout import Layout, read_layout
-from connectors.oauthblock import fields_of_app, read_oauth
 from connectors.operations import pinned_document, read_operation_of
 from connectors.request import base
-from connectors.sigv4 import HEADERS as SIGNATURE_HEADERS
-from connectors.source import NAME_MEND, NAME_PATTERN, Spot, read_file, read_text, suggestion
+from connectors.selectorblock import read_selector
+from connectors.source import NAME_MEND, NAME_PATTERN, Spot, read_file, read_text
 from connectors.variables import read_operation, read_variables
-from connectors.wrapping import address_of, check_variable, read_server, read_wrapped
+from connectors.wrapping import address_of, read_server, read_wrapped
 
 _ID = re.compile(NAME_PATTERN)
 _CALL = re.compile(keys.CALL_PATTERN)
@@ -58,9 +55,6 @@ _CALL_MEND = "Write `METHOD /path`, for instance `GET /v1/charges/{charge}`."
 _ENDPOINT = re.compile(keys.ENDPOINT_PATTERN)
 _VARIABLE = re.compile(keys.VARIABLE_PATTERN)
 _SEGMENT = re.compile(r"([A-Za-z0-9._~:@-]|\{[a-z][a-z0-9_]*\})+")
-_HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,510}[\x21-\x7e])?")
-_AWS_NAME = re.compile(keys.AWS_NAME_PATTERN)
-_DATE = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])(-(0[1-9]|[12][0-9]|3[01]))?")
 
 
 def load(path: Path) -> Connector:
@@ -82,9 +76,9 @@ def _connector(spot: Spot) -> Connector:
     block = spot.block("A connector", form.connector, keys.required(form.connector))
     identifier = block["id"].matching("The id", _ID, NAME_MEND)
     server = read_server(block, spot) if kind == "mcp" else None
-    credentials = _credentials(block.get("credentials"), form, started=bool(server and server.command))
-    taken = RESERVED_HEADERS | {name for kind in credentials for name in _headers_of(kind)}
-    errors = _errors(block.get("errors"), kind)
+    credentials = read_credentials(block.get("credentials"), form, started=bool(server and server.command))
+    taken = RESERVED_HEADERS | {name for kind in credentials for name in headers_of(kind)}
+    errors = read_errors(block.get("errors"), kind)
     about = _About(
         connector=identifier,
         kind=kind,
@@ -94,8 +88,8 @@ def _connector(spot: Spot) -> Connector:
         base_url=address_of(server) if server and server.command else _base_url(block["base_url"]),
         headers=_headers(block.get("headers"), taken),
         body_style=_body_style(block.get("body")),
-        idempotency=_idempotency(block.get("idempotency")) if kind != "graphql" else (None, ()),
-        idempotency_hours=_idempotency_hours(block.get("idempotency")) if kind != "graphql" else 0,
+        idempotency=read_idempotency(block.get("idempotency")) if kind != "graphql" else (None, ()),
+        idempotency_hours=read_idempotency_hours(block.get("idempotency")) if kind != "graphql" else 0,
         key_variable=_key_variable(block.get("idempotency")) if kind == "graphql" else "",
         user_errors=errors.user_errors,
         reviewed="reviewed" in block and block["reviewed"].flag("Reviewed"),
@@ -111,15 +105,15 @@ def _connector(spot: Spot) -> Connector:
         headers=about.headers,
         credentials=credentials if server else _verified_by_themselves(credentials, block["credentials"], about),
         verify=_verify(verify, about) if server is None else _verify_wrapped(about),
-        account=_selector(verify.get("account")),
+        account=read_selector(verify.get("account")),
         errors=errors,
         idempotency_header=about.idempotency[0],
         idempotency_methods=about.idempotency[1],
         idempotency_hours=about.idempotency_hours,
         tools={name: _tool(name, tool, about) for name, tool in block["tools"].named("Tools").items()},
-        quota=_quota(block.get("quota")),
-        limits=STARTED if server and server.transport == "stdio" else _limits(block.get("limits")),
-        deprecations=tuple(_deprecation(item) for item in _list(block.get("deprecations"), "Deprecations")),
+        quota=read_quota(block.get("quota")),
+        limits=STARTED if server and server.transport == "stdio" else read_limits(block.get("limits")),
+        deprecations=tuple(read_deprecation(item) for item in _list(block.get("deprecations"), "Deprecations")),
         reviewed=about.reviewed,
         help=block["help"].text("Help") if "help" in block else "",
         file=spot.file,
@@ -189,30 +183,9 @@ def _headers(spot: Spot | None, taken: frozenset[str]) -> tuple[tuple[str, str],
         check_header(name, value, taken)
         if name.lower() in headers:
             value.fail(f"The header {name!r} is there twice.", "Remove one.")
-        text = value.matching("A header", _HEADER_VALUE, "Use visible ASCII only.")
+        text = value.matching("A header", HEADER_VALUE, "Use visible ASCII only.")
         headers[name.lower()] = (name, text)
     return tuple(headers.values())
-
-
-def _idempotency(spot: Spot | None) -> tuple[str | None, tuple[str, ...]]:
-    if spot is None:
-        return None, ()
-    block = spot.block("Idempotency", keys.IDEMPOTENCY, keys.required(keys.IDEMPOTENCY))
-    header = block["header"].text("The header")
-    check_header(header, block["header"], RESERVED_HEADERS)
-    methods = [
-        item.one_of("A method", ["POST", "PUT", "PATCH", "DELETE"]) for item in block["methods"].items("Methods")
-    ]
-    return header, tuple(methods)
-
-
-def _idempotency_hours(spot: Spot | None) -> int:
-    hours = spot.mapping("Idempotency").get("hours") if spot is not None else None
-    if hours is None:
-        return 0
-    if not isinstance(hours.value, int) or isinstance(hours.value, bool) or not 1 <= hours.value <= 720:
-        hours.fail("The hours must be a whole number from 1 to 720.", "Write what the vendor promises.")
-    return hours.value
 
 
 def _key_variable(spot: Spot | None) -> str:
@@ -220,171 +193,6 @@ def _key_variable(spot: Spot | None) -> str:
         return ""
     block = spot.block("Idempotency", keys.GRAPHQL_IDEMPOTENCY, keys.required(keys.GRAPHQL_IDEMPOTENCY))
     return block["variable"].matching("The variable", _VARIABLE, "Write its name as in the documents, without $.")
-
-
-def _selector(spot: Spot | None) -> Selector | None:
-    if spot is None:
-        return None
-    text = spot.text("The JMESPath expression")
-    try:
-        compiled = jmespath.compile(text)
-    except jmespath.exceptions.JMESPathError as error:
-        reason = " ".join(str(error).split())
-        spot.fail(f"This is not JMESPath: {reason}.")
-    _check_functions(cast("dict[str, Any]", compiled.parsed), spot)
-
-    search = selecting.compiled(cast("dict[str, Any]", compiled.parsed))
-
-    def find(value: Any) -> Any:
-        try:
-            return search(value)
-        except (ValueError, TypeError, AttributeError, RecursionError):  # JMESPath's own are ValueErrors
-            return None
-
-    return Selector(text, find)
-
-
-def _check_functions(part: Mapping[str, Any], spot: Spot) -> None:
-    """JMESPath would find an unknown function, or one with too few arguments, only when an answer comes."""
-    if part["type"] == "function_expression":
-        table = cast("dict[str, dict[str, Any]]", jmespath.functions.Functions().FUNCTION_TABLE)
-        if part["value"] not in table:
-            spot.fail(f"JMESPath has no function {part['value']!r}.", f"{suggestion(part['value'], table)}".strip())
-        signature = cast("list[dict[str, Any]]", table[part["value"]]["signature"])
-        variadic = bool(signature) and bool(signature[-1].get("variadic"))
-        given, wanted = len(part["children"]), len(signature)
-        if given < wanted or (given > wanted and not variadic):
-            spot.fail(f"The JMESPath function {part['value']!r} takes {wanted} arguments, not {given}.")
-    for child in cast("list[Any]", part.get("children", [])):
-        if isinstance(child, Mapping):
-            _check_functions(cast("Mapping[str, Any]", child), spot)
-
-
-# GraphQL, September 2025, 7.1.2; `code` is what most servers add.
-_GRAPHQL_ERRORS = {"message": "errors[0].message", "code": "errors[0].extensions.code"}
-
-
-def _errors(spot: Spot | None, kind: Kind) -> ErrorShape:
-    block = spot.block("Errors", keys.FORMS[kind].errors) if spot else {}
-    if kind == "graphql":
-        block = {name: Spot("", 1, text) for name, text in _GRAPHQL_ERRORS.items()} | block
-    header = block.get("request_id_header")
-    if header:
-        check_header(header.text("The header"), header, frozenset())
-    return ErrorShape(
-        message=_selector(block.get("message")),
-        code=_selector(block.get("code")),
-        request_id=_selector(block.get("request_id")),
-        request_id_header=header.text("The header").lower() if header else None,
-        ok_field=_selector(block.get("ok")),
-        user_errors=block["user_errors"].text("The key") if "user_errors" in block else "",
-        limited=_codes(block, "limited"),
-        spent=_codes(block, "spent"),
-        wait=_seconds(block.get("wait")),
-        rejected=_codes(block, "rejected"),
-        unclear=_codes(block, "unclear"),
-    )
-
-
-def _seconds(spot: Spot | None) -> float | None:
-    if spot is None:
-        return None
-    if not isinstance(spot.value, int) or isinstance(spot.value, bool) or not 1 <= spot.value <= 3600:
-        spot.fail(f"Seconds cannot be {spot.value!r}.", "Give a whole number from 1 to 3600.")
-    return float(spot.value)
-
-
-def _codes(block: Mapping[str, Spot], key: str) -> frozenset[str]:
-    if key in block and "code" not in block:
-        block[key].fail(f"`{key}:` lists codes, and there is no `code:` that finds one.", "Add `code:`.")
-    return frozenset(_texts(block, key))
-
-
-def _texts(block: Mapping[str, Spot], key: str) -> tuple[str, ...]:
-    return block[key].texts(key.capitalize()) if key in block else ()
-
-
-def _quota(spot: Spot | None) -> tuple[Quota, ...]:
-    found: list[Quota] = []
-    for name, part in spot.named("Quota").items() if spot else ():
-        block = part.block("A quota", keys.QUOTA, keys.required(keys.QUOTA))
-        for header in block.values():
-            check_header(header.text("The header"), header, frozenset())
-        of = block["of"].text("The header").lower() if "of" in block else ""
-        found.append(Quota(name, block["left"].text("The header").lower(), of))
-    return tuple(found)
-
-
-STARTED = Pace(concurrent=4)
-"""A program that is started for each call: so many of it at once, unless the connection says otherwise."""
-
-
-def _limits(spot: Spot | None) -> Pace:
-    block = spot.block("Limits", keys.LIMITS) if spot else {}
-    return Pace(**{name: _count(part, keys.LIMITS[name].schema["maximum"]) for name, part in block.items()})
-
-
-def _count(spot: Spot, most: int) -> int:
-    if not isinstance(spot.value, int) or isinstance(spot.value, bool) or not 1 <= spot.value <= most:
-        spot.fail(f"This must be a whole number from 1 to {most}.", "Write what the vendor says.")
-    return spot.value
-
-
-def _deprecation(spot: Spot) -> Deprecation:
-    block = spot.block("A deprecation", keys.DEPRECATION, keys.required(keys.DEPRECATION))
-    return Deprecation(
-        date=block["date"].matching("The date", _DATE, "Write YYYY-MM or YYYY-MM-DD, in quotes."),
-        what=block["what"].text("What"),
-        see=block["see"].text("See") if "see" in block else "",
-    )
-
-
-# --- credentials ---------------------------------------------------------------------------------------------------
-
-
-NOTHING = CredentialKind(
-    id="none",
-    label="Nothing",
-    help="The server asks for no credential.",
-    scheme="none",
-    fields=(Field(name="nothing", label="Nothing", secret=False),),
-)
-"""What an account of a wrapped server is connected with that needs no credential."""
-
-
-def _credentials(spot: Spot | None, form: keys.Form, *, started: bool) -> tuple[CredentialKind, ...]:
-    if spot is None:
-        return (NOTHING,)
-    return tuple(_credential(name, one, form, started=started) for name, one in spot.named("Credentials").items())
-
-
-def _credential(identifier: str, spot: Spot, form: keys.Form, *, started: bool) -> CredentialKind:
-    block = spot.block("A credential", form.credential, keys.required(form.credential))
-    schemes: list[str] = form.credential["scheme"].schema["enum"]
-    known = [name for name in schemes if (name == "env") is started]
-    scheme = cast("SchemeName", block["scheme"].one_of("The scheme", known))
-    label = block["label"].text("The label")
-    oauth = read_oauth(block["oauth"], scheme) if "oauth" in block else None
-    service, region = _aws(scheme, block, spot)
-    return CredentialKind(
-        id=identifier,
-        label=label,
-        help=block["help"].text("The help"),
-        scheme=scheme,
-        name=_credential_name(scheme, block, spot),
-        prefix=_prefix(scheme, block),
-        fields=_fields_of_oauth(oauth, block) if oauth else _fields(scheme, label, block, spot, form),
-        oauth=oauth,
-        service=service,
-        region=region,
-    )
-
-
-def _headers_of(kind: CredentialKind) -> tuple[str, ...]:
-    """Where the credential stands, or what signs with it, in lower case."""
-    if kind.scheme == "aws_sigv4":
-        return tuple(name.lower() for name in SIGNATURE_HEADERS)
-    return (kind.name.lower(),) if kind.scheme == "header" else ()
 
 
 def _verified_by_themselves(
@@ -400,126 +208,8 @@ def _verified_by_themselves(
         if about.endpoint:
             own.fail("Every credential of a GraphQL connector is tried by the same query.", "Remove it.")
         block = own.block("Verify", about.form.verify, keys.required(about.form.verify))
-        made.append(replace(kind, verify=_verify(block, about), account=_selector(block.get("account"))))
+        made.append(replace(kind, verify=_verify(block, about), account=read_selector(block.get("account"))))
     return tuple(made)
-
-
-def _aws(scheme: SchemeName, block: dict[str, Spot], spot: Spot) -> tuple[str, str]:
-    """Service and region of a signature; of others, nothing."""
-    named = {key: block[key].matching(f"The {key}", _AWS_NAME, "As in its endpoint.") for key in _AWS if key in block}
-    for key in named if scheme != "aws_sigv4" else ():
-        block[key].fail(f"The scheme {scheme!r} has no {key}.", "Remove it.")
-    if scheme == "aws_sigv4" and "service" not in named:
-        spot.fail("The scheme 'aws_sigv4' needs its service.", "Add `service:`, for instance `secretsmanager`.")
-    return named.get("service", ""), named.get("region", "")
-
-
-_AWS = ("service", "region")
-_AWS_FIELDS = (
-    Field(name="access_key_id", label="access key id", secret=False, pattern="^A[KS]IA[A-Z0-9]{12,}$"),
-    Field(name="secret_access_key", label="secret access key"),
-)
-_AWS_REGION = Field(name="region", label="region", secret=False, pattern="^[a-z]{2,}(-[a-z]+)+-[0-9]$")
-_AWS_TOKEN = Field(name="session_token", label="session token of temporary credentials", optional=True)
-
-
-def _fields_of_oauth(oauth: OAuth, block: dict[str, Spot]) -> tuple[Field, ...]:
-    for key in ("fields", "pattern", "warnings"):
-        if key in block:
-            block[key].fail(f"Nobody enters a token that OAuth gives, so {key!r} means nothing.", "Remove it.")
-    return fields_of_app(oauth)
-
-
-def _credential_name(scheme: SchemeName, block: dict[str, Spot], spot: Spot) -> str:
-    if scheme in ("bearer", "basic", "aws_sigv4"):
-        if "name" in block:
-            block["name"].fail(f"The scheme {scheme!r} always stands in Authorization.", "Remove the name.")
-        return "Authorization"
-    if scheme == "env" and "fields" in block:
-        if "name" in block:
-            block["name"].fail("With fields, each has its `variable`.", "Remove the name.")
-        return ""
-    if "name" not in block:
-        spot.fail(f"The scheme {scheme!r} needs the name of its {scheme}.", "Add `name:`.")
-    name = block["name"].text("The name")
-    if scheme == "env":
-        return check_variable(block["name"])
-    if scheme == "header":
-        check_header(name, block["name"], RESERVED_HEADERS - {"authorization"})  # for a key that stands there bare
-    return name
-
-
-def _prefix(scheme: SchemeName, block: dict[str, Spot]) -> str:
-    if "prefix" not in block:
-        return "Bearer " if scheme == "bearer" else ""
-    if scheme not in ("bearer", "header"):
-        block["prefix"].fail(f"The scheme {scheme!r} takes no prefix.", "Remove it.")
-    prefix = block["prefix"].matching("The prefix", _HEADER_VALUE, "Use visible ASCII only.")
-    return prefix if prefix.endswith("=") else f"{prefix} "
-
-
-def _fields(scheme: SchemeName, label: str, block: dict[str, Spot], spot: Spot, form: keys.Form) -> tuple[Field, ...]:
-    if scheme == "aws_sigv4":
-        for key in ("fields", "pattern", "warnings"):
-            if key in block:
-                block[key].fail(f"What signs for AWS is always the same, and {key!r} means nothing.", "Remove it.")
-        return (*_AWS_FIELDS, *(() if "region" in block else (_AWS_REGION,)), _AWS_TOKEN)
-    if "fields" not in block:
-        if scheme == "basic":
-            spot.fail("The scheme 'basic' needs its fields.", "Add `fields:` with `user:`, `password:` or both.")
-        variable = check_variable(block["name"]) if scheme == "env" else ""
-        pattern, warnings = _regex(block.get("pattern")), _warnings(block)
-        return (Field(name="secret", label=label, pattern=pattern, warnings=warnings, variable=variable),)
-    for key in ("pattern", "warnings"):
-        if key in block:
-            block[key].fail(f"With fields, {key!r} belongs to each of them.", "Move it there.")
-    expected = ("user", "password") if scheme == "basic" else ("secret",)
-    fields: list[Field] = []
-    for name, value in block["fields"].named("Fields").items():
-        if name not in expected and scheme != "env":
-            value.fail(f"The scheme {scheme!r} has no field {name!r}.", f"Known: {', '.join(expected)}.")
-        part = value.block("A field", form.credential_field, keys.required(form.credential_field))
-        if ("variable" in part) is not (scheme == "env"):
-            value.fail(
-                "With the scheme 'env', and with no other, a field has its `variable`.", "Change one of the two."
-            )
-        fields.append(
-            Field(
-                name=name,
-                label=part["label"].text("The label"),
-                secret=part["secret"].flag("Secret") if "secret" in part else True,
-                pattern=_regex(part.get("pattern")),
-                warnings=_warnings(part),
-                variable=check_variable(part["variable"]) if "variable" in part else "",
-            )
-        )
-    if not any(field.secret for field in fields):
-        block["fields"].fail("No field is secret.", "A credential needs one.")
-    return tuple(fields)
-
-
-def _regex(spot: Spot | None) -> str:
-    if spot is None:
-        return ""
-    text = spot.text("The pattern")
-    _check_regex(text, spot)
-    return text
-
-
-def _check_regex(text: str, spot: Spot) -> None:
-    try:
-        re.compile(text)
-    except re.error as error:
-        spot.fail(f"{text!r} is not a regular expression: {error}.")
-
-
-def _warnings(block: dict[str, Spot]) -> tuple[tuple[str, str], ...]:
-    if "warnings" not in block:
-        return ()
-    warnings = block["warnings"].mapping("Warnings")
-    for pattern, spot in warnings.items():
-        _check_regex(pattern, spot)
-    return tuple((pattern, spot.text("A warning")) for pattern, spot in warnings.items())
 
 
 # --- tools ---------------------------------------------------------------------------------------------------------
@@ -699,14 +389,14 @@ def _tool(name: str, spot: Spot, about: _About) -> Tool:
         fixed_query=way.layout.fixed_query,
         fixed_body=way.layout.fixed_body,
         encode=way.layout.encode,
-        output_select=_selector(output.get("select")),
+        output_select=read_selector(output.get("select")),
         output_text=_output_text(output),
-        output_redact=_texts(output, "redact"),
-        output_base64url=_texts(output, "base64url"),
+        output_redact=texts_of(output, "redact"),
+        output_base64url=texts_of(output, "base64url"),
         output_brief=output["brief"].one_of("What makes it brief", BRIEFS) if "brief" in output else "",
         output_next=_next(output),
-        output_next_url=_selector(output.get("next_url")),
-        output_usage=_selector(output.get("usage")),
+        output_next_url=read_selector(output.get("next_url")),
+        output_usage=read_selector(output.get("usage")),
         ask=_ask(block.get("ask"), names, effect, spot, raised=effect is not stated),
         grant=_grant(block.get("grant"), names, stated, unreviewed=unreviewed),
         plain=_names_of(block.get("plain"), names),

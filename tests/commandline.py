@@ -8,6 +8,7 @@ import pty
 import select
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -67,12 +68,17 @@ class CommandLine:
             **self.environ,
         }
 
-    def __call__(self, *arguments: str, stdin: bytes | None = None, cwd: Path | None = None) -> Ran:
-        """Run in this process. Nothing may be asked here: a developer's own terminal would be."""
-        out, err = _captured(), _captured()
+    def __call__(
+        self, *arguments: str, stdin: bytes | None = None, cwd: Path | None = None, columns: int | None = None
+    ) -> Ran:
+        """Run in this process. Nothing may be asked here: a developer's own terminal would be.
+
+        With `columns`, what is printed takes itself to be on a terminal so wide.
+        """
+        out, err = _captured(terminal=columns is not None), _captured(terminal=columns is not None)
         given = io.TextIOWrapper(io.BytesIO(stdin or b""), encoding="utf-8")
         code = 0
-        environment = self.environment
+        environment = self.environment | ({} if columns is None else {"TERM": "xterm", "COLUMNS": str(columns)})
         with pytest.MonkeyPatch.context() as patch, contextlib.chdir(cwd or self.person):
             for name in set(os.environ) - set(environment):
                 patch.delenv(name)
@@ -105,15 +111,16 @@ class CommandLine:
         return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     @contextlib.contextmanager
-    def at_terminal(self, *arguments: str) -> Iterator["Terminal"]:
+    def at_terminal(self, *arguments: str, columns: int = 200) -> Iterator["Terminal"]:
         """Run in a process of its own, at a terminal that the test types on; standard input is empty."""
         ours, theirs = pty.openpty()
+        termios.tcsetwinsize(theirs, (50, columns))
         running = subprocess.Popen(
             [sys.executable, "-c", ON_TERMINAL, str(theirs), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=theirs,
             stderr=theirs,
-            env={**self.environment, "TERM": "xterm", "COLUMNS": "200", "LINES": "50"},
+            env={**self.environment, "TERM": "xterm"},
             cwd=self.person,
             pass_fds=(theirs,),
         )
@@ -182,8 +189,13 @@ def with_environment(line: CommandLine, more: Mapping[str, str]) -> CommandLine:
     return CommandLine(line.home, line.person, {**line.environ, **more})
 
 
-def _captured() -> io.TextIOWrapper:
-    return io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
+class _Shown(io.TextIOWrapper):
+    def isatty(self) -> bool:
+        return True
+
+
+def _captured(*, terminal: bool = False) -> io.TextIOWrapper:
+    return (_Shown if terminal else io.TextIOWrapper)(io.BytesIO(), encoding="utf-8", write_through=True)
 
 
 def _text(stream: io.TextIOWrapper) -> str:

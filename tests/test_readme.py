@@ -5,8 +5,8 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
 import typer.main
 
@@ -15,10 +15,11 @@ from connectors.definition import Effect
 from connectors.loading import parse
 from server.cli import stdio_arguments
 from server.cli.commands import app
+from tests.written import FILES, written
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS: list[tuple[str, str]] = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+BLOCKS: list[tuple[str, str]] = re.findall(r"```(\w*)\n(.*?)```", written(), re.DOTALL)
 YAML = [body for language, body in BLOCKS if language == "yaml"]
 
 
@@ -78,7 +79,7 @@ def test_the_wrapped_server_in_the_readme_is_the_rest_of_a_connector() -> None:
 
 def commands() -> list[str]:
     lines = [line for language, body in BLOCKS if not language for line in body.replace("\\\n", "").splitlines()]
-    return [line.split("  #")[0].strip() for line in lines if line.startswith("keyleash ")]
+    return [re.split(r" [#>] ", line)[0].strip() for line in lines if line.startswith("keyleash ")]
 
 
 @pytest.mark.parametrize("line", commands())
@@ -86,13 +87,11 @@ def test_every_command_of_the_readme_is_taken(line: str) -> None:
     words = shlex.split(line)[1:]
     if stdio_arguments(words) is not None:
         return
-    command: click.Command = typer.main.get_command(app)
-    context = click.Context(command)
-    while isinstance(command, click.Group):
+    command: Any = typer.main.get_command(app)
+    while hasattr(command, "commands"):
         name = words.pop(0)
-        found = command.get_command(context, name)
-        assert found is not None, f"there is no command {name!r}"
-        command = found
+        assert name in command.commands, f"there is no command {name!r}"
+        command = command.commands[name]
     # Parsing checks options, arguments and their types, and runs nothing.
     command.make_context(line, words, resilient_parsing=False)
 
@@ -108,4 +107,22 @@ def test_every_connector_that_comes_with_it_is_named() -> None:
 
 
 def test_nothing_waits_to_be_filled_in() -> None:
-    assert not re.search(r"BENCH|TODO|FIXME|TBD", README)
+    assert not re.search(r"BENCH|TODO|FIXME|TBD", written())
+
+
+def anchors(text: str) -> set[str]:
+    heads = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("file", [*FILES, ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md"], ids=lambda file: file.name)
+def test_every_link_to_a_file_or_a_heading_leads_there(file: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", file.read_text(encoding="utf-8")):
+        name, _, anchor = target.partition("#")
+        led = (file.parent / name).resolve() if name else file
+        assert led.exists(), target
+        assert not anchor or anchor in anchors(led.read_text(encoding="utf-8")), target
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    assert {file for file in FILES[1:] if f"](docs/{file.name})" not in README} == set()

@@ -119,6 +119,7 @@ def list_agents(org: OrgName = None, as_member: AsMember = None, json: AsJson = 
             for agent in found
         ),
         empty="There are no agents yet. `keyleash agent create NAME` makes one; so does `keyleash client add CLIENT`.",
+        prose=("NARROWED TO",),
     )
 
 
@@ -303,12 +304,17 @@ def _warn_of_absent(desk: Desk, named: Sequence[str]) -> None:
 
 def _show_token(made: dict[str, Any], *, over_stdio: bool) -> None:
     show_text(made["token"])
-    local = f"Over stdio no token is needed: keyleash serve --agent {made['name']} --org {made['org']}\n"
+    name = made["name"]
     say(
-        f"This is the token of {made['name']}, shown this once.\n"
+        f"This is the token of {name}, shown this once.\n"
         "Over HTTP (`keyleash serve --http HOST:PORT`) an agent sends it to /agent/mcp as `Authorization: Bearer …`.\n"
-        f"{local if over_stdio else 'Over stdio it is refused: it is narrowed to addresses.' + chr(10)}"
-        f"Into a client's own settings: keyleash client add CLIENT --agent {made['name']}"
+        + (
+            f"Over stdio no token is needed: keyleash serve --agent {name} --org {made['org']}\n"
+            f"Into a client's own settings: keyleash client add CLIENT --agent {name}"
+            if over_stdio
+            else "Over stdio it is refused: it is narrowed to addresses.\n"
+            f"What to write into a client's settings: keyleash client show CLIENT --agent {name} --http URL"
+        )
     )
 
 

@@ -46,6 +46,7 @@ def list_approvals(
             for one in shown
         ),
         empty="There are no approvals." if every else "Nothing waits for a decision.",
+        prose=("WHAT",),
     )
     if any(one["status"] == "unknown" and one["resolution"] is None for one in shown):
         say(LOOK)

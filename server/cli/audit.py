@@ -48,6 +48,7 @@ def list_entries(
         ("#", "AT", "EVENT", "BY", "WHAT", "OUTCOME"),
         (_row(entry.seq, entry.event, entry.body) for entry in found),
         empty="No entry matches.",
+        prose=("OUTCOME",),
     )
 
 

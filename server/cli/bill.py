@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from server.cli.output import console_on, plain, say, show_table, show_text
+from server.cli.output import plain, say, show_table, show_text, width_of
+from server.cli.tables import GAP, wide
 
 if TYPE_CHECKING:
     from server.totals import Left, Usage
@@ -82,7 +83,7 @@ def as_table(by: str, found: Found, left: LeftBy, *, orgs: bool) -> None:
     wanted = [head for head in (*keys, *_COLUMNS) if head in (*keys, "CALLS") or any(row[head] for row in rows)]
     shown, dropped = _fitting(wanted, rows)
     cells = [[row[head] for head in shown] for row in rows]
-    show_table(shown, cells, empty="Nothing was called.", right=set(_COLUMNS) - {"COST"}, whole=_COLUMNS)
+    show_table(shown, cells, empty="Nothing was called.", prose=("ACCOUNT",), right=set(_COLUMNS) - {"COST"})
     for (connection, account), quotas in left.items():
         said = {one.name: {"left": one.left, "at": _iso(one.at)} for one in quotas}
         show_text(f"Left of {connection}{f' ({account})' if account else ''}: {_left(said)}")
@@ -111,10 +112,6 @@ _LEAST = ("BYTES", "TIME", "APPROVED", "UNKNOWN", "CACHED", "REFUSED", "HELD", "
 """What is left out first where there is no room for all."""
 
 
-_FOLDED = 16
-"""Cells that an account is given where there is no room for more: what is longer goes on in the next line."""
-
-
 def _cells(one: "Usage") -> dict[str, str]:
     return {head: "" if (value := show(one)) in (0, "0") else str(value) for head, show in _COLUMNS.items()}
 
@@ -125,13 +122,10 @@ def _number(one: "Usage", name: str) -> str:
 
 def _fitting(wanted: Sequence[str], rows: Sequence[dict[str, str]]) -> tuple[list[str], list[str]]:
     """The columns for which a terminal has room, and those that are left out."""
-    from rich.cells import cell_len
-
-    widths = {head: max(cell_len(plain(text)) for text in (head, *(row[head] for row in rows))) for head in wanted}
-    widths |= {head: min(widths[head], _FOLDED) for head in wanted[1:] if head not in _COLUMNS}
-    shown, dropped = list(wanted), list[str]()
+    widths = {head: max(wide(plain(text)) for text in (head, *(row[head] for row in rows))) for head in wanted}
+    shown, dropped, room = list(wanted), list[str](), width_of(sys.stdout)
     for head in _LEAST:
-        if sum(widths[each] + 2 for each in shown) - 2 <= console_on(sys.stdout).width:
+        if room is None or sum(widths[each] + len(GAP) for each in shown) - len(GAP) <= room:
             break
         if head in shown:
             shown.remove(head)
@@ -193,7 +187,7 @@ def as_chart(by: str, found: Found, measure: str, *, orgs: bool) -> str:
         (plain(" ".join(filter(None, [name if orgs or by == "org" else "", *_named(by, one)]))), one)
         for name, one in rows
     ]
-    width = console_on(sys.stdout).width if sys.stdout.isatty() else 80
+    width = width_of(sys.stdout) or 80
     block = FULL if _can_show(FULL) else PLAIN
     drawn = [(label, *_summed(one, names, unit)) for label, one in labelled]
     return "\n".join(bars(drawn, width=width, block=block))

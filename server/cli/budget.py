@@ -108,7 +108,6 @@ def list_budgets(org: OrgName = None, as_member: AsMember = None, json: AsJson =
         ),
         empty="There is no budget. `keyleash budget create` sets one.",
         right=("USED",),
-        whole=("ID", "BUDGET", "USED", "STATUS"),
     )
     for one in found:
         if one.up:

@@ -114,6 +114,7 @@ def list_channels(org: OrgName = None, as_member: AsMember = None, json: AsJson 
             for one in shown
         ),
         empty="Nobody is told when a call waits: `keyleash channel add webhook NAME`.",
+        prose=("TOLD", "OF"),
     )
 
 

@@ -20,6 +20,7 @@ from server.cli import (
     channel,
     client,
     connect,
+    connectors,
     database,
     doctor,
     grants,
@@ -132,7 +133,7 @@ for name, function in {
     "review": reviewing.review,
     "test": trying.test,
 }.items():
-    connect.connector_app.command(name)(function)
+    connectors.app.command(name)(function)
 
 connect.connection_app.command("use-managed")(offers.use_managed)
 for name, function in limits.COMMANDS.items():
@@ -146,7 +147,7 @@ for name, function in streaming.COMMANDS.items():
 
 for name, group in {
     "connection": connect.connection_app,
-    "connector": connect.connector_app,
+    "connector": connectors.app,
     "managed": managed.app,
     "org": people.org_app,
     "member": people.member_app,

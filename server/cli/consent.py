@@ -4,7 +4,6 @@ The browser is opened where there is one; its address is shown in any case. No s
 is shown.
 """
 
-import asyncio
 import os
 import subprocess
 import sys
@@ -84,6 +83,8 @@ def consented(
 
     `kept` is what is sealed in the place of `app`: a reference to it.
     """
+    import asyncio
+
     from server.oauth.consent import DEFAULT_REDIRECT, redirect_of, scopes_to_ask
 
     oauth = planned.kind.oauth
@@ -303,6 +304,7 @@ def consent_for(
 
 def registered_app(planned: "Plan", ways: Ways) -> "Secret":
     """An app that the provider makes for this one connection. Raises ConnectionProblem."""
+    import asyncio
     import ipaddress
 
     from connectors.egress import Egress
@@ -347,6 +349,8 @@ def endpoint_host(url: str, base_url: str) -> str:
 
 def renew(desk: Desk, connection: "Connection", connector: "Connector") -> str | None:
     """Have a token that works, where the account is signed in to by OAuth; why there is none."""
+    import asyncio
+
     from connectors.egress import Egress
     from server.credential import resolver_of
     from server.errors import CallRefused, ConsentNeeded, KeyRefused
@@ -377,6 +381,8 @@ def needed(connection: "Connection") -> str:
 
 def removed_and_revoked(desk: Desk, connection: "Connection") -> tuple[str | None, bool]:
     """Remove a connection and have its provider end the tokens; why not, and whether that is tried again."""
+    import asyncio
+
     from connectors.egress import Egress
     from server.oauth.apps import Apps
     from server.oauth.revoking import BeingRenewed, Pending, attempt, pending, remove_and_keep

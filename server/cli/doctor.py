@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from server.cli.acting import AsJson
-from server.cli.output import console_on, counted, plain, show_json
+from server.cli.output import counted, plain, show_json, show_lines, width_of
+from server.cli.tables import Sheet, laid_out
 
 if TYPE_CHECKING:
     from connectors.catalogue import Offer
@@ -266,7 +267,7 @@ def credentials(patient: Patient) -> Iterator[Finding]:
     with ThreadPoolExecutor(PLACES_AT_ONCE) as pool:  # one place may be slow
         for findings in pool.map(partial(_resolved, patient.settings), elsewhere):
             yield from findings
-    yield Finding("credentials", "ok", f"{total} connections were looked at.")
+    yield Finding("credentials", "ok", f"{counted(total, 'connection')} {'was' if total == 1 else 'were'} looked at.")
 
 
 PLACES_AT_ONCE = 8
@@ -628,9 +629,9 @@ def memory(_patient: Patient) -> Iterator[Finding]:
 
 def packages(patient: Patient) -> Iterator[Finding]:
     """No other distribution brings a package of one of our names: whichever came last would win."""
-    from importlib.metadata import packages_distributions
+    from server.cli.owners import owners_of
 
-    owners = packages_distributions()
+    owners = owners_of(PACKAGES)
     clean = True
     for name in PACKAGES:
         others = sorted({owner for owner in owners.get(name, []) if owner.lower() != "keyleash"})
@@ -682,7 +683,7 @@ def clients(patient: Patient) -> Iterator[Finding]:
                     f"{client.title} ({path}) serves the agent {entry.agent}, which there is not. "
                     f"Run: keyleash client add {client.id} --agent {entry.agent}",
                 )
-    yield Finding("clients", "ok", f"{known} entries of Keyleash were found in MCP clients' settings.")
+    yield Finding("clients", "ok", f"MCP clients' settings hold Keyleash {counted(known, 'time')}.")
 
 
 def _lacks_database(patient: Patient, entry: "Installed") -> bool:
@@ -739,12 +740,11 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 def _print(findings: list[Finding]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for _ in range(3):
-        table.add_column(overflow="fold")
-    for one in findings:
-        table.add_row(Text(one.status, style=f"bold {_COLOURS[one.status]}"), one.check, Text(plain(one.message)))
-    console_on(sys.stdout).print(table)
+    sheet = Sheet(
+        heads=("STATUS", "CHECK", "MESSAGE"),
+        rows=tuple((one.status, one.check, plain(one.message)) for one in findings),
+        prose=frozenset([2]),
+        headed=False,
+        styles=tuple(f"bold {_COLOURS[one.status]}" for one in findings),
+    )
+    show_lines(laid_out(sheet, width_of(sys.stdout)))

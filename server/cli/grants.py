@@ -49,6 +49,7 @@ def list_grants(
             for one in found
         ),
         empty="There are no grants." if every else "No grant is running.",
+        prose=("TOOL", "WITHIN"),
     )
 
 

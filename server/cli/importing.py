@@ -1,6 +1,5 @@
 """`keyleash connector import-openapi` and `connector new`: files in the connectors' folder, for a person to finish."""
 
-import asyncio
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -195,6 +194,8 @@ def _read(source: str) -> "Document":
 
 
 def _fetched(url: str) -> bytes:
+    import asyncio
+
     from connectors.egress import Egress
     from connectors.fetching import fetch
 
@@ -216,6 +217,7 @@ def _show(candidates: Sequence["Candidate"], *, json: bool) -> None:
         ("OPERATION", "CALL", "EFFECT", "SCHEMA", "SUMMARY"),
         ((each.described.id, each.described.call, each.effect.value, _size(each), _about(each)) for each in candidates),
         empty="Nothing in the document fits.",
+        prose=("SUMMARY",),
     )
 
 

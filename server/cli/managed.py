@@ -152,7 +152,6 @@ def list_offers(json: AsJson = False) -> None:
             for org, managed in found
         ),
         right=heads,
-        whole=("NAME", "ORG", "STATE", *heads),
         empty="Nothing is offered. `keyleash managed offer CONNECTOR --to ORG` offers an account of yours.",
     )
     if found:

@@ -4,18 +4,17 @@ Text from agents, upstreams and files is shown as text: nothing in it is markup,
 """
 
 import json
+import shutil
 import sys
-from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
+from server.cli.tables import Line, Sheet, fields_laid_out, laid_out
 from server.visible import seen
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-PIPE_WIDTH = 240
-"""Columns of a table that no terminal bounds; wide enough that nothing a script greps for is folded."""
 
 
 def plain(value: object, *, lines: bool = False) -> str:
@@ -45,40 +44,47 @@ def show_table(
     rows: Iterable[Sequence[object]],
     *,
     empty: str,
-    right: Container[str] = (),
-    whole: Container[str] = (),
+    prose: Collection[str] = (),
+    right: Collection[str] = (),
 ) -> None:
     """Print a table; where there is nothing to show, say `empty` beside it.
 
-    Columns in `right` end in one line; those in `whole` are never broken, as what is copied out of them should not be.
+    Cells stay whole, whatever the width, but those in the columns `prose`, which may be wrapped between words. Those in
+    the columns `right`, such as numbers, end in one line.
     """
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        side = "right" if column in right else "left"
-        table.add_column(column, overflow="fold", justify=side, no_wrap=column in whole)
-    for row in rows:
-        table.add_row(*(Text("" if value is None else plain(value)) for value in row))
-    if table.row_count == 0:
+    cells = tuple(tuple("" if value is None else plain(value) for value in row) for row in rows)
+    if not cells:
         say(empty)
         return
-    console_on(sys.stdout).print(table)
+    wrapped, ended = (frozenset(at for at, column in enumerate(columns) if column in named) for named in (prose, right))
+    sheet = Sheet(heads=tuple(columns), rows=cells, prose=wrapped, right=ended)
+    show_lines(laid_out(sheet, width_of(sys.stdout)))
 
 
-def show_fields(fields: Mapping[str, object]) -> None:
-    """Print names and values under one another; what is None is left out."""
-    from rich.table import Table
+def show_fields(fields: Mapping[str, object], *, prose: Collection[str] = ()) -> None:
+    """Print names and values under one another; what is None is left out.
+
+    A value stays whole, but a list may be wrapped between its items and one named in `prose` between its words.
+    """
+    parts = [(name, _parts(value, wrapped=name in prose)) for name, value in fields.items() if value is not None]
+    show_lines(fields_laid_out(parts, width_of(sys.stdout)))
+
+
+def show_lines(lines: Iterable[Line]) -> None:
+    """Print lines of styled pieces as they are; a terminal wraps by itself what is longer than it is wide."""
+    if not sys.stdout.isatty():
+        sys.stdout.writelines("".join(text for text, _ in line) + "\n" for line in lines)
+        return
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in fields.items():
-        if value is not None:
-            table.add_row(name, Text(plain(_in_words(value), lines=True)))
-    console_on(sys.stdout).print(table)
+    console = console_on(sys.stdout)
+    for line in lines:
+        console.print(Text.assemble(*line), soft_wrap=True)
+
+
+def width_of(stream: TextIO) -> int | None:
+    """The columns of the terminal behind it; None where there is none."""
+    return shutil.get_terminal_size().columns if stream.isatty() else None
 
 
 def say(text: str) -> None:
@@ -100,8 +106,7 @@ def console_on(stream: TextIO) -> "Console":
     """A console of rich on this stream, that reads no markup, guesses no emoji and colours no words by itself."""
     from rich.console import Console
 
-    width = None if stream.isatty() else PIPE_WIDTH
-    return Console(file=stream, markup=False, emoji=False, highlight=False, width=width)
+    return Console(file=stream, markup=False, emoji=False, highlight=False)
 
 
 @contextmanager
@@ -123,7 +128,8 @@ def _coloured(label: str, colour: str, text: str) -> None:
         return
     from rich.text import Text
 
-    console_on(sys.stderr).print(Text(label, style=f"bold {colour}") + Text(plain(text, lines=True), style=colour))
+    shown = Text(label, style=f"bold {colour}") + Text(plain(text, lines=True), style=colour)
+    console_on(sys.stderr).print(shown, soft_wrap=True)
 
 
 def _escaped(char: str) -> str:
@@ -142,9 +148,12 @@ def counted(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
-def _in_words(value: object) -> str:
+def _parts(value: object, *, wrapped: bool) -> list[str]:
+    """A value in words, as the parts between which a line may end."""
     if isinstance(value, bool):
-        return "yes" if value else "no"
+        return ["yes" if value else "no"]
     if isinstance(value, list | tuple):
-        return ", ".join(map(str, cast("Sequence[object]", value))) or "none"
-    return str(value)
+        items = [plain(item, lines=True) for item in cast("Sequence[object]", value)] or ["none"]
+        return [f"{item}, " for item in items[:-1]] + items[-1:]
+    text = plain(value, lines=True)
+    return [f"{word} " for word in text.split()] if wrapped else [text]

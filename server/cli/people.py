@@ -237,6 +237,7 @@ def list_members(org: OrgName = None, as_member: AsMember = None, json: AsJson =
         ("NAME", "ROLES", "SYSTEM USER", "GROUPS"),
         ((m.name, ", ".join(m.roles), m.os_user, ", ".join(m.groups)) for m in found),
         empty="The org has no members.",
+        prose=("ROLES", "GROUPS"),
     )
 
 

@@ -44,6 +44,7 @@ def list_rules(org: OrgName = None, as_member: AsMember = None, json: AsJson = F
         ("ID", "WHO", "TOOLS", "EFFECTS", "WHEN", "THEN"),
         (_row(rule, names) for rule in (*own, *preset)),
         empty="There are no rules: nothing may be called.",
+        prose=("TOOLS", "EFFECTS", "WHEN"),
     )
 
 
@@ -166,13 +167,17 @@ def explain_call(
         return
     in_force = shown["in_force"]
     stricter = f"{in_force['ruling']}: {in_force['reason']}" if in_force["ruling"] != shown["ruling"] else None
-    show_fields({"ruling": shown["ruling"], "reason": shown["reason"], "rules": shown["rules"], "but now": stricter})
+    show_fields(
+        {"ruling": shown["ruling"], "reason": shown["reason"], "rules": shown["rules"], "but now": stricter},
+        prose=("reason", "but now"),
+    )
     for note in in_force["notes"]:
         say(note)
     show_table(
         ("RULE", "FROM", "MATCHES", "BECAUSE"),
         ((one["rule"]["id"], one["source"], one["matches"], one["because"]) for one in shown["considered"]),
         empty="No rule was looked at.",
+        prose=("BECAUSE",),
     )
     for looser in shown["looser"]:
         _show_looser(looser)

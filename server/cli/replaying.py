@@ -120,6 +120,7 @@ def _show(told: "Replay") -> None:
         ("TOOL", "FROM", "TO", "CALLS", "DECIDED BY"),
         ((flip.tool, flip.before, flip.after, flip.count, ", ".join(flip.rules) or "no rule") for flip in flips),
         empty="No call would come out otherwise.",
+        prose=("DECIDED BY",),
     )
     for flip in flips:
         if flip.already:

@@ -106,6 +106,7 @@ def versions(org: OrgName = None, as_member: AsMember = None, json: AsJson = Fal
         ("VERSION", "AT", "BY", "CHANGE", "HASH"),
         ((one.number, iso(one.made_at), one.made_by, one.change, one.hash[:12]) for one in found),
         empty="The rules have never been changed.",
+        prose=("CHANGE",),
     )
 
 

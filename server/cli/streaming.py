@@ -127,7 +127,7 @@ def events(json: AsJson = False) -> None:
     if json:
         show_json([{"event": event, "meaning": meaning} for event, meaning in found])
         return
-    show_table(("EVENT", "MEANING"), found, empty="")
+    show_table(("EVENT", "MEANING"), found, empty="", prose=("MEANING",))
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"stream": stream, "hash": hash_value, "events": events}

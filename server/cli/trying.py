@@ -3,7 +3,6 @@
 Nothing is sent that is not effect `read`, nothing before it is on record, and nothing of an answer is shown.
 """
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -96,6 +95,8 @@ def _values(argument: "Argument") -> Iterator[tuple[Any]]:
 
 def _all(desk: Desk, connection: "Connection", calls: Sequence["Call"]) -> list[Tried]:
     """Run them one after the other, on record before and after. Raises CannotOpen or CannotResolve: nothing is sent."""
+    import asyncio
+
     from server.audit import Event, append
     from server.connections import credential_kind, open_credential
     from server.credential import credential, resolver_of
@@ -163,9 +164,10 @@ def _since(began: float) -> int:
 
 def _show(tried: Sequence[Tried], left_out: Sequence[tuple[str, str]]) -> None:
     show_table(
-        ("TOOL", "", "STATUS", "BYTES", "MS", "WHAT IS WRONG"),
+        ("TOOL", "RAN", "STATUS", "BYTES", "MS", "WHAT IS WRONG"),
         ((t.tool, "ok" if t.ok else "failed", t.status, t.bytes, t.milliseconds, t.message) for t in tried),
         empty="It has no read that can be run without arguments.",
+        prose=("WHAT IS WRONG",),
     )
     if left_out:
         say(f"{counted(len(left_out), 'tool')} not run:")

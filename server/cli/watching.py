@@ -68,7 +68,7 @@ class Screen:
         from rich.text import Text
 
         shown = Text(plain(text, lines=not cut), style=style)
-        self.console.print(shown, no_wrap=cut, overflow="ellipsis" if cut else None)
+        self.console.print(shown, no_wrap=cut, overflow="ellipsis" if cut else None, soft_wrap=not cut)
 
 
 def watch_approvals(desk: Desk) -> None:

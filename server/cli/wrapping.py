@@ -4,7 +4,6 @@ What the server says is shown as text, and nothing of it is believed. The creden
 and goes with the process: it stands in no file.
 """
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -223,6 +222,8 @@ def _listing(asked: _Asked, networks: tuple["Network", ...]) -> tuple[dict[str, 
 def _candidates(
     source: "Source", secret: "Secret", networks: tuple["Network", ...]
 ) -> tuple[dict[str, str], list["Candidate"]]:
+    import asyncio
+
     from connectors.importing_wrapped import candidates
 
     server, definitions = asyncio.run(_asked_once(source, secret, networks))
@@ -232,9 +233,9 @@ def _candidates(
 async def _asked_once(
     source: "Source", secret: "Secret", networks: tuple["Network", ...]
 ) -> tuple[dict[str, str], tuple["Definition", ...]]:
+    from connectors.credentialblock import NOTHING
     from connectors.egress import Egress
     from connectors.importing_wrapped import standing_in
-    from connectors.loading import NOTHING
     from connectors.upstream import opened
 
     kind, server = source.kind or NOTHING, standing_in(source)
@@ -247,6 +248,8 @@ async def _asked_once(
 
 def _credential(asked: _Asked, networks: tuple["Network", ...]) -> tuple["Source", "Secret"]:
     """How the server is signed in to, and with what: by OAuth where it says how, else with a secret that is given."""
+    import asyncio
+
     source = asked.source
     if source.kind is None and not asked.stdin and not source.server.command:
         found = asyncio.run(_sign_in(source, networks))
@@ -317,6 +320,8 @@ def _token(source: "Source", asked: _Asked, networks: tuple["Network", ...]) -> 
 
 def _end(source: "Source", secret: "Secret", networks: tuple["Network", ...]) -> None:
     """Have the token that listing took ended, where it was had by OAuth: nobody needs it any more."""
+    import asyncio
+
     from connectors.errors import ConnectorError
     from connectors.oauth import revoked, revoking
 
@@ -367,6 +372,7 @@ def _show(found: Sequence["Candidate"], *, json: bool) -> None:
             for each in found
         ),
         empty="The server has no tool that fits.",
+        prose=("WHAT THE SERVER SAYS",),
     )
 
 

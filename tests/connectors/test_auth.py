@@ -6,9 +6,10 @@ from collections.abc import Mapping
 import pytest
 
 from connectors.auth import MAX_SECRET, SCHEMES, attaching, check, environment, recognise
+from connectors.credentialblock import NOTHING
 from connectors.definition import CredentialKind, Field
 from connectors.errors import CredentialMalformed
-from connectors.loading import NOTHING, parse
+from connectors.loading import parse
 
 CANARY = "sk_canary_77aa/+=~"
 LONG = ["x" * (MAX_SECRET + 1)]

@@ -202,6 +202,19 @@ BROKEN = [
     ("    arguments:\n      since", "    fixed: {body: {a: 1}}\n    arguments:\n      since", 23, "A GET has no body"),
     ("    arguments:\n      since", "    fixed: {query: {tags: a}}\n    arguments:\n      since", 23, "set elsewhere"),
     ("redact: [token]", "next_url: paging.next", 37, "Nobody knows which part"),
+    ("redact: [token]", "brief: shorter", 37, "What makes it brief"),
+    ("redact: [token]", "text: 1", 37, "true or false"),
+    ("title: Shop", "title: Shop\nbody: xml", 3, "The body"),
+    ("title: Shop", "title: Shop\nidempotency: {header: Host, methods: [POST]}", 3, "set by Keyleash"),
+    ("title: Shop", "title: Shop\nidempotency: {header: Key, methods: [GET]}", 3, "A method"),
+    ("account: name", "account: 'to_string(name, id)'", 13, "takes 1 arguments, not 2"),
+    ("account: name", "account: 'to_string(nope(name))'", 13, "no function"),
+    ("account: name", "account: '[to_string(name), join(name)]'", 13, "takes 2 arguments"),
+    ("scheme: header\n", 'scheme: header\n    prefix: "a\\nb"\n', 12, "visible ASCII"),
+    ("name: X-Key", "name: X-Key\n    fields: {secret: {label: Key, variable: KEY}}", 13, "no key 'variable'"),
+    ("name: X-Key", 'name: X-Key\n    fields: {secret: {label: Key, secret: "no"}}', 13, "true or false"),
+    ("name: X-Key", "name: X-Key\n    warnings: {'(': Never.}", 13, "regular expression"),
+    ("ask: Cancel {order}", "ask: Cancel {order} }", 31, "brace"),
 ]
 
 

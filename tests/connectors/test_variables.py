@@ -295,3 +295,9 @@ def test_the_schema_for_editors_takes_the_good_file_and_finds_plain_mistakes() -
     ]:
         assert was in GOOD
         assert not schema.is_valid(read_text(GOOD.replace(was, becomes, 1), "shop.yaml").plain()), becomes
+
+
+def test_no_credential_of_a_graphql_connector_has_a_verify_of_its_own() -> None:
+    own = 'name: Authorization, verify: {document: "query Other { me { id } }"}}}'
+    with pytest.raises(DefinitionError, match="tried by the same query"):
+        parse(GOOD.replace("name: Authorization}}", own))

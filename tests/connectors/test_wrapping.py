@@ -144,6 +144,20 @@ def test_a_secret_stands_in_no_variable_that_decides_how_programs_run(name: str)
         parse(text.replace("scheme: bearer", f'scheme: env, name: "{name}"'))
 
 
+@pytest.mark.parametrize(
+    ("credential", "says"),
+    [
+        ("fields: {a: {label: A}}", "has its `variable`"),
+        ("fields: {a: {label: A, variable: PATH}}", "variable"),
+        ("name: KEY, fields: {a: {label: A, variable: A_KEY}}", "Remove the name"),
+    ],
+)
+def test_each_field_of_a_started_servers_credential_has_a_variable_of_its_own(credential: str, says: str) -> None:
+    text = GOOD.replace(REACHED, "command: [n]\n")
+    with pytest.raises(DefinitionError, match=says):
+        parse(text.replace("scheme: bearer", f"scheme: env, {credential}"))
+
+
 @pytest.mark.parametrize("effect", list(Effect))
 def test_what_a_server_says_of_its_tool_raises_the_effect_and_never_lowers_it(effect: Effect) -> None:
     harmless = {"readOnlyHint": True, "destructiveHint": False, "idempotentHint": True, "openWorldHint": False}

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -45,11 +44,11 @@ from tests.telling import (
     until,
 )
 from tests.upstream import Answer, Upstream
+from tests.written import written
 from vault import CannotOpen, Vault
 
 pytestmark = pytest.mark.anyio
 
-README = Path(__file__).parents[2] / "README.md"
 CANARY = PATH.rpartition("/")[2]
 
 
@@ -211,7 +210,7 @@ async def test_a_notice_is_signed_as_the_specification_says_and_verified_by_its_
         "link": link,
         "content": text,
     }
-    shown = json.loads(re.findall(r"```json\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)[0])
+    shown = json.loads(re.findall(r"```json\n(.*?)```", written(), re.DOTALL)[0])
     assert list(shown) == [*list(body)[:-2], "link", "text", "content"]
     assert shown["approval"].keys() == body["approval"].keys()
     assert "for 2 people to approve it (approver, admin or owner, somebody else than who asks)" in text

@@ -123,6 +123,7 @@ def test_help_costs_no_heavy_import() -> None:
     import subprocess
 
     heavy = ("sqlmodel", "sqlalchemy", "alembic", "mcp", "aiohttp", "cryptography", "keyring", "rich.table", "yaml")
+    heavy += ("asyncio", "ssl")
     code = f"import sys, server.cli.commands; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code],

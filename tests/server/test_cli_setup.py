@@ -413,15 +413,56 @@ def test_doctor_finds_a_client_that_starts_a_missing_command(owner: CommandLine)
     assert "keyleash client add claude-code --agent reconciler" in found["clients"][0][1]
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"RECORD": "vault/__init__.py,sha256=x,1\n"},
+        {"RECORD": '"vault/a,b.py",sha256=x,1\n'},
+        {"RECORD": "other/__init__.py,,\nvault.py,sha256=x,1\n"},
+        {"RECORD": "vault.cpython-311-x86_64-linux-gnu.so,sha256=x,1\n"},
+        {"top_level.txt": "other\nvault\n", "RECORD": "other/__init__.py,,\n"},
+    ],
+    ids=["a package", "a comma in a name", "a module", "a compiled module", "as declared"],
+)
 def test_doctor_finds_another_owner_of_our_packages(
-    monkeypatch: pytest.MonkeyPatch, place: Place, owner: CommandLine
+    monkeypatch: pytest.MonkeyPatch, owner: CommandLine, tmp_path: Path, files: dict[str, str]
 ) -> None:
-    import importlib.metadata
-
-    monkeypatch.setattr(importlib.metadata, "packages_distributions", lambda: {"vault": ["hvac-vault", "keyleash"]})
+    _installed(tmp_path / "site", "hvac-vault", files)
+    monkeypatch.syspath_prepend(tmp_path / "site")
     code, found = findings(owner)
     assert code == 1
-    assert "hvac-vault" in found["packages"][0][1]
+    assert "hvac-vault also installs a package called 'vault'" in found["packages"][0][1]
+
+
+@pytest.mark.parametrize(
+    "record",
+    ["vault.libs/a.so,,\n", "vaults/a.py,,\n", "a/vault/b.py,,\n", "vault.txt,,\n", "vault-1.dist-info/RECORD,,\n"],
+)
+def test_doctor_takes_no_likeness_for_our_package(
+    monkeypatch: pytest.MonkeyPatch, owner: CommandLine, tmp_path: Path, record: str
+) -> None:
+    _installed(tmp_path / "site", "hvac-vault", {"RECORD": record})
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    assert findings(owner)[1]["packages"][0][0] == "ok"
+
+
+def test_the_owners_are_those_that_python_finds() -> None:
+    from importlib.metadata import packages_distributions
+
+    from server.cli.owners import owners_of
+
+    told = packages_distributions()
+    assert len(told) > 50
+    assert {name: set(owners) for name, owners in owners_of(told).items()} == {
+        name: set(owners) for name, owners in told.items()
+    }
+
+
+def _installed(site: Path, name: str, files: dict[str, str]) -> None:
+    info = site / f"{name.replace('-', '_')}-1.dist-info"
+    info.mkdir(parents=True)
+    for file, text in {"METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n", **files}.items():
+        (info / file).write_text(text, encoding="utf-8")
 
 
 def test_a_check_that_breaks_hides_no_other(place: Place) -> None:

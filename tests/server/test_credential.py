@@ -95,6 +95,15 @@ def test_a_credential_of_the_wrong_shape_is_refused_without_being_quoted(fields:
     assert CANARY not in said(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("value", "says"), [("", "is empty"), (f"{CANARY}\n", "line break"), (CANARY * 5000, "longer than")]
+)
+def test_a_field_that_cannot_be_is_named_by_its_label(value: str, says: str) -> None:
+    with pytest.raises(ConnectionProblem, match=f"What was given as password .*{says}") as caught:
+        check_fields(PAIR, Secret({"user": "ada", "password": value}))
+    assert CANARY not in said(caught.value)
+
+
 def test_what_looks_unusual_is_only_warned_of() -> None:
     kind = CredentialKind(
         id="k", label="key", help="", scheme="bearer", fields=(Field(name="secret", label="key", pattern="^k_"),)

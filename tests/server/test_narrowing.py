@@ -344,6 +344,10 @@ def test_a_leash_is_given_shown_and_changed_and_each_is_on_record(place: Place, 
         "--json",
     )
     assert made.code == 0, made.err
+    told = owner("agent", "create", "other", "--address", "10.0.0.0/8").err
+    assert "keyleash client show CLIENT --agent other --http URL" in told
+    assert "client add" not in told, "that writes an entry that starts it over stdio, where it is refused"
+    assert "keyleash client add CLIENT --agent third" in owner("agent", "create", "third").err
     shown = owner("agent", "show", "robot", "--json").json
     assert (shown["connections"], shown["addresses"]) == (["stripe"], ["10.0.0.0/8", "192.0.2.7/32"])
     assert "192.0.2.7/32" in owner("agent", "show", "robot").out

@@ -33,6 +33,7 @@ from tests.agents import Nobody, decide
 from tests.commandline import CommandLine
 from tests.installed import Place, add_org
 from tests.upstream import Upstream
+from tests.written import written
 
 pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parents[2]
@@ -494,8 +495,7 @@ def test_an_installation_is_made_on_postgresql_and_not_twice(keyleash: CommandLi
 
 
 def test_what_the_readme_says_makes_the_roles_and_the_database(tmp_path: Path) -> None:
-    text = (ROOT / "README.md").read_text()
-    statements = text.split("```sql\n")[1].split("```")[0]
+    statements = written().split("```sql\n")[1].split("```")[0]
     bare = postgres.Server(roles="")
     person = tmp_path / "person"
     person.mkdir()

@@ -22,6 +22,7 @@ from tests.agents import ERAS, Nobody, connected, reopened
 from tests.commandline import CommandLine, Ran, everything
 from tests.installed import SECRET, Place, files_holding
 from tests.wrapped import TOOLS, Wrapped, command
+from tests.written import written
 
 LOCAL = ("--allow-private", "127.0.0.1/32")
 IMPORT = ("connector", "import-mcp")
@@ -142,8 +143,9 @@ def test_what_reaches_the_host_or_its_network_is_the_operators(
 
 
 def test_the_readmes_way_is_walked(owner: CommandLine, place: Place, wrapped: Wrapped) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    lines = [shlex.split(line)[1:] for line in readme.splitlines() if line.startswith("keyleash connector import-mcp")]
+    lines = [
+        shlex.split(line)[1:] for line in written().splitlines() if line.startswith("keyleash connector import-mcp")
+    ]
     assert len(lines) == 3
     here = {
         "https://mcp.example.com/mcp": [wrapped.url, *LOCAL],
