@@ -19,6 +19,9 @@ NOT_TOLD = (
 )
 
 
+NAMED = 3
+
+
 @dataclass(frozen=True)
 class Gap:
     """A rule that cannot be met: calls that it holds wait in vain. Not `grave`: it can be, by who thinks of looking."""
@@ -73,10 +76,20 @@ def behind_one(rows: Rows, org: str, rules: Sequence[Rule], keeper: Keeper) -> l
     wait = "waits" if len(found) == 1 else "wait"
     text = (
         f"{keeper.what} opens for one system user alone{user}: only that one can decide at this machine, and "
-        f"{', '.join(found)} {wait} for others. Keep the root key in AWS KMS or Transit, with the database in "
+        f"{first_of(found)} {wait} for others. Keep the root key in AWS KMS or Transit, with the database in "
         "PostgreSQL and a KEYLEASH_HOME for each approver."
     )
     return [Gap(found[0], text, grave=True)]
+
+
+def first_of(names: Sequence[str]) -> str:
+    """The first of many names, and how many more there are.
+
+    >>> first_of(["a", "b", "c"]), first_of(["a", "b", "c", "d", "e"])
+    ('a, b, c', 'a, b, c and 2 more')
+    """
+    more = len(names) - NAMED
+    return ", ".join(names) if more <= 0 else f"{', '.join(names[:NAMED])} and {more} more"
 
 
 def _reached(rows: Rows, org: str) -> Callable[[Wanted], Reach]:

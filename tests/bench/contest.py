@@ -20,6 +20,7 @@ from typing import Any
 from server.http import AGENT_PATH
 from tests.bench.load import Job, Tally
 from tests.bench.wire import HOST, KEY
+from tests.certificates import self_signed
 from tests.installed import make
 
 ROOT = Path(__file__).parents[2]
@@ -100,8 +101,7 @@ def contest(plan: Plan, folder: Path) -> list[dict[str, Any]]:
     results: list[dict[str, Any]] = []
     with contextlib.ExitStack() as stack:
         load = stack.enter_context(process("tests.bench.load"))
-        certificate = folder / "upstream.pem"
-        write_certificate(certificate)
+        certificate = self_signed(folder, HOST)
         for scheme in plan.upstreams:
             with contextlib.ExitStack() as round_stack:
                 servers = start_servers(round_stack, folder, scheme, certificate, plan.key)
@@ -246,36 +246,6 @@ def wait_for(server: Server) -> None:
             time.sleep(0.02)
         else:
             return
-
-
-def write_certificate(path: Path) -> None:
-    """A certificate for 127.0.0.1 that vouches for itself, and its key, in one file."""
-    import datetime
-    import ipaddress
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, HOST)])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(HOST))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
 
 
 def scratch() -> contextlib.AbstractContextManager[str]:

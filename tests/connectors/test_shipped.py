@@ -25,7 +25,7 @@ from connectors.fileformat import json_schema
 from connectors.graphql import read_document
 from connectors.request import prepare, prepare_verify
 from connectors.source import Spot, read_file
-from server.cli.doctor import announced
+from server.cli.checks.accounts import announced
 from server.identity import Caller
 from server.listing import described
 from server.prompt import EFFECTS, render

@@ -17,8 +17,9 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from server.audit import collector as posting
 from server.audit.collector import LONGEST_PAUSE_S, MOST_ANSWER, Collector, Hidden
 from server.audit.streaming import AGAIN_S, StreamProblem
+from tests.certificates import self_signed
 from tests.installed import Place
-from tests.server.collectors import HttpCollector, Reply, Request, certificate_in
+from tests.server.collectors import HttpCollector, Reply, Request
 from tests.server.streams import Done, Streams
 from vault import CannotResolve, Secret
 
@@ -284,7 +285,7 @@ def test_the_connection_is_kept(streams: Streams, there: HttpCollector) -> None:
 def test_one_that_does_not_prove_its_name_gets_nothing(
     streams: Streams, tmp_path: Path, host: str, *, trusted: bool
 ) -> None:
-    certificate = certificate_in(tmp_path)
+    certificate = self_signed(tmp_path, "127.0.0.1")
     with HttpCollector(certificate=certificate) as there:
         trust = certificate if trusted else None
         receiver = opened(streams, f"https://{host}:{there.port}/v1/logs", hidden(), trust)
@@ -296,7 +297,7 @@ def test_one_that_does_not_prove_its_name_gets_nothing(
 
 
 def test_over_tls_it_gets_the_entries_and_the_header(streams: Streams, tmp_path: Path) -> None:
-    certificate = certificate_in(tmp_path)
+    certificate = self_signed(tmp_path, "127.0.0.1")
     with HttpCollector(certificate=certificate) as there:
         streams.run(posted(streams, there, hidden(), authorities=certificate))
     assert sent(there) == [list(range(1, streams.last + 1))]

@@ -23,8 +23,9 @@ from server.audit.streaming import (
     batches,
 )
 from server.audit.wire import Target, Wire
+from tests.certificates import self_signed
 from tests.installed import Place
-from tests.server.collectors import Collector, certificate_in
+from tests.server.collectors import Collector
 from tests.server.streams import Done, Kept, Killed, Streams
 
 
@@ -396,7 +397,7 @@ def test_what_is_no_file_is_refused_before_anything_is_handed_on(streams: Stream
 @pytest.mark.both_databases
 @pytest.mark.parametrize("kind", ["udp", "tcp", "tls"])
 def test_a_syslog_receiver_gets_every_entry_whole(streams: Streams, tmp_path: Path, kind: str) -> None:
-    certificate = certificate_in(tmp_path) if kind == "tls" else None
+    certificate = self_signed(tmp_path, "127.0.0.1") if kind == "tls" else None
     streams.add(20, reason='\n"]é😀' * 50)
     with Collector(kind, certificate=certificate) as collector:
         wire = Wire(Target(kind, "127.0.0.1", collector.port), certificate)
@@ -411,7 +412,7 @@ def test_a_syslog_receiver_gets_every_entry_whole(streams: Streams, tmp_path: Pa
 def test_a_receiver_that_does_not_prove_its_name_gets_nothing(
     streams: Streams, tmp_path: Path, host: str, *, trusted: bool
 ) -> None:
-    certificate = certificate_in(tmp_path)
+    certificate = self_signed(tmp_path, "127.0.0.1")
     with Collector("tls", certificate=certificate) as collector, pytest.raises(Done):
         streams.run(Wire(Target("tls", host, collector.port), certificate if trusted else None))
     assert collector.messages == []

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from server.cli.checks.finding import Patient
+from server.cli.checks.machine import clients
 from server.cli.clients import CLIENTS, add, entry
-from server.cli.doctor import Patient, clients
 from server.settings import Settings
 from tests.commandline import CommandLine, with_environment
 from tests.installed import SECRET, Place

@@ -14,7 +14,7 @@ from server.policy import Ruling, load_preset
 from server.rules import rules_of
 from tests.agents import execute
 from tests.commandline import CommandLine
-from tests.installed import Place
+from tests.installed import Place, add_org
 from tests.telling import called, hooked
 
 HOOK = "https://hooks.example.com/x"
@@ -162,6 +162,25 @@ def test_doctor_names_every_such_rule_the_presets_too(owner: CommandLine, place:
     (named, advice) = said()
     assert (named[0], "there is only alice" in named[1]) == ("warn", True)
     assert (advice[0], "keyleash channel add" in advice[1]) == ("ok", True)
+
+
+def test_doctor_says_once_what_is_the_same_in_many_orgs(owner: CommandLine, place: Place) -> None:
+    for number in range(4):
+        other = add_org(place.installation, f"org{number}")
+        other.rule(who="everyone", tools=["stripe.*"], then="approve")
+    said = [one["message"] for one in owner("doctor", "--json").json if one["check"] == "approvers"]
+    assert len(said) == 2
+    assert said[0] == "acme: every rule that asks for an approval reaches somebody."
+    assert said[1].startswith("org0, org1, org2 and 1 more: Who may approve is told of nothing")
+
+
+def test_many_rules_are_named_by_the_first_of_them(place: Place) -> None:
+    rules = [place.rule(who="everyone", tools=["stripe.*"], then="approve", count=2) for _ in range(5)]
+    place.member("bob", ("approver",), os_user="bob")
+    own = rules_of(place.installation.database, place.org)
+    (gap,) = place.database.snapshot(lambda rows: behind_one(rows, place.org, own, Keeper("The root key", "bob")))
+    assert sum(rule in gap.text for rule in rules) == 3
+    assert "and 2 more wait for others" in gap.text
 
 
 def test_policy_add_and_doctor_say_that_one_system_user_alone_can_decide(owner: CommandLine, place: Place) -> None:

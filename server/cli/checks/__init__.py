@@ -1,0 +1,1 @@
+"""The checks of `keyleash doctor`, by what each looks at. They change nothing."""
