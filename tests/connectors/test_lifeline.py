@@ -110,6 +110,7 @@ def test_a_watch_that_was_killed_is_begun_anew_with_all_that_is_held() -> None:
                 assert second.stdin is not None
                 second.stdin.close()  # as if this process had ended
                 assert (one.wait(20), two.wait(20)) == (-signal.SIGKILL, -signal.SIGKILL)
+                assert second.wait(20) == 0
         line.close()
 
 

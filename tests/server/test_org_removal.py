@@ -29,6 +29,7 @@ from server.ending import OF_AN_ORG
 from server.erasure import attempt
 from server.errors import ApprovalRequired, CallRefused, NoLongerValid, Question
 from server.identity import IdentityProblem, Org, remove_org, system_user
+from server.looking import claim
 from server.pacing import count, set_pace
 from server.policy import Condition, Ruling, Verdict
 from server.rotation import rotate_org
@@ -78,6 +79,7 @@ async def full(place: Place, parts: Parts, upstream: Upstream) -> None:
     chat = place.connect(upstream.url, connector="slack", name="chat")
     noted(place, chat)
     held(place, chat, READ, None)
+    place.database.write_now(lambda rows: claim(rows, chat, 1))
     hooked(place, "http://127.0.0.1:9/nobody/listens/there")
     place.member("bob", ("auditor",))
     place.agent("robot", standalone=True)

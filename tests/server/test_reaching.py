@@ -169,9 +169,9 @@ def test_doctor_says_once_what_is_the_same_in_many_orgs(owner: CommandLine, plac
         other = add_org(place.installation, f"org{number}")
         other.rule(who="everyone", tools=["stripe.*"], then="approve")
     said = [one["message"] for one in owner("doctor", "--json").json if one["check"] == "approvers"]
-    assert len(said) == 2
-    assert said[0] == "acme: every rule that asks for an approval reaches somebody."
-    assert said[1].startswith("org0, org1, org2 and 1 more: Who may approve is told of nothing")
+    assert "acme: every rule that asks for an approval reaches somebody." in said
+    (told,) = (message for message in said if "is told of nothing" in message)
+    assert told.startswith("org0, org1, org2 and 1 more: Who may approve is told of nothing")
 
 
 def test_many_rules_are_named_by_the_first_of_them(place: Place) -> None:
