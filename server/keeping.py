@@ -189,7 +189,8 @@ class Conversations:
             if why is None:
                 return one, Told(ON)
             self._forget(one, why)
-            await self._gone(one)  # what it holds, such as a folder or a lock, the new one may want
+        for before in [each for each in self._going if each.whose.slot == mine.slot]:
+            await self._gone(before)  # what it holds, such as a folder or a lock, the new one may want
         await self._make_room(mine.org)
         now = self._clock()
         one = _Kept(mine, _copy(secret, _needed(kind, secret)), now, now, revision)
@@ -224,15 +225,14 @@ class Conversations:
         while len(self._going) >= self._most:
             of = Counter([org, *(one.whose.org for one in self._going)])
             idle = [one for one in self._kept.values() if not one.lasting.busy]
-            ending = next((one for one in self._going if self._kept.get(one.whose.slot) is not one), None)
-            if ending is not None:
-                await self._gone(ending)
-                continue
-            if not idle:
+            one = next((one for one in self._going if self._kept.get(one.whose.slot) is not one), None)
+            if one is None and idle:
+                one = min(idle, key=lambda each: (-of[each.whose.org], each.used))
+                self._forget(one, "there were too many others")
+            if one is not None:
+                await self._gone(one)
+            if one is None or one in self._going:
                 raise Unreachable(_ALL_IN_USE.format(self._most), maybe_sent=False)
-            one = min(idle, key=lambda each: (-of[each.whose.org], each.used))
-            self._forget(one, "there were too many others")
-            await self._gone(one)
 
     def _forget(self, one: _Kept, why: str) -> None:
         """No call finds it any more, and it ends."""

@@ -4,7 +4,7 @@ import ipaddress
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +32,10 @@ from connectors.errors import (
 from connectors.loading import parse
 from connectors.upstream import Returned, Upstream, Wanted, opened
 from tests.installed import SECRET
-from tests.wrapped import Wrapped, command
+from tests.upstream import Answer as Canned
+from tests.upstream import Received
+from tests.upstream import Upstream as CannedServer
+from tests.wrapped import FORM, Wrapped, command
 from tests.wrapping import connector_text, definition
 from vault import Secret
 
@@ -348,3 +351,98 @@ async def test_nothing_is_dialled_that_is_not_public_unless_the_operator_says_so
     with pytest.raises(Unreachable, match="not public"):
         await begun(wrapped.url, private=())
     assert wrapped.requests == []
+
+
+def asking_and_breaking_off(answered: int) -> Any:
+    """A server that asks in mid-call, answers the answer by this status, and breaks off."""
+    question = {"message": "Which?", "requestedSchema": FORM}
+    asks = {"jsonrpc": "2.0", "id": "q", "method": "elicitation/create", "params": question}
+    stream = f"id: 1\nretry: 200\nevent: message\ndata: {json.dumps(asks)}\n\n".encode()
+    info = {"protocolVersion": "2025-11-25", "capabilities": {}, "serverInfo": {"name": "x", "version": "1"}}
+    echo = definition("ask").raw
+
+    def answer(request: Received) -> Canned:
+        message = json.loads(request.body) if request.method == "POST" else {}
+        says: dict[str, Any] = {"initialize": info, "tools/list": {"tools": [dict(echo)]}}
+        method = message.get("method", "")
+        if method in says:
+            return Canned({"jsonrpc": "2.0", "id": message["id"], "result": says[method]})
+        if method == "tools/call":
+            return Canned(stream, headers={"Content-Type": "text/event-stream"})
+        if request.method == "GET":
+            return Canned(b"", 405)
+        if method == "server/discover":
+            error = {"code": -32601, "message": "Method not found"}
+            return Canned({"jsonrpc": "2.0", "id": message["id"], "error": error})
+        return Canned(b"", 202 if method else answered)
+
+    return answer
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 429, 500])
+async def test_a_call_that_has_arrived_did_whatever_becomes_of_the_messages_after_it(status: int) -> None:
+    async def relay(_ask: Ask) -> Answer:
+        return Answer("accept", {"colour": "red"})
+
+    with CannedServer() as server:
+        server.answer = asking_and_breaking_off(status)
+        with pytest.raises(Unreachable) as failed:
+            await call(f"{server.url}/mcp", "ask", {"text": "x"}, relay=relay)
+    assert failed.value.maybe_sent
+    assert any(b'"tools/call"' in request.body for request in server.requests)
+    assert any(b'"accept"' in request.body for request in server.requests)
+
+
+class OnceOnly:
+    """An egress that the first message leaves by, and no other."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+
+    async def stream(self, *_: Any, **__: Any) -> Any:
+        self.sent += 1
+        if self.sent > 1:
+            raise Unreachable("It could not be reached. Nothing was sent.", maybe_sent=False)
+        return self
+
+    status, bytes_in = 200, 0
+    headers: Mapping[str, str] = {}
+
+    def secrets(self) -> tuple[str, ...]:
+        return ()
+
+    async def whole(self) -> bytes:
+        return b""
+
+
+async def test_that_a_later_message_did_not_leave_says_nothing_of_the_call() -> None:
+    line, connector = Line("World"), parse(connector_text())
+    egress: Any = OnceOnly()
+    client, url = over_http(
+        line, egress, connector, "https://x.example/mcp", attach=lambda *_: (), private=(), limits=SHORT
+    )
+    line.sent = True
+    async with client:
+        for message in ({"method": "tools/call"}, {"result": {"action": "accept"}}):
+            await client.post(url, json=message)
+    assert line.problem is not None
+    told = line.unsent(line.problem)
+    assert isinstance(told, Unreachable)
+    assert told.maybe_sent
+    assert "Nothing" not in str(told)
+
+
+async def test_that_the_call_itself_did_not_leave_is_told() -> None:
+    line, connector = Line("World"), parse(connector_text())
+    egress: Any = OnceOnly()
+    client, url = over_http(
+        line, egress, connector, "https://x.example/mcp", attach=lambda *_: (), private=(), limits=SHORT
+    )
+    async with client:
+        await client.post(url, json={"method": "tools/list"})
+        line.sent = True
+        await client.post(url, json={"method": "tools/call"})
+    assert line.problem is not None
+    told = line.unsent(line.problem)
+    assert isinstance(told, Unreachable)
+    assert not told.maybe_sent

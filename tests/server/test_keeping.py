@@ -244,6 +244,20 @@ async def test_the_next_call_never_uses_the_one_from_before_even_where_nobody_lo
         assert served.open == 1
 
 
+async def test_a_new_one_waits_for_the_one_before_also_where_that_is_just_ending(place: Place) -> None:
+    """What the one before holds, such as a lock, the new one may want."""
+    kept(place, "stubborn", keep="1m")
+    clock = Clock()
+    async with serving(place, clock) as served:
+        pid = (await served.said("remember", "a"))["pid"]
+        clock.now += 61
+        await until(lambda: not served.parts.conversations._kept)
+        assert there(pid), "it takes a second to end"
+        after = await served.said("recall")
+        assert not there(pid)
+        assert (after["kept"], after["pid"] == pid) == ([], False)
+
+
 async def test_what_concerns_something_else_does_not_end_it(place: Place) -> None:
     kept(place)
     reopen(place)
@@ -393,6 +407,23 @@ async def test_calls_of_one_agent_at_once_are_made_one_after_the_other_in_one_co
     assert sorted(len(each["kept"]) for each in said) == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("era", ["modern", "handshake"])
+async def test_calls_at_once_over_http_share_one_session_one_after_the_other(place: Place, era: str) -> None:
+    with Wrapped(SECRET, era=era) as wrapped:
+        with_connector(place, "world", world_text(keep="10m"))
+        place.connect(wrapped.url, connector="world", secret=SECRET)
+        async with running(place.installation) as parts:
+
+            async def one(number: int) -> None:
+                assert (await call(parts, place.caller(), "world_echo", {"text": str(number)}, Nobody())).ok
+
+            async with anyio.create_task_group() as group:
+                for number in range(4):
+                    group.start_soon(one, number)
+            assert parts.conversations.open == 1
+    assert sorted(conversations(place)) == ["begun", "went on", "went on", "went on"]
+
+
 # -- what goes wrong
 
 
@@ -457,15 +488,20 @@ async def test_a_server_whose_end_is_seen_only_when_it_is_spoken_to_is_begun_ane
         assert (after["kept"], len(place.events("call.attempt"))) == ([], 2)
 
 
-@pytest.mark.parametrize("before", [True, False])
-async def test_a_server_that_ended_in_mid_call_is_not_sent_the_call_again(
-    place: Place, tmp_path: Path, before: bool
-) -> None:
+def kept_that_writes(place: Place) -> None:
+    """With a tool of which it matters whether it was called."""
     reads = "effect: read\n    because: It changes nothing that stays.\n    ask: Do write_and_die"
     text = connector_text(command()).replace(reads, "effect: write\n    ask: Do write_and_die")
     with_connector(place, "state", text)
     place.connect(None, connector="state", secret=SECRET)
     place.rule(who="everyone", tools=["state.*"], then="allow")
+
+
+@pytest.mark.parametrize("before", [True, False])
+async def test_a_server_that_ended_in_mid_call_is_not_sent_the_call_again(
+    place: Place, tmp_path: Path, before: bool
+) -> None:
+    kept_that_writes(place)
     witness = tmp_path / "witness"
     async with serving(place, look_s=NEVER) as served:
         if before:
@@ -475,6 +511,17 @@ async def test_a_server_that_ended_in_mid_call_is_not_sent_the_call_again(
         assert witness.read_text() == "written\n"
         assert served.open == 0, "and none was begun for it"
         assert (await served.said("recall"))["kept"] == []
+
+
+async def test_a_server_that_says_nothing_more_and_goes_on_hearing_has_heard_the_call(
+    place: Place, tmp_path: Path
+) -> None:
+    kept_that_writes(place)
+    witness = tmp_path / "witness"
+    async with serving(place, look_s=NEVER) as served:
+        await served("hush")
+        assert not (await served("write_and_die", str(witness))).ok
+        assert (place.events("call.outcome")[-1]["outcome"], witness.read_text()) == ("unknown", "written\n")
 
 
 async def test_a_server_that_was_killed_in_mid_call_is_noticed_at_once(place: Place) -> None:

@@ -276,3 +276,21 @@ def test_no_provider_can_ask_for_a_pause_without_end() -> None:
     assert turns.paused_s("c") == 0
     turns.pause("c", None)
     assert turns.paused_s("c") == 0
+
+
+@pytest.mark.parametrize("pace", [Pace(), Pace(concurrent=4)])
+async def test_of_the_calls_with_one_word_one_is_made_at_a_time_whatever_the_connection_takes(pace: Pace) -> None:
+    turns = Turns(5.0)
+    under_way: list[int] = []
+    most: list[int] = []
+
+    async def carry_out() -> None:
+        under_way.append(1)
+        most.append(len(under_way))
+        await anyio.sleep(0.02)
+        under_way.pop()
+
+    async with anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(partial(turns.in_turn, "con_1", "world", pace, carry_out, alone="org agent con_1"))
+    assert (most, turns._taken) == ([1, 1, 1], {})
