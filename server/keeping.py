@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("keyleash")
 
 MOST_KEPT = 32
-"""Of one process, each perhaps a program that runs: with one more, one that nobody talks in has to go."""
+"""Of one process, each perhaps a program that runs: with one more, one that nobody talks in has to go.
+
+Of a quarter of them, calls of no single org can be under way: however long its servers take, others have room.
+"""
 OLDEST_S = 8 * 3600.0
 """However busy it is, after this no further call is made in it."""
 LOOK_S = 1.0
@@ -81,6 +84,10 @@ class _Kept:
 
 
 _ALL_IN_USE = "All {} conversations that are kept at once are in use. Nothing was sent. Make the call again later."
+_ALL_OF_ORG_IN_USE = (
+    "All {} conversations in which calls of one org may be under way are in use. Nothing was sent. Make the call again "
+    "later."
+)
 
 BEGUN, ON = "begun", "went on"
 
@@ -183,6 +190,7 @@ class Conversations:
         self, mine: Whose, revision: int, connection: Connection, kind: CredentialKind, secret: Secret
     ) -> "tuple[_Kept, Told]":
         """The conversation that is kept for this, or a new one."""
+        self._leave_room_for_others(mine.org)
         one = self._kept.get(mine.slot)
         if one is not None:
             why = self._over(one) or self._otherwise(one, mine, kind, secret)
@@ -219,6 +227,12 @@ class Conversations:
         if now - one.used >= keep_s:
             return f"nothing was called in it for {keep_s} s"
         return None
+
+    def _leave_room_for_others(self, org: str) -> None:
+        under_way = sum(one.lasting.busy for one in self._going if one.whose.org == org)
+        most = self._most - self._most // 4
+        if under_way >= most:
+            raise Unreachable(_ALL_OF_ORG_IN_USE.format(most), maybe_sent=False)
 
     async def _make_room(self, org: str) -> None:
         """End one that nobody talks in where there are too many: of the org with the most, the longest idle one."""
@@ -273,8 +287,13 @@ class Conversations:
 
     async def _look(self) -> None:
         """End those that are not to go on; of the others it is known that they may."""
+        answers = True
         for one in list(self._going):
-            why = self._seen(one)
+            why = None
+            try:
+                why = self._seen(one) if answers else None
+            except DatabaseProblem:  # no call is made meanwhile either, and each ends by itself when nobody uses it
+                answers = False  # to ask for each of the others would hold up everybody else for seconds
             if why is None and not one.lasting.busy:  # else it is in use, and its call says how it stands
                 why = self._over(one)
             if why is not None:
@@ -282,15 +301,17 @@ class Conversations:
             self._swept(one)
 
     def _seen(self, one: _Kept) -> str | None:
-        """Why it is not to go on: also where that cannot be seen."""
+        """Why it is not to go on: also where that cannot be seen. Raises DatabaseProblem."""
         try:
             return self._not_any_more(one)
+        except DatabaseProblem:
+            raise
         except Exception as error:
             log.error("it cannot be seen whether a conversation may go on: %s", type(error).__name__)
             return CHANGED
 
     def _not_any_more(self, one: _Kept) -> str | None:
-        """Why its agent or connection is not what it was, by what the database says now."""
+        """Why its agent or connection is not what it was, by what the database says now. Raises DatabaseProblem."""
         mine = one.whose
         try:
             now = self._directory.by_agent(mine.org, mine.agent)
@@ -302,8 +323,6 @@ class Conversations:
                 return CHANGED
         except Frozen:
             return "all agents were stopped meanwhile"
-        except DatabaseProblem:
-            return None  # no call is made meanwhile either, and it ends by itself when nobody uses it
         one.revision = now.revision
         return None
 

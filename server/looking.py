@@ -60,7 +60,7 @@ class Looking:
         own, every_ms = self.parts.database.of(connection.org), int(self.every_s * 1000)
         if own.query(lambda rows: _waits(rows, connection, every_ms)):
             return False
-        return await own.write(lambda rows: _there(rows, connection) and claim(rows, connection, every_ms))
+        return await own.write(lambda rows: _may_be(rows, connection) and claim(rows, connection, every_ms))
 
     async def _look(self, connection: Connection, connector: Connector) -> None:
         """Raises DatabaseProblem or AuditError."""
@@ -72,6 +72,11 @@ class Looking:
                 await verify(self.parts.egress, connection, connector, secret, seen=found.extend)
         except (ConnectorError, VaultError, CallRefused) as problem:
             log.warning("what the server of %s says could not be looked at: %s", connection.name, problem)
+            return
+        except (DatabaseProblem, AuditError):
+            raise
+        except Exception as error:  # its text may hold anything; the others are to be looked at all the same
+            log.error("a look at the server of %s failed inside Keyleash: %s", connection.name, type(error).__name__)
             return
 
         def change(rows: Rows) -> None:
@@ -155,3 +160,14 @@ def _there(rows: Rows, connection: Connection) -> bool:
     same = "SELECT 1 FROM connection WHERE org = ? AND id = ? AND credential_version = ?"
     key = (connection.org, connection.id, connection.credential_version)
     return rows.execute(same, key).fetchone() is not None
+
+
+def _may_be(rows: Rows, connection: Connection) -> bool:
+    """Whether it is still to be looked at, by its turn: the looks before it may have taken long."""
+    frozen = "SELECT 1 FROM org WHERE id = ? AND frozen_at IS NOT NULL"
+    unsigned = "SELECT 1 FROM connection WHERE org = ? AND id = ? AND needs_consent_at IS NOT NULL"
+    return (
+        _there(rows, connection)
+        and rows.execute(frozen, (connection.org,)).fetchone() is None
+        and rows.execute(unsigned, (connection.org, connection.id)).fetchone() is None
+    )

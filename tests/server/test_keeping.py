@@ -8,7 +8,9 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -18,6 +20,7 @@ from connectors.definition import OAuth
 from server.app import running
 from server.call import call
 from server.connections import Plan, connection_named, remove, rotate
+from server.database import DatabaseProblem
 from server.errors import AtLimit, CallRefused
 from server.identity import narrow_agent, remove_agent, rotate_agent, set_frozen
 from server.keeping import OLDEST_S
@@ -363,6 +366,63 @@ async def test_where_all_are_in_use_a_call_fails_and_nothing_is_sent(place: Plac
         for one in list(served.parts.conversations._kept.values()):
             one.lasting.cut()
     assert place.events("call.outcome")[0]["outcome"] == "failed"
+
+
+async def test_an_org_whose_calls_never_end_leaves_room_for_others(place: Place) -> None:
+    kept(place)
+    for name in ("second", "third", "fourth"):
+        place.agent(name)
+    other = add_org(place.installation, "globex")
+    other.agent()
+    other.connect(None, connector="state", secret=SECRET)
+    async with serving(place, most=4) as served, anyio.create_task_group() as group:
+        for agent in ("reconciler", "second", "third"):
+            await served.said("remember", "a", agent=agent)
+            group.start_soon(partial(served, "hang", agent=agent))
+        await under_way(place, 6)
+        outcome = await served("recall", agent="fourth")
+        assert "All 3 conversations in which calls of one org" in outcome.text
+        assert (await Serving(other, served.parts).said())["kept"] == []
+        for one in list(served.parts.conversations._kept.values()):
+            one.lasting.cut()
+
+
+async def test_one_that_does_not_come_to_its_end_holds_up_no_call_for_ever(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept(place)
+    place.agent("second")
+    monkeypatch.setattr("server.keeping.END_S", 0.1)
+    async with serving(place, most=1) as served:
+        await served.said("remember", "a")
+        (one,) = served.parts.conversations._kept.values()
+        never: Any = SimpleNamespace(wait=anyio.sleep_forever, is_set=lambda: False, set=lambda: None)
+        one.lasting.ended = never
+        with anyio.fail_after(20):
+            outcome = await served("recall", agent="second")
+        assert "All 1 conversations" in outcome.text
+
+
+async def test_where_the_database_does_not_answer_it_is_asked_once_for_all_of_them(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each question could take seconds, in which nobody else is served."""
+    kept(place)
+    place.agent("second")
+    asked: list[str] = []
+
+    def away(_org: str, agent: str) -> None:
+        asked.append(agent)
+        raise DatabaseProblem("It does not answer.")
+
+    async with serving(place, look_s=NEVER) as served:
+        await served.said("remember", "a")
+        await served.said("remember", "b", agent="second")
+        with monkeypatch.context() as patch:
+            patch.setattr(served.parts.conversations._directory, "by_agent", away)
+            await served.parts.conversations._look()
+        assert (len(asked), served.open) == (1, 2)
+        assert (await served.said("recall"))["kept"] == ["a"]
 
 
 async def under_way(place: Place, number: int) -> None:

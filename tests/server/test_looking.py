@@ -9,7 +9,7 @@ import pytest
 
 from server.app import running
 from server.clock import now_ms
-from server.connections import connection_named, remove
+from server.connections import Connection, connection_named, remove
 from server.held import held_of
 from server.identity import set_frozen
 from server.looking import Looking, looking
@@ -187,3 +187,40 @@ def test_a_setting_that_makes_no_sense_is_refused(monkeypatch: pytest.MonkeyPatc
     for good in ("0", "300", "604800"):
         monkeypatch.setenv("KEYLEASH_LOOK_SECONDS", good)
         assert read_settings().look_seconds == float(good)
+
+
+async def test_a_freeze_counts_for_the_looks_that_were_due_before_it(place: Place, wrapped: Wrapped) -> None:
+    """The looks are made one after the other, which takes as long as the servers do."""
+    wrapping(place, url=wrapped.url)
+    place.connect(wrapped.url, connector="world", name="world_two", secret=SECRET)
+
+    def freeze() -> None:
+        wrapped.world.after_list = lambda: None
+        place.database.write_now(lambda rows: set_frozen(rows, place.org, frozen=True, by="alice"))
+
+    async with looks(place) as own:
+        await own.go()
+        an_hour_later(place)
+        wrapped.world.after_list = freeze
+        await own.go()
+    assert wrapped.world.lists == 3, "the look that was under way is made, and no other is begun"
+
+
+async def test_a_look_that_fails_inside_stands_in_no_others_way(
+    place: Place, wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrapping(place, url=wrapped.url)
+    place.connect(wrapped.url, connector="world", name="world_two", secret=SECRET)
+    asked: list[str] = []
+
+    async def broken(_egress: object, connection: Connection, *_: object, **__: object) -> None:
+        asked.append(connection.name)
+        raise RecursionError(SECRET)
+
+    async with looks(place) as own:
+        await own.go()
+        an_hour_later(place)
+        monkeypatch.setattr("server.looking.verify", broken)
+        await own.go()
+    assert sorted(asked) == ["world", "world_two"]
+    assert SECRET not in caplog.text

@@ -17,8 +17,10 @@ from server.call import Parts, call
 from server.errors import ApprovalRequired, AtLimit, structured
 from server.pacing import LONGEST_PAUSE_S, MINUTE_MS, Turns, pace_of, set_pace
 from tests.agents import Nobody, decide, execute
-from tests.installed import Place
+from tests.installed import SECRET, Place
 from tests.upstream import Answer, Upstream
+from tests.wrapped import Wrapped
+from tests.wrapping import wrapping
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
@@ -220,6 +222,18 @@ async def test_a_provider_that_asks_for_a_pause_gets_it(place: Place, upstream: 
         assert await made(parts, place, "second_list_charges"), "another account pauses by itself"
     async with running(place.installation) as parts:
         assert await made(parts, place), "each server process knows of a pause by itself"
+
+
+async def test_a_wrapped_server_that_asks_for_a_pause_gets_it(place: Place) -> None:
+    with Wrapped(SECRET) as wrapped:
+        wrapping(place, url=wrapped.url)
+        wrapped.refuse = lambda _method, _headers: (429, {"Retry-After": "30"}, b"")
+        async with running(waiting(place, 1).installation) as parts:
+            assert not await made(parts, place, "world_echo", text="x")
+            seen = len(wrapped.requests)
+            with pytest.raises(AtLimit):
+                await made(parts, place, "world_echo", text="x")
+            assert len(wrapped.requests) == seen
 
 
 async def test_a_short_pause_is_waited_for(place: Place, upstream: Upstream) -> None:
