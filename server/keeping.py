@@ -287,6 +287,8 @@ class Conversations:
 
     async def _look(self) -> None:
         """End those that are not to go on; of the others it is known that they may."""
+        if self._lifeline is not None:
+            self._lifeline.look()
         answers = True
         for one in list(self._going):
             why = None
