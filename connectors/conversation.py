@@ -39,6 +39,8 @@ MOST_SESSION = 512  # characters of a session's id
 MOST_REQUESTS = {"POST": 500, "GET": 50}
 """Of one conversation: each time that a stream ends, its server can have us open it again at once."""
 MOST_NOISE = 200  # lines that are no message
+MOST_MESSAGES = 20_000
+"""Of a process and one call; each takes the time of everybody who is served here."""
 MOST_SECRETS = 50
 """Different ones of a conversation, as tokens that were renewed meanwhile: each is looked for in every answer."""
 _LONGEST_ESCAPE = 8  # characters for one of a secret's
@@ -57,7 +59,8 @@ class Line:
     status: int = 0  # of the last message's answer over HTTP
     retry_after: float | None = None
     bytes_in: int = 0
-    noise: int = 0  # lines of a process that were no message
+    messages: int = 0  # of a process
+    noise: int = 0  # lines of it that were no message
     requests: Counter[str] = field(default_factory=Counter[str])
     process: Started | None = None
     _secrets: list[str] = field(default_factory=list[str], repr=False)
@@ -76,7 +79,7 @@ class Line:
     def another(self) -> None:
         """A further call begins: what is counted is counted anew. What has to be scrubbed stays."""
         self.sent, self.arrived = False, False
-        self.status, self.retry_after, self.bytes_in, self.noise = 0, None, 0, 0
+        self.status, self.retry_after, self.bytes_in, self.messages, self.noise = 0, None, 0, 0, 0
         self.requests.clear()
         if self.process is not None:
             self.process.bytes_in = 0
@@ -324,8 +327,12 @@ async def _taken_in(
             message = _message(text)
             if message is not None:
                 await into.send(message)
+                line.messages += 1
+                if line.messages > MOST_MESSAGES:
+                    line.problem = Unreachable(f"{name} sends messages without end.", maybe_sent=line.sent)
+                    break
                 continue
-            line.noise += bool(text.strip())
+            line.noise += 1
             if line.noise > MOST_NOISE:
                 line.problem = Unreachable(f"{name} writes other things than MCP.", maybe_sent=line.sent)
                 break

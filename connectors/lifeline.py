@@ -12,7 +12,6 @@ import sys
 from collections.abc import Generator, Iterable
 from pathlib import Path
 
-
 PATIENCE_S = 2.0
 """How long the watch may take to end, which takes it no time; it may have been stopped."""
 

@@ -2,6 +2,7 @@
 
 import ipaddress
 import json
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -30,6 +31,7 @@ from connectors.errors import (
     Unreachable,
 )
 from connectors.loading import parse
+from connectors.process import started
 from connectors.upstream import Returned, Upstream, Wanted, opened
 from tests.installed import SECRET
 from tests.upstream import Answer as Canned
@@ -323,6 +325,27 @@ async def test_a_program_that_writes_without_end_is_stopped() -> None:
 async def test_a_line_without_end_is_not_taken_in() -> None:
     with pytest.raises(Unreachable, match="more than 10 MiB"):
         await begun(started=["/usr/bin/head", "-c", "12000000", "/dev/zero"])
+
+
+async def test_lines_without_content_cost_next_to_nothing() -> None:
+    with anyio.fail_after(15), pytest.raises(Unreachable, match="more than 10 MiB"):
+        await begun(started=["/usr/bin/yes", " "])
+
+
+async def test_a_program_that_sends_messages_without_end_is_stopped() -> None:
+    with pytest.raises(Unreachable, match="sends messages without end"):
+        await begun(started=["/usr/bin/yes", '{"jsonrpc":"2.0","method":"n"}'])
+
+
+async def test_nothing_is_left_of_a_folder_that_is_deeper_than_anybody_can_walk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    digs = "import os\nfor _ in range(3000): os.mkdir('a'); os.chdir('a')\nprint(flush=True)"
+    async with started([sys.executable, "-I", "-S", "-c", digs], {}, name="It", limits=DEFAULT_LIMITS) as process:
+        async for _ in process.lines():  # until it has ended
+            pass
+    assert os.listdir(tmp_path) == []  # noqa: PTH208 - it is a moment
 
 
 async def test_a_program_that_writes_what_is_too_deep_is_not_read(tmp_path: Path) -> None:
