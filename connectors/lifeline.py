@@ -76,7 +76,7 @@ class Lifeline:
         try:
             watch.stdin.write(f"{line}\n".encode())
             watch.stdin.flush()
-        except OSError:
+        except (OSError, ValueError):  # it reads no more, or was let go
             return False
         return True
 

@@ -7,6 +7,7 @@ told of a server that cannot be asked; the log is, and the next look comes in it
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,6 +33,8 @@ log = logging.getLogger("keyleash")
 
 GLANCE_S = 60.0
 """How often it is looked whether a look is due."""
+ORG_S = 60.0
+"""After so long no further look at an org's servers is begun before others have had theirs."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,21 @@ class Looking:
             return
         database = self.parts.database
         try:
-            due = [each for org in database.orgs() for each in wrapped_of(database, self.connectors, org)]
-            for connection, connector in due:
-                if await self._claimed(connection):
-                    await self._look(connection, connector)
+            for org in database.orgs():
+                await self._of(org)
         except (DatabaseProblem, AuditError) as problem:
             log.warning("what wrapped servers say could not be looked at: %s", problem)
+
+    async def _of(self, org: str) -> None:
+        """Those of an org, for as long as others may be held up by it; the rest with the next glance."""
+        began = time.monotonic()
+        await asyncio.sleep(0)  # to ask a database for each of many takes a while, in which others are served
+        for connection, connector in wrapped_of(self.parts.database, self.connectors, org):
+            if time.monotonic() - began > ORG_S:
+                return
+            await asyncio.sleep(0)
+            if await self._claimed(connection):
+                await self._look(connection, connector)
 
     async def _claimed(self, connection: Connection) -> bool:
         """Whether a look is due, and this process is to make it."""

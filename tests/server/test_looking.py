@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
+from connectors.errors import Unreachable
 from server.app import running
 from server.clock import now_ms
 from server.connections import Connection, connection_named, remove
@@ -224,3 +225,50 @@ async def test_a_look_that_fails_inside_stands_in_no_others_way(
         await own.go()
     assert sorted(asked) == ["world", "world_two"]
     assert SECRET not in caplog.text
+
+
+async def test_others_are_served_while_it_is_looked_what_is_due(place: Place) -> None:
+    for number in range(20):
+        add_org(place.installation, f"org{number}")
+    turns = 0
+
+    async def serve() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with looks(place) as own:
+        task = asyncio.create_task(serve())
+        await asyncio.sleep(0)
+        before = turns
+        await own.go()
+        task.cancel()
+    assert turns - before >= 20
+
+
+async def test_an_org_whose_servers_take_long_holds_up_no_others_look(
+    place: Place, wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrapping(place, url=wrapped.url)
+    for number in range(4):
+        place.connect(wrapped.url, connector="world", name=f"world_{number}", secret=SECRET)
+    other = add_org(place.installation, "globex")
+    other.connect(wrapped.url, connector="world", secret=SECRET)
+    asked: list[str] = []
+
+    async def slowly(_egress: object, connection: Connection, *_: object, **__: object) -> None:
+        asked.append(connection.org)
+        await asyncio.sleep(0.1)
+        raise Unreachable("It hangs.")
+
+    async with looks(place) as own:
+        await own.go()
+        an_hour_later(place)
+        monkeypatch.setattr("server.looking.verify", slowly)
+        monkeypatch.setattr("server.looking.ORG_S", 0.15)
+        await own.go()
+        assert (asked.count(place.org), asked.count(other.org)) == (2, 1)
+        await own.go()
+        await own.go()
+        assert (asked.count(place.org), asked.count(other.org)) == (5, 1), "and the rest have their turn"
