@@ -170,8 +170,8 @@ class Conversations:
             try:
                 came = await one.lasting.call(lambda upstream: run(upstream, at_last))
             except ConnectorError as error:
-                self._forget(one, "a call in it failed" if ready else "its server ended it")
                 final = isinstance(error, (DefinitionChanged, CredentialRejected, RateLimited))
+                self._forget(one, "a call in it failed" if ready or final else "its server ended it")
                 if final or ready or told.kept == BEGUN:
                     raise
                 continue  # it had ended, and nothing of the call was sent: a new one is begun, once
