@@ -6,7 +6,6 @@ once anything of that is otherwise, or cannot be told to be the same, it ends an
 
 import contextlib
 import logging
-import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -22,6 +21,7 @@ from connectors.errors import ConnectorError, CredentialRejected, DefinitionChan
 from connectors.lasting import Lasting
 from connectors.lifeline import Lifeline
 from server.belonging import Slot, Whose, stands, whose
+from server.clock import running_s
 from server.connections import Connection, Workspaces
 from server.database import DatabaseProblem
 from server.identity import Caller, Directory, Frozen
@@ -109,7 +109,7 @@ class Conversations:
         directory: Directory,
         workspaces: Workspaces,
         *,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = running_s,
         most: int = MOST_KEPT,
         look_s: float = LOOK_S,
     ) -> None:
@@ -157,7 +157,8 @@ class Conversations:
         `run` is handed the conversation, and what it has to call at the last moment before the call is sent.
         """
         if not self._keeps(connector):
-            return await once(self._egress, connection, connector, kind, secret, run, before)
+            egress, lifeline = self._egress, self._lifeline
+            return await once(egress, connection, connector, kind, secret, run, before, lifeline=lifeline)
         mine = whose(caller, connection, connector)
         while True:
             one, told = await self._one(mine, caller.revision, connection, kind, secret)
@@ -344,9 +345,11 @@ async def once(  # noqa: PLR0917 - what a conversation is made of, and what is d
     secret: Revealing,
     run: Run[R],
     before: Callable[[], None],
+    *,
+    lifeline: Lifeline | None = None,
 ) -> tuple[R, Told]:
     """What `run` comes to, in a conversation of its own that ends with it. Raises a ConnectorError."""
-    async with _opened(egress, connection, connector, kind, secret) as upstream:
+    async with _opened(egress, connection, connector, kind, secret, lifeline) as upstream:
         return await run(upstream, before), Told()
 
 

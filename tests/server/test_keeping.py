@@ -19,11 +19,12 @@ import pytest
 from connectors.definition import OAuth
 from server.app import running
 from server.call import call
+from server.clock import running_s
 from server.connections import Plan, connection_named, remove, rotate
 from server.database import DatabaseProblem
 from server.errors import AtLimit, CallRefused
 from server.identity import narrow_agent, remove_agent, rotate_agent, set_frozen
-from server.keeping import OLDEST_S
+from server.keeping import OLDEST_S, Conversations
 from server.narrowing import Narrowing
 from tests import postgres
 from tests.agents import ERAS, Nobody, answering, connected, execute, with_connector
@@ -780,6 +781,25 @@ async def test_over_http_a_renewed_token_goes_on_in_the_same_session_and_another
 
 
 # -- the whole server
+
+
+async def test_a_program_that_is_started_for_one_call_does_not_outlive_a_killed_server_either(place: Place) -> None:
+    kept(place, keep=None)
+    async with serving(place) as served, anyio.create_task_group() as group:
+        lifeline = served.parts.conversations._lifeline
+        assert lifeline is not None
+        group.start_soon(served, "hang")
+        await until(lambda: len(lifeline._groups) == 1)
+        assert lifeline._watch is not None
+        (pid,) = lifeline._groups
+        os.kill(pid, signal.SIGKILL)
+    assert lifeline._groups == set()
+
+
+def test_what_a_machine_sleeps_counts_as_idle(place: Place) -> None:
+    egress: Any = None
+    own = place.installation
+    assert Conversations(egress, own.directory, own.workspaces)._clock is running_s
 
 
 @pytest.mark.parametrize("how", ["closed", signal.SIGTERM, signal.SIGKILL])
