@@ -17,6 +17,7 @@ import anyio
 import pytest
 
 from connectors.definition import OAuth
+from connectors.upstream import Returned
 from server.app import running
 from server.call import call
 from server.clock import running_s
@@ -764,7 +765,7 @@ async def test_over_http_a_renewed_token_goes_on_in_the_same_session_and_another
             for secret in (SECRET, f"{SECRET}-renewed"):
                 wrapped._secret = secret
                 with Secret({"secret": secret, "refresh_token": "of_no_use_to_a_call"}) as given:
-                    await parts.conversations.talk(
+                    came, _told = await parts.conversations.talk(
                         place.caller(),
                         connection,
                         connector,
@@ -775,6 +776,9 @@ async def test_over_http_a_renewed_token_goes_on_in_the_same_session_and_another
                     )
                 (one,) = parts.conversations._kept.values()
                 assert one.fields == (("secret",) if by_oauth else ("secret", "refresh_token"))
+            assert isinstance(came, Returned)
+            before = {SECRET} if by_oauth else set[str]()
+            assert {f"{SECRET}-renewed"} | before <= set(came.reply.secrets), "what it may still repeat is scrubbed"
         sessions = {headers.get("mcp-session-id") for _, _, headers in wrapped.requests} - {None}
         assert len(sessions) == (1 if by_oauth else 2)
         assert len(wrapped.world.calls) == 2
