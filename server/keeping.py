@@ -201,6 +201,8 @@ class Conversations:
         for before in [each for each in self._going if each.whose.slot == mine.slot]:
             await self._gone(before)  # what it holds, such as a folder or a lock, the new one may want
         await self._make_room(mine.org)
+        if self._lifeline is None:  # all were ended meanwhile, and nobody would end this one
+            raise Unreachable("Keyleash is being stopped. Nothing was sent.", maybe_sent=False)
         now = self._clock()
         one = _Kept(mine, _copy(secret, _needed(kind, secret)), now, now, revision)
         opening = partial(_opened, self._egress, connection, mine.connector, kind, one, self._lifeline)

@@ -784,6 +784,21 @@ async def test_over_http_a_renewed_token_goes_on_in_the_same_session_and_another
         assert len(wrapped.world.calls) == 2
 
 
+async def test_none_is_begun_once_all_are_ended(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that waited for room while the server was stopped."""
+    kept(place)
+    async with serving(place) as served:
+        conversations = served.parts.conversations
+
+        async def meanwhile(_org: str) -> None:
+            conversations._lifeline = None
+
+        monkeypatch.setattr(conversations, "_make_room", meanwhile)
+        outcome = await served("recall")
+        assert (outcome.ok, served.open) == (False, 0)
+    assert place.events("call.outcome")[-1]["outcome"] == "failed"
+
+
 # -- the whole server
 
 
