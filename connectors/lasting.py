@@ -95,9 +95,9 @@ class Lasting:
         failed: ConnectorError | None = None
         try:
             with self._scope:
-                first = await self._next()
-                if first is not None:
-                    await self._talk(first)
+                await self._next()
+                if self._job is not None:
+                    await self._talk()
         except ConnectorError as error:
             failed = error
         except Exception as error:
@@ -109,23 +109,23 @@ class Lasting:
                 self._over(job)
             self.ended.set()
 
-    async def _talk(self, job: _Job[object] | None) -> None:
+    async def _talk(self) -> None:
         async with self._opening() as upstream:
             self._upstream = upstream
-            while job is not None:
+            while (job := self._job) is not None:
                 if not upstream.alive:
                     raise Unreachable(f"{self._title} has ended.", maybe_sent=False)
                 job.came.append(await job.run(upstream))
                 self._over(job)
-                job = await self._next()
+                del job  # what came of it is its caller's alone, and not to be kept until the next one
+                await self._next()
 
     def _over(self, job: _Job[object]) -> None:
         self._job = None
         job.done.set()
 
-    async def _next(self) -> _Job[object] | None:
-        """The next call; None where there is to be none."""
+    async def _next(self) -> None:
+        """Return once there is a next call, or is to be none."""
         while self._job is None and not self._ending:
             await self._wake.wait()
             self._wake = anyio.Event()
-        return self._job

@@ -12,6 +12,9 @@ import sys
 from collections.abc import Generator, Iterable
 from pathlib import Path
 
+PATIENCE_S = 2.0
+"""How long the watch may take to end, which takes it no time; it may have been stopped."""
+
 
 class Lifeline:
     """Holds the servers that are started over it; nothing is started before the first of them. `close` it."""
@@ -24,12 +27,19 @@ class Lifeline:
     def over(self, group: int) -> Generator[None]:
         """The process group of a server that runs in this block."""
         self._groups.add(group)
-        self._tell(f"+{group}")
         try:
+            self._tell(f"+{group}")
             yield
         finally:
             self._groups.discard(group)
-            self._tell(f"-{group}")
+            with contextlib.suppress(OSError):  # what is told is an end
+                self._tell(f"-{group}")
+
+    def look(self) -> None:
+        """Begin the watch anew where somebody has killed it."""
+        if self._groups and (self._watch is None or self._watch.poll() is not None):
+            with contextlib.suppress(OSError):  # the next look tries again
+                self._begin()
 
     def close(self) -> None:
         """Let go: every server over it has ended."""
@@ -37,13 +47,21 @@ class Lifeline:
         if watch is not None and watch.stdin is not None:
             with contextlib.suppress(OSError):
                 watch.stdin.close()
-            watch.wait()
+            try:
+                watch.wait(PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                watch.kill()
+                watch.wait()
 
     def _tell(self, line: str) -> None:
         if self._watch is not None and self._watch.poll() is None and self._written(line):
             return
+        self._begin()
+
+    def _begin(self) -> None:
+        """The first, or somebody has killed the one before."""
         self.close()
-        if self._groups:  # the first, or somebody has killed the one before
+        if self._groups:
             command = [sys.executable, "-I", "-S", str(Path(__file__).resolve())]
             nowhere = subprocess.DEVNULL
             self._watch = subprocess.Popen(  # noqa: S603 - this Python, and this file
@@ -58,7 +76,7 @@ class Lifeline:
         try:
             watch.stdin.write(f"{line}\n".encode())
             watch.stdin.flush()
-        except OSError:
+        except (OSError, ValueError):  # it reads no more, or was let go
             return False
         return True
 

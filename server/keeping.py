@@ -6,7 +6,6 @@ once anything of that is otherwise, or cannot be told to be the same, it ends an
 
 import contextlib
 import logging
-import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -22,6 +21,7 @@ from connectors.errors import ConnectorError, CredentialRejected, DefinitionChan
 from connectors.lasting import Lasting
 from connectors.lifeline import Lifeline
 from server.belonging import Slot, Whose, stands, whose
+from server.clock import running_s
 from server.connections import Connection, Workspaces
 from server.database import DatabaseProblem
 from server.identity import Caller, Directory, Frozen
@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("keyleash")
 
 MOST_KEPT = 32
-"""Of one process, each perhaps a program that runs: with one more, one that nobody talks in has to go."""
+"""Of one process, each perhaps a program that runs: with one more, one that nobody talks in has to go.
+
+Of a quarter of them, calls of no single org can be under way: however long its servers take, others have room.
+"""
 OLDEST_S = 8 * 3600.0
 """However busy it is, after this no further call is made in it."""
 LOOK_S = 1.0
@@ -81,6 +84,10 @@ class _Kept:
 
 
 _ALL_IN_USE = "All {} conversations that are kept at once are in use. Nothing was sent. Make the call again later."
+_ALL_OF_ORG_IN_USE = (
+    "All {} conversations in which calls of one org may be under way are in use. Nothing was sent. Make the call again "
+    "later."
+)
 
 BEGUN, ON = "begun", "went on"
 
@@ -102,7 +109,7 @@ class Conversations:
         directory: Directory,
         workspaces: Workspaces,
         *,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = running_s,
         most: int = MOST_KEPT,
         look_s: float = LOOK_S,
     ) -> None:
@@ -150,7 +157,8 @@ class Conversations:
         `run` is handed the conversation, and what it has to call at the last moment before the call is sent.
         """
         if not self._keeps(connector):
-            return await once(self._egress, connection, connector, kind, secret, run, before)
+            egress, lifeline = self._egress, self._lifeline
+            return await once(egress, connection, connector, kind, secret, run, before, lifeline=lifeline)
         mine = whose(caller, connection, connector)
         while True:
             one, told = await self._one(mine, caller.revision, connection, kind, secret)
@@ -163,8 +171,8 @@ class Conversations:
             try:
                 came = await one.lasting.call(lambda upstream: run(upstream, at_last))
             except ConnectorError as error:
-                self._forget(one, "a call in it failed" if ready else "its server ended it")
                 final = isinstance(error, (DefinitionChanged, CredentialRejected, RateLimited))
+                self._forget(one, "a call in it failed" if ready or final else "its server ended it")
                 if final or ready or told.kept == BEGUN:
                     raise
                 continue  # it had ended, and nothing of the call was sent: a new one is begun, once
@@ -183,14 +191,18 @@ class Conversations:
         self, mine: Whose, revision: int, connection: Connection, kind: CredentialKind, secret: Secret
     ) -> "tuple[_Kept, Told]":
         """The conversation that is kept for this, or a new one."""
+        self._leave_room_for_others(mine.org)
         one = self._kept.get(mine.slot)
         if one is not None:
             why = self._over(one) or self._otherwise(one, mine, kind, secret)
             if why is None:
                 return one, Told(ON)
             self._forget(one, why)
-            await self._gone(one)  # what it holds, such as a folder or a lock, the new one may want
+        for before in [each for each in self._going if each.whose.slot == mine.slot]:
+            await self._gone(before)  # what it holds, such as a folder or a lock, the new one may want
         await self._make_room(mine.org)
+        if self._lifeline is None:  # all were ended meanwhile, and nobody would end this one
+            raise Unreachable("Keyleash is being stopped. Nothing was sent.", maybe_sent=False)
         now = self._clock()
         one = _Kept(mine, _copy(secret, _needed(kind, secret)), now, now, revision)
         opening = partial(_opened, self._egress, connection, mine.connector, kind, one, self._lifeline)
@@ -219,20 +231,25 @@ class Conversations:
             return f"nothing was called in it for {keep_s} s"
         return None
 
+    def _leave_room_for_others(self, org: str) -> None:
+        under_way = sum(one.lasting.busy for one in self._going if one.whose.org == org)
+        most = self._most - self._most // 4
+        if under_way >= most:
+            raise Unreachable(_ALL_OF_ORG_IN_USE.format(most), maybe_sent=False)
+
     async def _make_room(self, org: str) -> None:
         """End one that nobody talks in where there are too many: of the org with the most, the longest idle one."""
         while len(self._going) >= self._most:
             of = Counter([org, *(one.whose.org for one in self._going)])
             idle = [one for one in self._kept.values() if not one.lasting.busy]
-            ending = next((one for one in self._going if self._kept.get(one.whose.slot) is not one), None)
-            if ending is not None:
-                await self._gone(ending)
-                continue
-            if not idle:
+            one = next((one for one in self._going if self._kept.get(one.whose.slot) is not one), None)
+            if one is None and idle:
+                one = min(idle, key=lambda each: (-of[each.whose.org], each.used))
+                self._forget(one, "there were too many others")
+            if one is not None:
+                await self._gone(one)
+            if one is None or one in self._going:
                 raise Unreachable(_ALL_IN_USE.format(self._most), maybe_sent=False)
-            one = min(idle, key=lambda each: (-of[each.whose.org], each.used))
-            self._forget(one, "there were too many others")
-            await self._gone(one)
 
     def _forget(self, one: _Kept, why: str) -> None:
         """No call finds it any more, and it ends."""
@@ -273,8 +290,15 @@ class Conversations:
 
     async def _look(self) -> None:
         """End those that are not to go on; of the others it is known that they may."""
+        if self._lifeline is not None:
+            self._lifeline.look()
+        answers = True
         for one in list(self._going):
-            why = self._seen(one)
+            why = None
+            try:
+                why = self._seen(one) if answers else None
+            except DatabaseProblem:  # no call is made meanwhile either, and each ends by itself when nobody uses it
+                answers = False  # to ask for each of the others would hold up everybody else for seconds
             if why is None and not one.lasting.busy:  # else it is in use, and its call says how it stands
                 why = self._over(one)
             if why is not None:
@@ -282,15 +306,17 @@ class Conversations:
             self._swept(one)
 
     def _seen(self, one: _Kept) -> str | None:
-        """Why it is not to go on: also where that cannot be seen."""
+        """Why it is not to go on: also where that cannot be seen. Raises DatabaseProblem."""
         try:
             return self._not_any_more(one)
+        except DatabaseProblem:
+            raise
         except Exception as error:
             log.error("it cannot be seen whether a conversation may go on: %s", type(error).__name__)
             return CHANGED
 
     def _not_any_more(self, one: _Kept) -> str | None:
-        """Why its agent or connection is not what it was, by what the database says now."""
+        """Why its agent or connection is not what it was, by what the database says now. Raises DatabaseProblem."""
         mine = one.whose
         try:
             now = self._directory.by_agent(mine.org, mine.agent)
@@ -302,8 +328,6 @@ class Conversations:
                 return CHANGED
         except Frozen:
             return "all agents were stopped meanwhile"
-        except DatabaseProblem:
-            return None  # no call is made meanwhile either, and it ends by itself when nobody uses it
         one.revision = now.revision
         return None
 
@@ -323,9 +347,11 @@ async def once(  # noqa: PLR0917 - what a conversation is made of, and what is d
     secret: Revealing,
     run: Run[R],
     before: Callable[[], None],
+    *,
+    lifeline: Lifeline | None = None,
 ) -> tuple[R, Told]:
     """What `run` comes to, in a conversation of its own that ends with it. Raises a ConnectorError."""
-    async with _opened(egress, connection, connector, kind, secret) as upstream:
+    async with _opened(egress, connection, connector, kind, secret, lifeline) as upstream:
         return await run(upstream, before), Told()
 
 

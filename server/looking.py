@@ -7,6 +7,7 @@ told of a server that cannot be asked; the log is, and the next look comes in it
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,6 +33,8 @@ log = logging.getLogger("keyleash")
 
 GLANCE_S = 60.0
 """How often it is looked whether a look is due."""
+ORG_S = 60.0
+"""After so long no further look at an org's servers is begun before others have had theirs."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +51,28 @@ class Looking:
             return
         database = self.parts.database
         try:
-            due = [each for org in database.orgs() for each in wrapped_of(database, self.connectors, org)]
-            for connection, connector in due:
-                if await self._claimed(connection):
-                    await self._look(connection, connector)
+            for org in database.orgs():
+                await self._of(org)
         except (DatabaseProblem, AuditError) as problem:
             log.warning("what wrapped servers say could not be looked at: %s", problem)
+
+    async def _of(self, org: str) -> None:
+        """Those of an org, for as long as others may be held up by it; the rest with the next glance."""
+        began = time.monotonic()
+        await asyncio.sleep(0)  # to ask a database for each of many takes a while, in which others are served
+        for connection, connector in wrapped_of(self.parts.database, self.connectors, org):
+            if time.monotonic() - began > ORG_S:
+                return
+            await asyncio.sleep(0)
+            if await self._claimed(connection):
+                await self._look(connection, connector)
 
     async def _claimed(self, connection: Connection) -> bool:
         """Whether a look is due, and this process is to make it."""
         own, every_ms = self.parts.database.of(connection.org), int(self.every_s * 1000)
         if own.query(lambda rows: _waits(rows, connection, every_ms)):
             return False
-        return await own.write(lambda rows: _there(rows, connection) and claim(rows, connection, every_ms))
+        return await own.write(lambda rows: _may_be(rows, connection) and claim(rows, connection, every_ms))
 
     async def _look(self, connection: Connection, connector: Connector) -> None:
         """Raises DatabaseProblem or AuditError."""
@@ -72,6 +84,11 @@ class Looking:
                 await verify(self.parts.egress, connection, connector, secret, seen=found.extend)
         except (ConnectorError, VaultError, CallRefused) as problem:
             log.warning("what the server of %s says could not be looked at: %s", connection.name, problem)
+            return
+        except (DatabaseProblem, AuditError):
+            raise
+        except Exception as error:  # its text may hold anything; the others are to be looked at all the same
+            log.error("a look at the server of %s failed inside Keyleash: %s", connection.name, type(error).__name__)
             return
 
         def change(rows: Rows) -> None:
@@ -155,3 +172,14 @@ def _there(rows: Rows, connection: Connection) -> bool:
     same = "SELECT 1 FROM connection WHERE org = ? AND id = ? AND credential_version = ?"
     key = (connection.org, connection.id, connection.credential_version)
     return rows.execute(same, key).fetchone() is not None
+
+
+def _may_be(rows: Rows, connection: Connection) -> bool:
+    """Whether it is still to be looked at, by its turn: the looks before it may have taken long."""
+    frozen = "SELECT 1 FROM org WHERE id = ? AND frozen_at IS NOT NULL"
+    unsigned = "SELECT 1 FROM connection WHERE org = ? AND id = ? AND needs_consent_at IS NOT NULL"
+    return (
+        _there(rows, connection)
+        and rows.execute(frozen, (connection.org,)).fetchone() is None
+        and rows.execute(unsigned, (connection.org, connection.id)).fetchone() is None
+    )

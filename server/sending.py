@@ -14,7 +14,7 @@ from connectors.auth import attaching
 from connectors.bounded import DEFAULT_LIMITS
 from connectors.definition import CredentialKind
 from connectors.elicitation import ASKING_S
-from connectors.errors import ConnectorError, DefinitionChanged
+from connectors.errors import ConnectorError, DefinitionChanged, RateLimited
 from connectors.reporting import reported_in
 from server.approval import CLOCKS_APART_MS, LOST_MS, Person, State
 from server.bound import Attempt, Bound
@@ -104,6 +104,8 @@ async def asked_of_server(parts: Parts, bound: Bound, attempt: Attempt, person: 
         if isinstance(answer, Questions):
             return Came(State.APPROVED, answer, {})
     except ConnectorError as error:
+        if isinstance(error, RateLimited):
+            parts.pace.pause(bound.connection.id, error.retry_after)
         found = {"definition_found": error.hash or "gone"} if isinstance(error, DefinitionChanged) else {}
         return failed(error, bound, found, maybe_before=False)
     except Exception as error:

@@ -29,6 +29,7 @@ TOOLS: dict[str, dict[str, Any]] = {
     "chatter": TEXT,  # so many notifications, once the call is over
     "grow": TEXT,  # the same, each of a megabyte
     "leave": NOTHING,  # by itself, once the call is over
+    "hush": NOTHING,  # from the next list on it says nothing more, and goes on hearing
     "write_and_die": TEXT,  # a line into this file, and gone without an answer
 }
 FORM = {"type": "object", "properties": {"colour": {"type": "string"}}, "required": ["colour"]}
@@ -46,6 +47,7 @@ class Server:
         self.kept: list[str] = []
         self.answers: list[Any] = []
         self.shifted = False
+        self.hushed = False
         self.waiting: dict[str, Any] = {}
         self.lock = threading.Lock()
 
@@ -72,6 +74,8 @@ class Server:
             if self.shifted:
                 tools[1]["description"] = "It does something else."
             self.result(number, {"tools": tools, **({"ttlMs": 0, "cacheScope": "private"} if self.modern else {})})
+            if self.hushed:
+                os.close(sys.stdout.fileno())
         elif method == "tools/call":
             self.call(number, message["params"]["name"], message["params"].get("arguments") or {}, message["params"])
         else:
@@ -110,6 +114,7 @@ class Server:
                 file.write("written\n")
             os._exit(3)
         self.shifted = self.shifted or name == "shift"
+        self.hushed = self.hushed or name == "hush"
         self.told(number, error=name == "fail")
         if name == "ask_late":
             self.elicit("late", None)

@@ -118,3 +118,49 @@ def test_nothing_is_begun_where_nothing_is_held() -> None:
     line = Lifeline()
     line.close()
     assert line._watch is None
+
+
+def test_a_watch_that_stands_still_holds_up_no_end() -> None:
+    """A server runs as the same user, and can stop it."""
+    line = Lifeline()
+    with subprocess.Popen(SLEEPS, start_new_session=True) as one:
+        with line.over(one.pid):
+            watch = line._watch
+            assert watch is not None
+            watch.send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        line.close()
+        assert time.monotonic() - began < 10
+        assert watch.returncode is not None
+        one.kill()
+
+
+def test_nothing_is_held_of_what_could_not_be_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object, **__: object) -> None:
+        raise OSError("no more processes")
+
+    line = Lifeline()
+    with monkeypatch.context() as patch:
+        patch.setattr("connectors.lifeline.subprocess.Popen", none)
+        with pytest.raises(OSError, match="no more"), line.over(1234567):
+            pytest.fail("it is not begun")
+    assert line._groups == set()
+
+
+def test_a_watch_that_was_killed_is_begun_anew_before_anything_else_begins() -> None:
+    line = Lifeline()
+    with subprocess.Popen(SLEEPS, start_new_session=True) as one:
+        with line.over(one.pid):
+            first = line._watch
+            assert first is not None
+            first.kill()
+            first.wait()
+            line.look()
+            second = line._watch
+            assert second is not None
+            assert second is not first
+            assert second.stdin is not None
+            second.stdin.close()  # as if this process had ended
+            assert one.wait(20) == -signal.SIGKILL
+        line.look()
+        line.close()

@@ -2,9 +2,10 @@
 
 import ipaddress
 import json
+import os
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -30,9 +31,13 @@ from connectors.errors import (
     Unreachable,
 )
 from connectors.loading import parse
+from connectors.process import started
 from connectors.upstream import Returned, Upstream, Wanted, opened
 from tests.installed import SECRET
-from tests.wrapped import Wrapped, command
+from tests.upstream import Answer as Canned
+from tests.upstream import Received
+from tests.upstream import Upstream as CannedServer
+from tests.wrapped import FORM, Wrapped, command
 from tests.wrapping import connector_text, definition
 from vault import Secret
 
@@ -322,6 +327,27 @@ async def test_a_line_without_end_is_not_taken_in() -> None:
         await begun(started=["/usr/bin/head", "-c", "12000000", "/dev/zero"])
 
 
+async def test_lines_without_content_cost_next_to_nothing() -> None:
+    with anyio.fail_after(15), pytest.raises(Unreachable, match="more than 10 MiB"):
+        await begun(started=["/usr/bin/yes", " "])
+
+
+async def test_a_program_that_sends_messages_without_end_is_stopped() -> None:
+    with pytest.raises(Unreachable, match="sends messages without end"):
+        await begun(started=["/usr/bin/yes", '{"jsonrpc":"2.0","method":"n"}'])
+
+
+async def test_nothing_is_left_of_a_folder_that_is_deeper_than_anybody_can_walk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    digs = "import os\nfor _ in range(3000): os.mkdir('a'); os.chdir('a')\nprint(flush=True)"
+    async with started([sys.executable, "-I", "-S", "-c", digs], {}, name="It", limits=DEFAULT_LIMITS) as process:
+        async for _ in process.lines():  # until it has ended
+            pass
+    assert os.listdir(tmp_path) == []  # noqa: PTH208 - it is a moment
+
+
 async def test_a_program_that_writes_what_is_too_deep_is_not_read(tmp_path: Path) -> None:
     deep = tmp_path / "deep"
     deep.write_text('{"jsonrpc": "2.0", "method": "x", "params": ' + '{"x": ' * 70 + "1" + "}" * 71 + "\n")
@@ -348,3 +374,98 @@ async def test_nothing_is_dialled_that_is_not_public_unless_the_operator_says_so
     with pytest.raises(Unreachable, match="not public"):
         await begun(wrapped.url, private=())
     assert wrapped.requests == []
+
+
+def asking_and_breaking_off(answered: int) -> Any:
+    """A server that asks in mid-call, answers the answer by this status, and breaks off."""
+    question = {"message": "Which?", "requestedSchema": FORM}
+    asks = {"jsonrpc": "2.0", "id": "q", "method": "elicitation/create", "params": question}
+    stream = f"id: 1\nretry: 200\nevent: message\ndata: {json.dumps(asks)}\n\n".encode()
+    info = {"protocolVersion": "2025-11-25", "capabilities": {}, "serverInfo": {"name": "x", "version": "1"}}
+    echo = definition("ask").raw
+
+    def answer(request: Received) -> Canned:
+        message = json.loads(request.body) if request.method == "POST" else {}
+        says: dict[str, Any] = {"initialize": info, "tools/list": {"tools": [dict(echo)]}}
+        method = message.get("method", "")
+        if method in says:
+            return Canned({"jsonrpc": "2.0", "id": message["id"], "result": says[method]})
+        if method == "tools/call":
+            return Canned(stream, headers={"Content-Type": "text/event-stream"})
+        if request.method == "GET":
+            return Canned(b"", 405)
+        if method == "server/discover":
+            error = {"code": -32601, "message": "Method not found"}
+            return Canned({"jsonrpc": "2.0", "id": message["id"], "error": error})
+        return Canned(b"", 202 if method else answered)
+
+    return answer
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 429, 500])
+async def test_a_call_that_has_arrived_did_whatever_becomes_of_the_messages_after_it(status: int) -> None:
+    async def relay(_ask: Ask) -> Answer:
+        return Answer("accept", {"colour": "red"})
+
+    with CannedServer() as server:
+        server.answer = asking_and_breaking_off(status)
+        with pytest.raises(Unreachable) as failed:
+            await call(f"{server.url}/mcp", "ask", {"text": "x"}, relay=relay)
+    assert failed.value.maybe_sent
+    assert any(b'"tools/call"' in request.body for request in server.requests)
+    assert any(b'"accept"' in request.body for request in server.requests)
+
+
+class OnceOnly:
+    """An egress that the first message leaves by, and no other."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+
+    async def stream(self, *_: Any, **__: Any) -> Any:
+        self.sent += 1
+        if self.sent > 1:
+            raise Unreachable("It could not be reached. Nothing was sent.", maybe_sent=False)
+        return self
+
+    status, bytes_in = 200, 0
+    headers: Mapping[str, str] = {}
+
+    def secrets(self) -> tuple[str, ...]:
+        return ()
+
+    async def whole(self) -> bytes:
+        return b""
+
+
+async def test_that_a_later_message_did_not_leave_says_nothing_of_the_call() -> None:
+    line, connector = Line("World"), parse(connector_text())
+    egress: Any = OnceOnly()
+    client, url = over_http(
+        line, egress, connector, "https://x.example/mcp", attach=lambda *_: (), private=(), limits=SHORT
+    )
+    line.sent = True
+    async with client:
+        for message in ({"method": "tools/call"}, {"result": {"action": "accept"}}):
+            await client.post(url, json=message)
+    assert line.problem is not None
+    told = line.unsent(line.problem)
+    assert isinstance(told, Unreachable)
+    assert told.maybe_sent
+    assert "Nothing" not in str(told)
+
+
+async def test_that_the_call_itself_did_not_leave_is_told() -> None:
+    line, connector = Line("World"), parse(connector_text())
+    egress: Any = OnceOnly()
+    client, url = over_http(
+        line, egress, connector, "https://x.example/mcp", attach=lambda *_: (), private=(), limits=SHORT
+    )
+    async with client:
+        await client.post(url, json={"method": "tools/list"})
+        line.sent = True
+        await client.post(url, json={"method": "tools/call"})
+    assert line.problem is not None
+    told = line.unsent(line.problem)
+    assert isinstance(told, Unreachable)
+    assert not told.maybe_sent

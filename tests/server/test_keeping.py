@@ -8,19 +8,24 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import pytest
 
 from connectors.definition import OAuth
+from connectors.upstream import Returned
 from server.app import running
 from server.call import call
+from server.clock import running_s
 from server.connections import Plan, connection_named, remove, rotate
+from server.database import DatabaseProblem
 from server.errors import AtLimit, CallRefused
 from server.identity import narrow_agent, remove_agent, rotate_agent, set_frozen
-from server.keeping import OLDEST_S
+from server.keeping import OLDEST_S, Conversations
 from server.narrowing import Narrowing
 from tests import postgres
 from tests.agents import ERAS, Nobody, answering, connected, execute, with_connector
@@ -244,6 +249,20 @@ async def test_the_next_call_never_uses_the_one_from_before_even_where_nobody_lo
         assert served.open == 1
 
 
+async def test_a_new_one_waits_for_the_one_before_also_where_that_is_just_ending(place: Place) -> None:
+    """What the one before holds, such as a lock, the new one may want."""
+    kept(place, "stubborn", keep="1m")
+    clock = Clock()
+    async with serving(place, clock) as served:
+        pid = (await served.said("remember", "a"))["pid"]
+        clock.now += 61
+        await until(lambda: not served.parts.conversations._kept)
+        assert there(pid), "it takes a second to end"
+        after = await served.said("recall")
+        assert not there(pid)
+        assert (after["kept"], after["pid"] == pid) == ([], False)
+
+
 async def test_what_concerns_something_else_does_not_end_it(place: Place) -> None:
     kept(place)
     reopen(place)
@@ -351,6 +370,63 @@ async def test_where_all_are_in_use_a_call_fails_and_nothing_is_sent(place: Plac
     assert place.events("call.outcome")[0]["outcome"] == "failed"
 
 
+async def test_an_org_whose_calls_never_end_leaves_room_for_others(place: Place) -> None:
+    kept(place)
+    for name in ("second", "third", "fourth"):
+        place.agent(name)
+    other = add_org(place.installation, "globex")
+    other.agent()
+    other.connect(None, connector="state", secret=SECRET)
+    async with serving(place, most=4) as served, anyio.create_task_group() as group:
+        for agent in ("reconciler", "second", "third"):
+            await served.said("remember", "a", agent=agent)
+            group.start_soon(partial(served, "hang", agent=agent))
+        await under_way(place, 6)
+        outcome = await served("recall", agent="fourth")
+        assert "All 3 conversations in which calls of one org" in outcome.text
+        assert (await Serving(other, served.parts).said())["kept"] == []
+        for one in list(served.parts.conversations._kept.values()):
+            one.lasting.cut()
+
+
+async def test_one_that_does_not_come_to_its_end_holds_up_no_call_for_ever(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept(place)
+    place.agent("second")
+    monkeypatch.setattr("server.keeping.END_S", 0.1)
+    async with serving(place, most=1) as served:
+        await served.said("remember", "a")
+        (one,) = served.parts.conversations._kept.values()
+        never: Any = SimpleNamespace(wait=anyio.sleep_forever, is_set=lambda: False, set=lambda: None)
+        one.lasting.ended = never
+        with anyio.fail_after(20):
+            outcome = await served("recall", agent="second")
+        assert "All 1 conversations" in outcome.text
+
+
+async def test_where_the_database_does_not_answer_it_is_asked_once_for_all_of_them(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each question could take seconds, in which nobody else is served."""
+    kept(place)
+    place.agent("second")
+    asked: list[str] = []
+
+    def away(_org: str, agent: str) -> None:
+        asked.append(agent)
+        raise DatabaseProblem("It does not answer.")
+
+    async with serving(place, look_s=NEVER) as served:
+        await served.said("remember", "a")
+        await served.said("remember", "b", agent="second")
+        with monkeypatch.context() as patch:
+            patch.setattr(served.parts.conversations._directory, "by_agent", away)
+            await served.parts.conversations._look()
+        assert (len(asked), served.open) == (1, 2)
+        assert (await served.said("recall"))["kept"] == ["a"]
+
+
 async def under_way(place: Place, number: int) -> None:
     """So many calls have been sent, as far as anybody here can see."""
     await until(lambda: len(place.events("call.attempt")) == number)
@@ -391,6 +467,23 @@ async def test_calls_of_one_agent_at_once_are_made_one_after_the_other_in_one_co
                 group.start_soon(one, number)
     assert len({each["pid"] for each in said}) == 1
     assert sorted(len(each["kept"]) for each in said) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("era", ["modern", "handshake"])
+async def test_calls_at_once_over_http_share_one_session_one_after_the_other(place: Place, era: str) -> None:
+    with Wrapped(SECRET, era=era) as wrapped:
+        with_connector(place, "world", world_text(keep="10m"))
+        place.connect(wrapped.url, connector="world", secret=SECRET)
+        async with running(place.installation) as parts:
+
+            async def one(number: int) -> None:
+                assert (await call(parts, place.caller(), "world_echo", {"text": str(number)}, Nobody())).ok
+
+            async with anyio.create_task_group() as group:
+                for number in range(4):
+                    group.start_soon(one, number)
+            assert parts.conversations.open == 1
+    assert sorted(conversations(place)) == ["begun", "went on", "went on", "went on"]
 
 
 # -- what goes wrong
@@ -457,15 +550,20 @@ async def test_a_server_whose_end_is_seen_only_when_it_is_spoken_to_is_begun_ane
         assert (after["kept"], len(place.events("call.attempt"))) == ([], 2)
 
 
-@pytest.mark.parametrize("before", [True, False])
-async def test_a_server_that_ended_in_mid_call_is_not_sent_the_call_again(
-    place: Place, tmp_path: Path, before: bool
-) -> None:
+def kept_that_writes(place: Place) -> None:
+    """With a tool of which it matters whether it was called."""
     reads = "effect: read\n    because: It changes nothing that stays.\n    ask: Do write_and_die"
     text = connector_text(command()).replace(reads, "effect: write\n    ask: Do write_and_die")
     with_connector(place, "state", text)
     place.connect(None, connector="state", secret=SECRET)
     place.rule(who="everyone", tools=["state.*"], then="allow")
+
+
+@pytest.mark.parametrize("before", [True, False])
+async def test_a_server_that_ended_in_mid_call_is_not_sent_the_call_again(
+    place: Place, tmp_path: Path, before: bool
+) -> None:
+    kept_that_writes(place)
     witness = tmp_path / "witness"
     async with serving(place, look_s=NEVER) as served:
         if before:
@@ -475,6 +573,17 @@ async def test_a_server_that_ended_in_mid_call_is_not_sent_the_call_again(
         assert witness.read_text() == "written\n"
         assert served.open == 0, "and none was begun for it"
         assert (await served.said("recall"))["kept"] == []
+
+
+async def test_a_server_that_says_nothing_more_and_goes_on_hearing_has_heard_the_call(
+    place: Place, tmp_path: Path
+) -> None:
+    kept_that_writes(place)
+    witness = tmp_path / "witness"
+    async with serving(place, look_s=NEVER) as served:
+        await served("hush")
+        assert not (await served("write_and_die", str(witness))).ok
+        assert (place.events("call.outcome")[-1]["outcome"], witness.read_text()) == ("unknown", "written\n")
 
 
 async def test_a_server_that_was_killed_in_mid_call_is_noticed_at_once(place: Place) -> None:
@@ -656,7 +765,7 @@ async def test_over_http_a_renewed_token_goes_on_in_the_same_session_and_another
             for secret in (SECRET, f"{SECRET}-renewed"):
                 wrapped._secret = secret
                 with Secret({"secret": secret, "refresh_token": "of_no_use_to_a_call"}) as given:
-                    await parts.conversations.talk(
+                    came, _told = await parts.conversations.talk(
                         place.caller(),
                         connection,
                         connector,
@@ -667,12 +776,49 @@ async def test_over_http_a_renewed_token_goes_on_in_the_same_session_and_another
                     )
                 (one,) = parts.conversations._kept.values()
                 assert one.fields == (("secret",) if by_oauth else ("secret", "refresh_token"))
+            assert isinstance(came, Returned)
+            before = {SECRET} if by_oauth else set[str]()
+            assert {f"{SECRET}-renewed"} | before <= set(came.reply.secrets), "what it may still repeat is scrubbed"
         sessions = {headers.get("mcp-session-id") for _, _, headers in wrapped.requests} - {None}
         assert len(sessions) == (1 if by_oauth else 2)
         assert len(wrapped.world.calls) == 2
 
 
+async def test_none_is_begun_once_all_are_ended(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that waited for room while the server was stopped."""
+    kept(place)
+    async with serving(place) as served:
+        conversations = served.parts.conversations
+
+        async def meanwhile(_org: str) -> None:
+            conversations._lifeline = None
+
+        monkeypatch.setattr(conversations, "_make_room", meanwhile)
+        outcome = await served("recall")
+        assert (outcome.ok, served.open) == (False, 0)
+    assert place.events("call.outcome")[-1]["outcome"] == "failed"
+
+
 # -- the whole server
+
+
+async def test_a_program_that_is_started_for_one_call_does_not_outlive_a_killed_server_either(place: Place) -> None:
+    kept(place, keep=None)
+    async with serving(place) as served, anyio.create_task_group() as group:
+        lifeline = served.parts.conversations._lifeline
+        assert lifeline is not None
+        group.start_soon(served, "hang")
+        await until(lambda: len(lifeline._groups) == 1)
+        assert lifeline._watch is not None
+        (pid,) = lifeline._groups
+        os.kill(pid, signal.SIGKILL)
+    assert lifeline._groups == set()
+
+
+def test_what_a_machine_sleeps_counts_as_idle(place: Place) -> None:
+    egress: Any = None
+    own = place.installation
+    assert Conversations(egress, own.directory, own.workspaces)._clock is running_s
 
 
 @pytest.mark.parametrize("how", ["closed", signal.SIGTERM, signal.SIGKILL])

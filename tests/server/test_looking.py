@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
+from connectors.errors import Unreachable
 from server.app import running
 from server.clock import now_ms
-from server.connections import connection_named, remove
+from server.connections import Connection, connection_named, remove
 from server.held import held_of
 from server.identity import set_frozen
 from server.looking import Looking, looking
@@ -187,3 +188,87 @@ def test_a_setting_that_makes_no_sense_is_refused(monkeypatch: pytest.MonkeyPatc
     for good in ("0", "300", "604800"):
         monkeypatch.setenv("KEYLEASH_LOOK_SECONDS", good)
         assert read_settings().look_seconds == float(good)
+
+
+async def test_a_freeze_counts_for_the_looks_that_were_due_before_it(place: Place, wrapped: Wrapped) -> None:
+    """The looks are made one after the other, which takes as long as the servers do."""
+    wrapping(place, url=wrapped.url)
+    place.connect(wrapped.url, connector="world", name="world_two", secret=SECRET)
+
+    def freeze() -> None:
+        wrapped.world.after_list = lambda: None
+        place.database.write_now(lambda rows: set_frozen(rows, place.org, frozen=True, by="alice"))
+
+    async with looks(place) as own:
+        await own.go()
+        an_hour_later(place)
+        wrapped.world.after_list = freeze
+        await own.go()
+    assert wrapped.world.lists == 3, "the look that was under way is made, and no other is begun"
+
+
+async def test_a_look_that_fails_inside_stands_in_no_others_way(
+    place: Place, wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrapping(place, url=wrapped.url)
+    place.connect(wrapped.url, connector="world", name="world_two", secret=SECRET)
+    asked: list[str] = []
+
+    async def broken(_egress: object, connection: Connection, *_: object, **__: object) -> None:
+        asked.append(connection.name)
+        raise RecursionError(SECRET)
+
+    async with looks(place) as own:
+        await own.go()
+        an_hour_later(place)
+        monkeypatch.setattr("server.looking.verify", broken)
+        await own.go()
+    assert sorted(asked) == ["world", "world_two"]
+    assert SECRET not in caplog.text
+
+
+async def test_others_are_served_while_it_is_looked_what_is_due(place: Place) -> None:
+    for number in range(20):
+        add_org(place.installation, f"org{number}")
+    turns = 0
+
+    async def serve() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with looks(place) as own:
+        task = asyncio.create_task(serve())
+        await asyncio.sleep(0)
+        before = turns
+        await own.go()
+        task.cancel()
+    assert turns - before >= 20
+
+
+async def test_an_org_whose_servers_take_long_holds_up_no_others_look(
+    place: Place, wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrapping(place, url=wrapped.url)
+    for number in range(4):
+        place.connect(wrapped.url, connector="world", name=f"world_{number}", secret=SECRET)
+    other = add_org(place.installation, "globex")
+    other.connect(wrapped.url, connector="world", secret=SECRET)
+    asked: list[str] = []
+
+    async def slowly(_egress: object, connection: Connection, *_: object, **__: object) -> None:
+        asked.append(connection.org)
+        await asyncio.sleep(0.1)
+        raise Unreachable("It hangs.")
+
+    async with looks(place) as own:
+        await own.go()
+        an_hour_later(place)
+        monkeypatch.setattr("server.looking.verify", slowly)
+        monkeypatch.setattr("server.looking.ORG_S", 0.15)
+        await own.go()
+        assert (asked.count(place.org), asked.count(other.org)) == (2, 1)
+        await own.go()
+        await own.go()
+        assert (asked.count(place.org), asked.count(other.org)) == (5, 1), "and the rest have their turn"

@@ -17,8 +17,10 @@ from server.call import Parts, call
 from server.errors import ApprovalRequired, AtLimit, structured
 from server.pacing import LONGEST_PAUSE_S, MINUTE_MS, Turns, pace_of, set_pace
 from tests.agents import Nobody, decide, execute
-from tests.installed import Place
+from tests.installed import SECRET, Place
 from tests.upstream import Answer, Upstream
+from tests.wrapped import Wrapped
+from tests.wrapping import wrapping
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
@@ -222,6 +224,18 @@ async def test_a_provider_that_asks_for_a_pause_gets_it(place: Place, upstream: 
         assert await made(parts, place), "each server process knows of a pause by itself"
 
 
+async def test_a_wrapped_server_that_asks_for_a_pause_gets_it(place: Place) -> None:
+    with Wrapped(SECRET) as wrapped:
+        wrapping(place, url=wrapped.url)
+        wrapped.refuse = lambda _method, _headers: (429, {"Retry-After": "30"}, b"")
+        async with running(waiting(place, 1).installation) as parts:
+            assert not await made(parts, place, "world_echo", text="x")
+            seen = len(wrapped.requests)
+            with pytest.raises(AtLimit):
+                await made(parts, place, "world_echo", text="x")
+            assert len(wrapped.requests) == seen
+
+
 async def test_a_short_pause_is_waited_for(place: Place, upstream: Upstream) -> None:
     place.connect(upstream.url, connector="slack", name="chat")
     place.rule(who="everyone", tools=["chat.*"], then="allow")
@@ -276,3 +290,21 @@ def test_no_provider_can_ask_for_a_pause_without_end() -> None:
     assert turns.paused_s("c") == 0
     turns.pause("c", None)
     assert turns.paused_s("c") == 0
+
+
+@pytest.mark.parametrize("pace", [Pace(), Pace(concurrent=4)])
+async def test_of_the_calls_with_one_word_one_is_made_at_a_time_whatever_the_connection_takes(pace: Pace) -> None:
+    turns = Turns(5.0)
+    under_way: list[int] = []
+    most: list[int] = []
+
+    async def carry_out() -> None:
+        under_way.append(1)
+        most.append(len(under_way))
+        await anyio.sleep(0.02)
+        under_way.pop()
+
+    async with anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(partial(turns.in_turn, "con_1", "world", pace, carry_out, alone="org agent con_1"))
+    assert (most, turns._taken) == ([1, 1, 1], {})
