@@ -79,7 +79,7 @@ class Turns:
         Of the calls with the same word `alone` there is one at a time. Where `carry_out` raises Full, it is tried again
         when the minute is over. Raises AtLimit.
         """
-        if pace == _UNLIMITED and connection not in self._paused:
+        if pace == _UNLIMITED and not alone and connection not in self._paused:
             return await carry_out()
         turn = Turn(self, connection, name, self.clock() + self.patience_s)
         async with contextlib.AsyncExitStack() as stack:
