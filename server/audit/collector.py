@@ -122,9 +122,9 @@ class Collector:
                 f"{self.url} refuses {which} (HTTP {answer.status}). {mend}. Then start the stream again: it goes on "
                 "with these."
             )
-        return self._rejected(answer, which)
+        return self._rejected(answer, which, len(part))
 
-    def _rejected(self, answer: Answer, which: str) -> int:
+    def _rejected(self, answer: Answer, which: str, most: int) -> int:
         """How many were, and what the receiver says is said. Raises StreamProblem where it is no receiver."""
         try:
             rejected, words = _partial_success(answer.body)
@@ -133,7 +133,7 @@ class Collector:
                 f"{self.url} answers with what no receiver of OTLP does (HTTP {answer.status}), so nothing says that "
                 f"it took {which}. See whether KEYLEASH_OTLP_LOGS is right; the stream goes on with these."
             ) from None
-        said = self._scrubbed(words)
+        said, rejected = self._scrubbed(words), min(rejected, most)
         if rejected:
             self._say(f"{self.url} has rejected {rejected} of {which} for good{said}. They are not sent again.")
         elif words:

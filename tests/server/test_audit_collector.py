@@ -220,6 +220,13 @@ def test_what_it_rejects_for_good_is_said_and_counted_and_not_sent_again(
     assert streams.said[1].endswith(f"has taken entry {streams.last}, and says: use gzip.")
 
 
+def test_it_rejects_no_more_than_it_was_sent_whatever_it_says(streams: Streams, there: HttpCollector) -> None:
+    there.reply = answering(partly(10**9))
+    stream = streams.run(posted(streams, there))
+    assert (stream.refused, stream.sent) == (streams.last, 0)
+    assert f"rejected {streams.last} of the entries 1 to {streams.last} for good." in streams.said[0]
+
+
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"partialSuccess":null}', b'{"partialSuccess":{"errorMessage":null}}'])
 def test_an_answer_with_nothing_to_say_is_a_yes(streams: Streams, there: HttpCollector, body: bytes) -> None:
     there.reply = lambda _: Reply(body=body)
