@@ -335,6 +335,10 @@ def test_a_secret_is_read_anew_for_each_request_and_is_shown_nowhere(
     told = [each.headers["authorization"] for each in there.requests]
     assert len(set(told)) == 2
     assert all(each.startswith(CANARY) for each in told)
+    there.reply = lambda request: partly(0, f"hello, {request.headers['authorization'].partition(' ')[2]}")
+    streams.add()
+    streams.run(receiver)
+    assert streams.said.pop().endswith("hello, [removed by Keyleash]."), "though the next one is another"
     there.reply = lambda request: partly(1, f"not {request.headers['authorization']} {CANARY.split()[1]}")
     receiver = posted(streams, there, hidden())
     streams.add()
