@@ -3,7 +3,6 @@
 What goes wrong below the protocol is kept on the Line, as an error of this room: the SDK would hide or quote it.
 """
 
-import json
 import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
@@ -52,7 +51,6 @@ class Line:
 
     title: str
     sent: bool = False  # whether the call itself may have left
-    arrived: bool = False  # over HTTP, whether it may have come there: what fails after that is another message
     problem: ConnectorError | None = None
     status: int = 0  # of the last message's answer over HTTP
     retry_after: float | None = None
@@ -75,8 +73,7 @@ class Line:
 
     def another(self) -> None:
         """A further call begins: what is counted is counted anew. What has to be scrubbed stays."""
-        self.sent, self.arrived = False, False
-        self.status, self.retry_after, self.bytes_in, self.noise = 0, None, 0, 0
+        self.sent, self.status, self.retry_after, self.bytes_in, self.noise = False, 0, None, 0, 0
         self.requests.clear()
         if self.process is not None:
             self.process.bytes_in = 0
@@ -89,9 +86,7 @@ class Line:
         return tuple(self._secrets)
 
     def unsent(self, error: ConnectorError) -> ConnectorError:
-        """The same failure, told as one before the call was sent, where it was, and never where it was after that."""
-        if self.arrived and isinstance(error, Unreachable) and not error.maybe_sent:
-            return Unreachable(f"{self.title} broke off before it answered.")
+        """The same failure, told as one before the call was sent, where it was."""
         if self.sent or not isinstance(error, (Unreachable, UpstreamError, ResponseTooLarge)):
             return error
         return Unreachable(f"{str(error).rstrip('.')}. The call itself was not sent.", maybe_sent=False)
@@ -141,20 +136,17 @@ class Through(httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         content = await request.aread()
         matters = request.method == "POST"
-        the_call = matters and self.line.sent and _calls(content)
         failed: ConnectorError | None = None
         try:
             stream = await self._sent(request, content)
-            if matters and not self.line.arrived:
+            if matters:
                 self.line.status = stream.status
                 self.line.retry_after = retry_after(stream.headers)
-            self.line.arrived |= the_call
             return await self._response(request, stream)
         except ConnectorError as error:
             failed = error
         if matters:
-            self.line.arrived |= the_call and not (isinstance(failed, Unreachable) and not failed.maybe_sent)
-            self.line.problem = self.line.problem or failed
+            self.line.problem = failed
         return httpx2.Response(502, request=request)
 
     async def _sent(self, request: httpx2.Request, content: bytes) -> Stream:
@@ -190,11 +182,6 @@ class Through(httpx2.AsyncBaseTransport):
         body = await stream.whole()
         self.line.bytes_in += stream.bytes_in
         return httpx2.Response(stream.status, headers=headers, content=body, request=request)
-
-
-def _calls(content: bytes) -> bool:
-    """Whether it is a call of a tool, rather than an answer or a notice in the middle of one."""
-    return bool(json.loads(content).get("method") == "tools/call")
 
 
 class _Pieces(httpx2.AsyncByteStream):

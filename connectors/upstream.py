@@ -143,8 +143,6 @@ class Upstream:
             found = [each for each in await self._definitions() if each.name == name]
             if len(found) != 1 or found[0].hash != pinned:
                 raise DefinitionChanged(name, pinned, found[0].raw if found else None, found[0].hash if found else None)
-            if self._line.problem is not None:  # what it still hears, it could carry out all the same
-                raise self._line.unsent(self._line.problem)
             before()
             self._line.sent = True
             return await self._called(name, arguments, defer=defer, answers=answers, state=state)
@@ -253,7 +251,6 @@ class Upstream:
                 input_responses=cast("t.InputResponses | None", responses),
                 request_state=state,
             )
-            self._line.arrived = False  # a round before was not begun, by the server's own word
             # Not `call_tool`: that holds the answer to the server's own schema, with patterns that may never end.
             result = await self._talk.send_request(t.CallToolRequest(params=params), _RESULT)
             if isinstance(result, t.CallToolResult):
@@ -425,8 +422,7 @@ async def opened(
     except ConnectorError as error:
         failed = failed or error
     except Exception:  # what the SDK's own tasks came to
-        problem = line.problem or Unreachable(f"{line.title} broke off.", maybe_sent=line.sent)
-        failed = failed or line.unsent(problem)
+        failed = failed or line.problem or Unreachable(f"{line.title} broke off.", maybe_sent=line.sent)
     line.note_what_it_said(failed)
     if failed is not None:
         raise failed

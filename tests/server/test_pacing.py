@@ -2,7 +2,6 @@
 
 import contextlib
 import threading
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -206,22 +205,6 @@ async def test_a_limit_that_is_changed_while_calls_are_under_way_counts_for_the_
 
     await turns.in_turn("c", "stripe", one, first)
     assert took == ["two at once"]
-
-
-async def test_of_calls_in_one_conversation_there_is_one_at_a_time_where_nothing_else_is_limited_too() -> None:
-    turns, under_way, most = Turns(20), Counter[str](), Counter[str]()
-
-    async def one(word: str) -> None:
-        under_way[word] += 1
-        most[word] = max(most[word], under_way[word])
-        most["any"] = max(most["any"], under_way.total())
-        await anyio.sleep(0.01)
-        under_way[word] -= 1
-
-    async with anyio.create_task_group() as group:
-        for word in ("mine", "mine", "mine", "another's"):
-            group.start_soon(partial(turns.in_turn, "c", "wrapped", Pace(), partial(one, word), alone=word))
-    assert most == {"mine": 1, "another's": 1, "any": 2}
 
 
 async def test_a_provider_that_asks_for_a_pause_gets_it(place: Place, upstream: Upstream) -> None:
