@@ -132,7 +132,7 @@ class Collector:
         """How many were, and what the receiver says is said. Raises StreamProblem where it is no receiver."""
         try:
             rejected, words = _partial_success(answer.body)
-        except (ValueError, TypeError, AttributeError, RecursionError):
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
             raise StreamProblem(
                 f"{self.url} answers with what no receiver of OTLP does (HTTP {answer.status}), so nothing says that "
                 f"it took {which}. See whether KEYLEASH_OTLP_LOGS is right; the stream goes on with these."

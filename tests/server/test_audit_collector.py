@@ -240,6 +240,7 @@ def test_an_answer_with_nothing_to_say_is_a_yes(streams: Streams, there: HttpCol
         *[b"<html>sign in</html>", b"[]", b"1", b'"ok"', b"\xff", b"[" * 50_000, b" " * (MOST_ANSWER + 1) + b"{}"],
         *[b'{"partialSuccess":1}', b'{"partialSuccess":{"rejectedLogRecords":"x"}}'],
         *[b'{"partialSuccess":{"rejectedLogRecords":-1}}', b'{"partialSuccess":{"errorMessage":5}}'],
+        b'{"partialSuccess":{"rejectedLogRecords":1e999}}',
     ],
 )
 def test_a_yes_of_something_else_is_none(streams: Streams, there: HttpCollector, body: bytes) -> None:
