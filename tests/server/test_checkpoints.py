@@ -437,6 +437,15 @@ def test_a_log_that_goes_on_after_a_loss_has_another_name_and_says_so(
         assert verify_database(place.database, place.org, proofs=Proofs((made,), anew.verifier)).exit_code == 0
 
 
+def test_a_log_that_has_another_name_is_signed_under_that_though_nothing_was_added(place: Place) -> None:
+    note(place)
+    other = replace(signer(place), origin=f"{signer(place).origin}/9")
+    made, new = kept(place).make(place.database, place.org, other)
+    assert (made.origin, new) == (other.origin, True)
+    made.require(other.verifier)
+    assert kept(place).make(place.database, place.org, other) == (made, False)
+
+
 def test_a_key_that_is_made_after_losses_bears_the_number_of_the_last_one(place: Place) -> None:
     seqs = [
         place.database.write_now(lambda rows, event=event, said=said: append(rows, place.org, event, **said)).seq
