@@ -51,7 +51,7 @@ async def call(
             require_open(parts, caller)
             await parts.keys.at_hand(caller.org)
             bound = await bind(parts, caller, name, arguments, seen=seen)  # and decide
-            await require_usable(parts, bound)
+            await require_usable(parts, bound, pointer)
             bound, clearance = await require(parts, bound, person, pointer)
             for tried in range(TRIES + 1):
                 if clearance.outcome is not None:

@@ -9,7 +9,7 @@ from server.audit import AUDIT_VALUES, AuditError, Event, append
 from server.bound import Attempt, Bound
 from server.connections import take_credential
 from server.database import DatabaseProblem, Rows
-from server.errors import LimitReached, NoLongerValid, Unrecorded
+from server.errors import LimitReached, NoLongerValid, OutcomeUnknown, Unrecorded
 from server.identity import Moved, require_unmoved, used
 from server.oauth.tokens import rejected
 from server.onrecord import by_leave_of, hashed, refuse_bound, what, who
@@ -38,8 +38,8 @@ async def begin(parts: Parts, bound: Bound, clearance: Clearance) -> Attempt | O
     def change(rows: Rows) -> Attempt:
         begun = parts.clock()
         require_unmoved(rows, bound.caller)
+        parts.approvals.claim(rows, asked, clearance)  # first: what another call made of it is told, not a limit
         count_call(rows, bound.connection)
-        parts.approvals.claim(rows, asked, clearance)
         reserve(rows, bound.caller.org, bound.budgets, agreed=_agreed(clearance))
         count(rows, bound.caller.org, bound.connection.name, bound.pace)
         taken = take_credential(rows, parts.vault, bound.connection)
@@ -74,6 +74,8 @@ async def begin(parts: Parts, bound: Bound, clearance: Clearance) -> Attempt | O
         await refuse_bound(parts, bound, refusal)
         raise
     except LimitReached as refusal:  # an approval stays for another day, within its time
+        if clearance.approval is not None and clearance.again:  # it was sent before: nobody may hear that it was not
+            raise OutcomeUnknown(clearance.approval.id) from None
         await refuse_bound(parts, bound, refusal)
         raise
     except Lost:

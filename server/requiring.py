@@ -4,7 +4,7 @@ What changed while a call was held, or since it was cleared, is seen before anyt
 """
 
 from server.allowance import require_left
-from server.approval import Asked, Clearance, Person, last_done, still_enough
+from server.approval import Asked, Clearance, Person, State, last_done, still_enough
 from server.binding import bind_again
 from server.bound import Bound
 from server.clock import iso
@@ -25,11 +25,15 @@ from server.prompt import render
 from server.retelling import RESTLESS, TRIES, told_again
 
 
-async def require_usable(parts: Parts, bound: Bound) -> None:
+async def require_usable(parts: Parts, bound: Bound, pointer: str | None) -> None:
     """Nobody is asked about a call that cannot be carried out: its account takes no more today, or needs a consent.
 
-    Raises CallRefused, on record.
+    Where it was asked about before, and may have been carried out, what came of that is looked for first. Raises
+    CallRefused, on record.
     """
+    before = parts.approvals.find(bound.caller.org, pointer) if pointer is not None else None
+    if before is not None and before.state is not State.PENDING:
+        return
     try:
         require_left(parts.database, bound.connection)
     except LimitReached as refusal:

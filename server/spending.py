@@ -125,11 +125,13 @@ def reserve(rows: Rows, org: str, budgets: Sequence[Budget], *, agreed: bool) ->
 
 
 def spend(rows: Rows, org: str, budgets: Sequence[Budget], said: Reported) -> None:
-    """Count what an answer said that it took, in the transaction of its outcome."""
+    """Count what an answer said that it took, in the transaction of its outcome, in what these budgets are by then."""
     tokens, cost = said.tokens_in + said.tokens_out, said.cost
     if not budgets or not (tokens or cost):
         return
-    for one in standings(rows, org, budgets, now_ms()):
+    began_in = {one.id for one in budgets}
+    present = [one for one in budgets_in(rows, org) if one.id in began_in]
+    for one in standings(rows, org, present, now_ms()):
         if one.budget.measure == "tokens" and tokens:
             _add(rows, org, one, tokens)
         if one.budget.measure == "cost" and cost and said.unit == one.budget.unit:

@@ -47,7 +47,10 @@ class Usage:
 
     @property
     def unknown(self) -> int:
-        """Calls of which it is not known what became of them, those under way among them."""
+        """Calls of which it is not known what became of them, those under way among them.
+
+        And those that a wrapped server has not begun, since it wanted answers first: with these the call is another.
+        """
         return self.calls - self.succeeded - self.failed
 
 

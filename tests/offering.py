@@ -107,11 +107,17 @@ def offered_by_operator(
 
 
 async def asked(
-    place: Place, person: Person | None = None, *, name: str = ASK[0], given: dict[str, Any] | None = None
+    place: Place,
+    person: Person | None = None,
+    *,
+    name: str = ASK[0],
+    given: dict[str, Any] | None = None,
+    pointer: str | None = None,
 ) -> Outcome:
     """One call of the org's agent."""
+    arguments = ASK[1] if given is None else given
     async with running(place.installation) as parts:
-        return await call(parts, place.caller(), name, ASK[1] if given is None else given, person or Nobody())
+        return await call(parts, place.caller(), name, arguments, person or Nobody(), pointer=pointer)
 
 
 __all__ = ["ASK", "OWN", "SECOND", "THEIRS", "Offering", "asked", "offered_by_operator", "offering"]

@@ -47,11 +47,15 @@ Hidden = Callable[[], Secret]
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back: `body` is cut off at `MOST_ANSWER` and one. It may quote the request, so it is not shown."""
+    """What came back: `body` is cut off at `MOST_ANSWER` and one. It may quote the request, so it is not shown.
+
+    `secrets` stood in that request's headers: read again, they may be others.
+    """
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
+    secrets: Sequence[str] = field(repr=False)
 
 
 class Collector:
@@ -122,29 +126,23 @@ class Collector:
                 f"{self.url} refuses {which} (HTTP {answer.status}). {mend}. Then start the stream again: it goes on "
                 "with these."
             )
-        return self._rejected(answer, which)
+        return self._rejected(answer, which, len(part))
 
-    def _rejected(self, answer: Answer, which: str) -> int:
+    def _rejected(self, answer: Answer, which: str, most: int) -> int:
         """How many were, and what the receiver says is said. Raises StreamProblem where it is no receiver."""
         try:
             rejected, words = _partial_success(answer.body)
-        except (ValueError, TypeError, AttributeError, RecursionError):
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
             raise StreamProblem(
                 f"{self.url} answers with what no receiver of OTLP does (HTTP {answer.status}), so nothing says that "
                 f"it took {which}. See whether KEYLEASH_OTLP_LOGS is right; the stream goes on with these."
             ) from None
-        said = self._scrubbed(words)
+        said, rejected = _scrubbed(words, answer), min(rejected, most)
         if rejected:
             self._say(f"{self.url} has rejected {rejected} of {which} for good{said}. They are not sent again.")
         elif words:
             self._say(f"{self.url} has taken {which}, and says{said}.")
         return rejected
-
-    def _scrubbed(self, words: str) -> str:
-        if not words:
-            return ""
-        text = scrub(words, [each for line in self._headers().values() for each in (line, *line.split())])
-        return f": {text[:LONGEST_WORDS].rstrip('.')}"
 
     def _posted(self, body: bytes) -> Answer:
         """Raises Away where it comes to no answer. Nothing that is raised had the headers in hand."""
@@ -160,8 +158,9 @@ class Collector:
 
     def _exchanged(self, body: bytes) -> Answer:
         until = time.monotonic() + SEND_S
-        kind = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-        with self._client.stream("POST", self.url, content=body, headers={**self._headers(), **kind}) as answer:
+        hidden = self._headers()
+        headers = {**hidden, "Content-Type": "application/json", "Accept-Encoding": "identity"}
+        with self._client.stream("POST", self.url, content=body, headers=headers) as answer:
             found = bytearray()
             for piece in answer.iter_raw():
                 found += piece
@@ -169,7 +168,7 @@ class Collector:
                     raise TimeoutError
                 if len(found) > MOST_ANSWER:
                     break
-            return Answer(answer.status_code, dict(answer.headers), bytes(found))
+            return Answer(answer.status_code, dict(answer.headers), bytes(found), list(hidden.values()))
 
     def _headers(self) -> dict[str, str]:
         """Raises Away where one cannot be read, or is none."""
@@ -203,6 +202,13 @@ def _value(name: str, read: Hidden) -> str:
 
 
 _HEADER = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
+
+
+def _scrubbed(words: str, answer: Answer) -> str:
+    if not words:
+        return ""
+    text = scrub(words, [each for line in answer.secrets for each in (line, *line.split())])
+    return f": {text[:LONGEST_WORDS].rstrip('.')}"
 
 
 def _partial_success(body: bytes) -> tuple[int, str]:

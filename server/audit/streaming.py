@@ -121,6 +121,7 @@ class Stream:
     refused: int = 0
     """How many the receiver was handed and did not take, for good."""
     _before: Position | None = None
+    """Where the last batch began that was handed on."""
     _tries: int = 0
 
     def begin(self) -> None:
@@ -134,7 +135,7 @@ class Stream:
         while True:
             try:
                 end = head(self.db, self.position.org) or Head(0, "")
-                if end.seq < self.position.seq:
+                if end != Head(self.position.seq, self.position.hash):
                     self._require_same_log()
                 self._hand_on(end, filters)
                 self._works()
@@ -157,8 +158,10 @@ class Stream:
         found = select(self.db, self.position.org, after=self.position.seq, **filters)
         entries = self._told_of_gaps(found, end) if not filters else _up_to(found, end)
         for batch in batches(entries):
+            before = self.position
             refused = self.receiver.send(batch)
             self._reached(batch[-1].head)
+            self._before = before
             self.sent += len(batch) - refused
             self.refused += refused
             self._works()
@@ -166,9 +169,7 @@ class Stream:
             self._reached(end)
 
     def _reached(self, at: Head) -> None:
-        before = self.position
-        self._note(replace(before, seq=at.seq, hash=at.hash, mark=self.receiver.mark()))
-        self._before = before
+        self._note(replace(self.position, seq=at.seq, hash=at.hash, mark=self.receiver.mark()))
 
     def _note(self, position: Position) -> None:
         self.place.write(position)

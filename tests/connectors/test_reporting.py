@@ -9,6 +9,7 @@ from connectors.egress import Reply
 from connectors.errors import DefinitionError
 from connectors.fileformat import json_schema
 from connectors.loading import parse
+from connectors.reporting import MOST_LOOKS, numbers, reported_in
 from connectors.source import read_text
 
 FILE = """\
@@ -105,6 +106,30 @@ def asked() -> Call:
 )
 def test_what_is_left_is_a_number_and_a_plain_name(headers: dict[str, str], left: dict[str, int] | None) -> None:
     assert interpret(asked(), reply(headers, secrets=("s3cr3t_s3cr3t",))).quota == left
+
+
+def test_a_number_that_no_database_holds_is_none_on_either_side() -> None:
+    assert numbers({"more": 10**15 + 1, "less": -(10**15) - 1, "large": 10**15, "small": -(10**15)}) == {
+        "large": 10**15,
+        "small": -(10**15),
+    }
+
+
+def test_of_an_answer_that_is_too_large_no_unit_is_a_secret() -> None:
+    tool = parse(of("")).tools["ask"]
+    body = b'{"report": {"in": 3, "cost": 1, "unit": "CANARYCANARY"}}'
+    assert reported_in(tool, body, ["another"]) == {"tokens_in": 3, "cost": 1, "cost_unit": "CANARYCANARY"}
+    assert reported_in(tool, body, ["CANARYCANARY"]) == {"tokens_in": 3, "cost": 1}
+
+
+def test_in_an_answer_that_is_too_large_its_name_is_looked_at_so_often_and_no_more() -> None:
+    tool = parse(of("")).tools["ask"]
+
+    def after(others: int) -> bytes:
+        return b'{"report": {"in": 3}, "more": [' + b", ".join([b'{"report": 1}'] * others) + b"]}"
+
+    assert reported_in(tool, after(MOST_LOOKS - 1), []) == {"tokens_in": 3}
+    assert reported_in(tool, after(MOST_LOOKS), []) is None
 
 
 def test_of_texts_in_a_report_the_unit_of_a_cost_alone_is_kept() -> None:

@@ -114,6 +114,19 @@ def test_a_new_day_and_a_new_month_begin_anew_and_a_clock_that_is_behind_wins_no
     assert used(offers) == (1, 40, 40)
 
 
+def test_by_a_clock_that_is_behind_calls_and_tokens_count_on_and_are_seen_so(offers: Offering) -> None:
+    offers.offer("acme", "--calls-per-day 3 --tokens-per-day 200 --tokens-per-month 200")
+    assert asyncio.run(asked(offers.acme)).ok
+    execute(offers.acme, "UPDATE managed_offer SET used_day = used_day + 1, used_month = used_month + 1")
+    assert used(offers) == (1, 40, 40)
+    for _ in range(2):
+        assert asyncio.run(asked(offers.acme)).ok
+    assert used(offers) == (3, 120, 120)
+    assert (stands(offers).reached(), stands(offers).used_month) == (["calls_per_day"], MONTH + 1)
+    with pytest.raises(LimitReached):
+        asyncio.run(asked(offers.acme))
+
+
 def test_what_is_said_after_midnight_counts_on_the_new_day(offers: Offering) -> None:
     offers.offer("acme", "--calls-per-day 5 --tokens-per-day 80")
     assert asyncio.run(asked(offers.acme)).ok

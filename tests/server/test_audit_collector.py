@@ -220,6 +220,13 @@ def test_what_it_rejects_for_good_is_said_and_counted_and_not_sent_again(
     assert streams.said[1].endswith(f"has taken entry {streams.last}, and says: use gzip.")
 
 
+def test_it_rejects_no_more_than_it_was_sent_whatever_it_says(streams: Streams, there: HttpCollector) -> None:
+    there.reply = answering(partly(10**9))
+    stream = streams.run(posted(streams, there))
+    assert (stream.refused, stream.sent) == (streams.last, 0)
+    assert f"rejected {streams.last} of the entries 1 to {streams.last} for good." in streams.said[0]
+
+
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"partialSuccess":null}', b'{"partialSuccess":{"errorMessage":null}}'])
 def test_an_answer_with_nothing_to_say_is_a_yes(streams: Streams, there: HttpCollector, body: bytes) -> None:
     there.reply = lambda _: Reply(body=body)
@@ -233,6 +240,7 @@ def test_an_answer_with_nothing_to_say_is_a_yes(streams: Streams, there: HttpCol
         *[b"<html>sign in</html>", b"[]", b"1", b'"ok"', b"\xff", b"[" * 50_000, b" " * (MOST_ANSWER + 1) + b"{}"],
         *[b'{"partialSuccess":1}', b'{"partialSuccess":{"rejectedLogRecords":"x"}}'],
         *[b'{"partialSuccess":{"rejectedLogRecords":-1}}', b'{"partialSuccess":{"errorMessage":5}}'],
+        b'{"partialSuccess":{"rejectedLogRecords":1e999}}',
     ],
 )
 def test_a_yes_of_something_else_is_none(streams: Streams, there: HttpCollector, body: bytes) -> None:
@@ -328,6 +336,10 @@ def test_a_secret_is_read_anew_for_each_request_and_is_shown_nowhere(
     told = [each.headers["authorization"] for each in there.requests]
     assert len(set(told)) == 2
     assert all(each.startswith(CANARY) for each in told)
+    there.reply = lambda request: partly(0, f"hello, {request.headers['authorization'].partition(' ')[2]}")
+    streams.add()
+    streams.run(receiver)
+    assert streams.said.pop().endswith("hello, [removed by Keyleash]."), "though the next one is another"
     there.reply = lambda request: partly(1, f"not {request.headers['authorization']} {CANARY.split()[1]}")
     receiver = posted(streams, there, hidden())
     streams.add()

@@ -219,6 +219,22 @@ def test_a_log_that_goes_back_while_it_is_followed_is_not_followed_on(streams: S
         streams.run(Kept(), once=False)
 
 
+def test_nor_one_that_was_put_back_and_has_grown_past_that_while_nobody_looked(streams: Streams) -> None:
+    streams.add(3)
+    kept = Kept()
+
+    def put_back(_: float) -> None:
+        streams.on_wait = streams._done
+        streams.delete(f"seq >= {streams.last - 1}")
+        streams.add(5, reason="goes on otherwise")
+
+    streams.on_wait = put_back
+    last = streams.last
+    with pytest.raises(StreamProblem, match="older database"):
+        streams.run(kept, once=False)
+    assert kept.seqs == list(range(1, last + 1)), "none of another log"
+
+
 # -- away
 
 
@@ -255,6 +271,28 @@ def test_after_a_connection_that_ended_the_batch_before_goes_again(streams: Stre
     streams.run(kept)
     assert kept.seqs == [*range(1, BATCH + 1), *range(1, streams.last + 1)]
     assert [position and position.seq for position in noted] == [0], "killed while it waits, it goes again too"
+
+
+def test_with_filters_too_the_last_batch_goes_again_though_others_were_passed_over_since(streams: Streams) -> None:
+    kept = Kept()
+    streams.add(3, agent="a")
+    wanted = list(range(streams.last - 2, streams.last + 1))
+    streams.add(2, agent="b")
+
+    def waits(_: float) -> None:
+        streams.on_wait = streams._done
+        streams.add(1, agent="a")
+        kept.before = gone
+
+    def gone(_: Sequence[Entry]) -> None:
+        raise Away("it is gone", unsure=True)
+
+    streams.on_wait = waits
+    with pytest.raises(Done):
+        streams.run(kept, once=False, agent="a")
+    position = streams.noted.read()
+    assert kept.seqs == wanted
+    assert position is not None and position.seq < wanted[0], "the three may have lain there unread"
 
 
 def test_while_the_database_is_away_it_waits_and_goes_on(streams: Streams) -> None:

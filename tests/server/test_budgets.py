@@ -386,6 +386,26 @@ async def test_a_changed_budget_counts_at_the_next_call_and_a_removed_one_holds_
     assert (removed["budget"], removed["by"]) == (made.id, "alice")
 
 
+async def test_what_is_told_after_an_answer_is_about_the_budget_as_it_is_by_then(
+    place: Place, upstream: Upstream
+) -> None:
+    place.connect(upstream.url, connector="openai")
+    made = budget(place, 40, "tokens")
+
+    def meanwhile(_request: Any) -> Answer:
+        place.database.write_now(lambda rows: change(rows, place.org, made.id, most=1000, warn=None, by="alice"))
+        return Answer({"usage": {"input_tokens": 30, "output_tokens": 15}})
+
+    upstream.answer = meanwhile
+    async with running(place.installation) as parts:
+        assert (await call(parts, place.caller(), "openai_create_response", ASKED, Nobody())).ok
+        assert place.events("budget.warned", "budget.reached") == [], "45 of 1000"
+        upstream.answer = lambda request: Answer({"usage": {"input_tokens": 955, "output_tokens": 0}})
+        assert (await call(parts, place.caller(), "openai_create_response", ASKED, Nobody())).ok
+    (reached,) = place.events("budget.warned", "budget.reached")
+    assert (reached["event"], reached["used"], reached["most"]) == ("budget.reached", 1000, 1000)
+
+
 async def test_what_is_kept_for_replay_is_what_the_rules_said(place: Place, calling: Calling) -> None:
     budget(place, 1)
     assert (await calling()).ok

@@ -222,6 +222,25 @@ def test_a_running_server_says_that_the_log_is_another_one_and_puts_that_on_reco
     assert (ran.code, {one["check"]: one for one in ran.json}["ends of logs"]["status"]) == (1, "fail")
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "UPDATE audit_entry SET seq = seq + 1 WHERE seq = (SELECT MAX(seq) FROM audit_entry)",
+        "UPDATE audit_entry SET previous = hash WHERE seq = (SELECT MAX(seq) FROM audit_entry)",
+        "UPDATE audit_entry SET hash = previous WHERE seq = (SELECT MAX(seq) FROM audit_entry)",
+        "DELETE FROM audit_entry WHERE seq = (SELECT MAX(seq) FROM audit_entry) - 1",
+    ],
+)
+def test_no_entry_is_signed_whose_number_or_place_in_the_chain_was_changed(place: Place, changed: str) -> None:
+    note(place)
+    before = files(place)
+    happen(place, 3)
+    tamper(place, changed)
+    with pytest.raises(Broken, match="not the one that was written there"):
+        note(place)
+    assert files(place) == before
+
+
 def test_an_entry_that_does_not_verify_is_never_signed_and_doctor_says_so(
     place: Place, caplog: pytest.LogCaptureFixture, owner: CommandLine
 ) -> None:
@@ -416,6 +435,15 @@ def test_a_log_that_goes_on_after_a_loss_has_another_name_and_says_so(
             report = verify_database(place.database, place.org, proofs=Proofs((lost, made), pinned))
             assert report.exit_code == code, "two logs, of which each has its key's name"
         assert verify_database(place.database, place.org, proofs=Proofs((made,), anew.verifier)).exit_code == 0
+
+
+def test_a_log_that_has_another_name_is_signed_under_that_though_nothing_was_added(place: Place) -> None:
+    note(place)
+    other = replace(signer(place), origin=f"{signer(place).origin}/9")
+    made, new = kept(place).make(place.database, place.org, other)
+    assert (made.origin, new) == (other.origin, True)
+    made.require(other.verifier)
+    assert kept(place).make(place.database, place.org, other) == (made, False)
 
 
 def test_a_key_that_is_made_after_losses_bears_the_number_of_the_last_one(place: Place) -> None:

@@ -17,12 +17,21 @@ from server import connections as room
 from server.allowance import count_call
 from server.app import open_installation, running
 from server.approval import Decision, State
+from server.approval.record import LOST_MS
 from server.budgets import create
 from server.call import call
 from server.clock import now_ms
 from server.connections import ConnectionProblem, connection_named
 from server.database import DatabaseProblem
-from server.errors import ApprovalRequired, AtLimit, CallRefused, LimitReached, NoLongerValid, NoSuchTool
+from server.errors import (
+    ApprovalRequired,
+    AtLimit,
+    CallRefused,
+    LimitReached,
+    NoLongerValid,
+    NoSuchTool,
+    OutcomeUnknown,
+)
 from server.managed import offered
 from server.oauth.revoking import remove_and_keep
 from server.pacing import MINUTE_MS, set_pace
@@ -31,7 +40,7 @@ from server.spending import all_standings
 from server.totals import usage_by
 from tests.agents import Nobody, Person, connected, decide, execute, record, with_connector
 from tests.commandline import Ran, everything
-from tests.installed import Place
+from tests.installed import SECRET, Place
 from tests.leaks import leak, leaking_files
 from tests.offering import ASK, OWN, SECOND, THEIRS, Offering, asked, offering
 from tests.upstream import Answer
@@ -430,6 +439,39 @@ async def test_what_was_approved_before_the_limit_was_reached_can_run_another_da
     execute(offers.acme, "UPDATE managed_offer SET used_day = used_day - 1")
     assert (await asked(offers.acme, given=given)).ok
     assert record(offers.acme, held.value.approval).state is State.SUCCEEDED
+
+
+async def test_what_came_of_a_call_that_was_the_last_is_told_again_to_who_asks_for_it(offers: Offering) -> None:
+    await anyio.to_thread.run_sync(lambda: offers.offer("acme", "--calls-per-day 1"))
+    offers.acme.rule(who="everyone", tools=["openai.*"], then="confirm")
+    with pytest.raises(ApprovalRequired) as held:
+        await asked(offers.acme)
+    decide(offers.acme, held.value.approval, Decision.APPROVE)
+    offers.upstream.requests.clear()
+    first = await asked(offers.acme, pointer=held.value.approval)
+    again = await asked(offers.acme, pointer=held.value.approval)
+    assert again == first, "it would be told that nothing was sent"
+    assert len(offers.keys()) == 1
+    with pytest.raises(LimitReached):
+        await asked(offers.acme)
+
+
+async def test_of_a_lost_call_nobody_hears_that_nothing_was_sent_where_no_more_may_be_made(offers: Offering) -> None:
+    words = f"managed offer stripe --to acme {offers.there()} --own-project --calls-per-day 1"
+    assert (await anyio.to_thread.run_sync(lambda: offers(words, secret=SECRET))).code == 0
+    refund: dict[str, Any] = {"name": "stripe_create_refund", "given": {"charge": "ch_1", "amount": 1200}}
+    with pytest.raises(ApprovalRequired) as held:
+        await asked(offers.acme, **refund)
+    decide(offers.acme, held.value.approval, Decision.APPROVE)
+    claimed = now_ms() - LOST_MS - 1
+    execute(offers.acme, "UPDATE approval SET state = 'executing', changed_at = ?", claimed)
+    assert (await asked(offers.acme, name="stripe_list_charges", given={})).ok
+    offers.upstream.requests.clear()
+    with pytest.raises(OutcomeUnknown, match="may have been sent"):
+        await asked(offers.acme, **refund, pointer=held.value.approval)
+    assert offers.upstream.requests == []
+    execute(offers.acme, "UPDATE managed_offer SET used_day = used_day - 1")
+    assert (await asked(offers.acme, **refund, pointer=held.value.approval)).ok, "under the key that the upstream knows"
 
 
 def test_calls_with_an_account_of_ones_own_are_not_counted(offers: Offering) -> None:

@@ -145,6 +145,30 @@ async def test_what_model_providers_report_is_counted_in_one_way(
     agrees(place)
 
 
+@pytest.mark.parametrize(
+    ("said", "counted"),
+    [
+        ({}, (0, 1, 0, 0)),
+        ({"totalTokenCount": 9}, (0, 1, 0, 0)),
+        ({"promptTokenCount": 0}, (1, 0, 0, 0)),
+        ({"promptTokenCount": 7}, (1, 0, 7, 0)),
+        ({"thoughtsTokenCount": 5}, (1, 0, 0, 5)),
+    ],
+)
+async def test_a_report_that_says_nothing_is_none_though_its_parts_are_added_up(
+    place: Place, upstream: Upstream, said: dict[str, Any], counted: tuple[int, ...]
+) -> None:
+    place.connect(upstream.url, connector="google_gemini")
+    upstream.secret = None
+    upstream.answer = lambda request: Answer({"usageMetadata": said})
+    given = {"model": "models/m", "contents": [{"role": "user", "parts": [{"text": "hello"}]}]}
+    async with running(place.installation) as parts:
+        assert (await call(parts, place.caller(), "google_gemini_generate_content", given, Nobody())).ok
+    (one,) = whole(place, "connection")
+    assert (one.reported, one.unreported, one.tokens_in, one.tokens_out) == counted
+    agrees(place)
+
+
 async def test_stated_cost_and_quota_are_the_providers(metered: Place, upstream: Upstream) -> None:
     said = {"tokens": {"input": 7, "output": 2}, "cost": 0.00125, "unit": "usd", "other": 9}
     headers = {"X-Left": "41", "X-Bucket": "core", "X-Bucket-Left": "7"}
