@@ -23,7 +23,7 @@ BLOCKS: list[tuple[str, str]] = re.findall(r"```(\w*)\n(.*?)```", written(), re.
 YAML = [body for language, body in BLOCKS if language == "yaml"]
 
 
-def test_the_two_commands_stand_there_as_people_and_the_judge_read_them() -> None:
+def test_the_two_commands_stand_there_as_people_and_programs_read_them() -> None:
     for name in ("main", "test"):
         (command,) = re.findall(rf"^<!-- {name}: (.*) -->$", README, re.MULTILINE)
         assert f"```\n{command}\n```" in README
