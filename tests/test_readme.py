@@ -96,6 +96,17 @@ def test_every_command_of_the_readme_is_taken(line: str) -> None:
     command.make_context(line, words, resilient_parsing=False)
 
 
+def every_command(command: Any, path: tuple[str, ...] = ()) -> list[str]:
+    if not hasattr(command, "commands"):
+        return [" ".join(path)]
+    return [each for name, under in command.commands.items() for each in every_command(under, (*path, name))]
+
+
+@pytest.mark.parametrize("name", every_command(typer.main.get_command(app)))
+def test_every_command_is_told_somewhere(name: str) -> None:
+    assert name in " ".join(written().split())
+
+
 def test_there_are_commands_to_check() -> None:
     assert len(commands()) > 10
 

@@ -220,7 +220,8 @@ def _row(seq: int, event: str, body: dict[str, Any]) -> tuple[object, ...]:
     who = body.get("approver") if event == "approval.decided" else body.get("by") or body.get("agent")
     if body.get("unattended"):
         who = f"{who} (unattended)"
-    subject = event.partition(".")[0]  # of a budget of an agent, the budget
+    # Of a budget of an agent, the budget; the org is every entry's.
+    subject = event.partition(".")[0].replace("org", "name")
     names = ("tool", subject, "connection", "approval", "grant", "rule", "name", "file", "format")
     what = next((body[name] for name in names if isinstance(body.get(name), str)), "")
     at = body.get("at")
