@@ -122,7 +122,7 @@ def require_kept_apart(database: Database) -> None:
     if found:
         raise DatabaseProblem(
             f"{database.name} would not keep orgs apart: {'; '.join(found)}. Give KEYLEASH_DATABASE a role that owns "
-            "nothing, as the README says, and run `keyleash upgrade`, which puts the policies back."
+            "nothing, as docs/operating.md says, and run `keyleash upgrade`, which puts the policies back."
         )
 
 

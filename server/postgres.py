@@ -785,7 +785,7 @@ def _require_fit(session: Session, server: Server, role: str) -> None:
         )
     if not known:
         raise DatabaseProblem(
-            f"There is no role {role} in PostgreSQL. Make it first (README, PostgreSQL), or name the one that serves."
+            f"There is no role {role} in PostgreSQL. Make it first (docs/operating.md), or name the one that serves."
         )
     if role == server.role:
         raise DatabaseProblem(

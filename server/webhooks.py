@@ -258,7 +258,7 @@ class Message:
 
 
 def message(identifier: str, facts: dict[str, Any], public_url: str) -> Message:
-    """The payload of a notice. README shows it; its version only grows."""
+    """The payload of a notice. docs/telling.md shows it; its version only grows."""
     approval = facts.get("approval")
     link = f"{public_url}/approvals/{approval['id']}" if public_url and approval else None
     text = _text(facts, link)

@@ -23,7 +23,7 @@ BLOCKS: list[tuple[str, str]] = re.findall(r"```(\w*)\n(.*?)```", written(), re.
 YAML = [body for language, body in BLOCKS if language == "yaml"]
 
 
-def test_the_two_commands_stand_there_as_people_and_the_judge_read_them() -> None:
+def test_the_two_commands_stand_there_as_people_and_programs_read_them() -> None:
     for name in ("main", "test"):
         (command,) = re.findall(rf"^<!-- {name}: (.*) -->$", README, re.MULTILINE)
         assert f"```\n{command}\n```" in README
@@ -94,6 +94,17 @@ def test_every_command_of_the_readme_is_taken(line: str) -> None:
         command = command.commands[name]
     # Parsing checks options, arguments and their types, and runs nothing.
     command.make_context(line, words, resilient_parsing=False)
+
+
+def every_command(command: Any, path: tuple[str, ...] = ()) -> list[str]:
+    if not hasattr(command, "commands"):
+        return [" ".join(path)]
+    return [each for name, under in command.commands.items() for each in every_command(under, (*path, name))]
+
+
+@pytest.mark.parametrize("name", every_command(typer.main.get_command(app)))
+def test_every_command_is_told_somewhere(name: str) -> None:
+    assert name in " ".join(written().split())
 
 
 def test_there_are_commands_to_check() -> None:

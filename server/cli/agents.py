@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from server.cli.acting import AsJson, AsMember, Desk, OrgName, Yes, at_desk
-from server.cli.output import say, show_fields, show_json, show_table, show_text, warn
+from server.cli.output import moment, say, show_fields, show_json, show_table, show_text, warn
 from server.cli.terminal import require_yes
 
 if TYPE_CHECKING:
@@ -112,14 +112,15 @@ def list_agents(org: OrgName = None, as_member: AsMember = None, json: AsJson = 
                 agent.name,
                 _whom(agent),
                 _held(agent),
-                _moment(agent.expires_at) or "never",
-                _moment(agent.last_use.at) if agent.last_use else "never",
+                moment(_moment(agent.expires_at)) or "never",
+                moment(_moment(agent.last_use.at)) if agent.last_use else "never",
                 _whence(agent),
             )
             for agent in found
         ),
         empty="There are no agents yet. `keyleash agent create NAME` makes one; so does `keyleash client add CLIENT`.",
         prose=("NARROWED TO",),
+        under=("FROM", "NARROWED TO"),
     )
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from server.cli.acting import AsJson, AsMember, Desk, OrgName, Yes, at_desk
-from server.cli.output import say, show_fields, show_json, show_table, show_text
+from server.cli.output import moment, say, show_fields, show_json, show_table, show_text
 from server.cli.terminal import NotSure, ask_yes
 
 if TYPE_CHECKING:
@@ -42,11 +42,19 @@ def list_approvals(
     show_table(
         ("ID", "STATUS", "WHAT", "EFFECT", "AGENT", "UNTIL"),
         (
-            (one["id"], _in_words(one), one["summary"] or one["tool"], one["effect"], one["agent"], one["expires_at"])
+            (
+                one["id"],
+                _in_words(one),
+                one["summary"] or one["tool"],
+                one["effect"],
+                one["agent"],
+                moment(one["expires_at"]),
+            )
             for one in shown
         ),
         empty="There are no approvals." if every else "Nothing waits for a decision.",
         prose=("WHAT",),
+        under=("AGENT", "WHAT"),
     )
     if any(one["status"] == "unknown" and one["resolution"] is None for one in shown):
         say(LOOK)

@@ -9,7 +9,7 @@ import typer
 
 from server.cli.acting import AsJson, AsMember, OrgName
 from server.cli.logs import log_of
-from server.cli.output import progress, say, show_json, show_table, show_text, warn
+from server.cli.output import moment, progress, say, show_json, show_table, show_text, warn
 from server.cli.proving import Checkpoints, Key, proofs, require_not_ours
 from server.cli.selecting import selecting
 
@@ -48,7 +48,8 @@ def list_entries(
         ("#", "AT", "EVENT", "BY", "WHAT", "OUTCOME"),
         (_row(entry.seq, entry.event, entry.body) for entry in found),
         empty="No entry matches.",
-        prose=("OUTCOME",),
+        prose=("BY", "OUTCOME"),
+        under=("BY", "WHAT", "OUTCOME"),
     )
 
 
@@ -219,10 +220,12 @@ def _row(seq: int, event: str, body: dict[str, Any]) -> tuple[object, ...]:
     who = body.get("approver") if event == "approval.decided" else body.get("by") or body.get("agent")
     if body.get("unattended"):
         who = f"{who} (unattended)"
-    what = next(
-        (body[name] for name in ("tool", "connection", "approval", "grant", "rule", "name") if name in body), ""
-    )
-    return (seq, body.get("at"), event, who, what, _came_to(body))
+    # Of a budget of an agent, the budget; the org is every entry's.
+    subject = event.partition(".")[0].replace("org", "name")
+    names = ("tool", subject, "connection", "approval", "grant", "rule", "name", "file", "format")
+    what = next((body[name] for name in names if isinstance(body.get(name), str)), "")
+    at = body.get("at")
+    return (seq, moment(at) if isinstance(at, str) else at, event, who, what, _came_to(body))
 
 
 def _came_to(body: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from server.cli.output import plain, say, show_table, show_text, width_of
+from server.cli.output import note, plain, show_table, show_text, width_of
 from server.cli.tables import GAP, wide
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ LeftBy = dict[tuple[str, str], list["Left"]]
 
 def say_of_gaps(found: Found) -> None:
     if any(one.unreported for _, one in found):
-        say(_UNREPORTED)
+        note(_UNREPORTED)
     if any(one.at_bound for _, one in found):
-        say(_AT_BOUND)
+        note(_AT_BOUND)
 
 
 def as_json(by: str, org: str, one: "Usage", left: LeftBy) -> dict[str, Any]:
@@ -81,14 +81,15 @@ def as_table(by: str, found: Found, left: LeftBy, *, orgs: bool) -> None:
     keys = (*(("ORG",) if orgs else ()), *_HEADS[by])
     rows = [{**dict(zip(keys, _keys(name, by, one, orgs=orgs), strict=True)), **_cells(one)} for name, one in found]
     wanted = [head for head in (*keys, *_COLUMNS) if head in (*keys, "CALLS") or any(row[head] for row in rows)]
-    shown, dropped = _fitting(wanted, rows)
+    shown, dropped, heads = _fitting(wanted, rows)
     cells = [[row[head] for head in shown] for row in rows]
-    show_table(shown, cells, empty="Nothing was called.", prose=("ACCOUNT",), right=set(_COLUMNS) - {"COST"})
+    prose = [head for head in heads if head == "ACCOUNT"]
+    show_table(heads, cells, empty="Nothing was called.", prose=prose, right=set(heads) - {*keys, "COST"})
     for (connection, account), quotas in left.items():
         said = {one.name: {"left": one.left, "at": _iso(one.at)} for one in quotas}
         show_text(f"Left of {connection}{f' ({account})' if account else ''}: {_left(said)}")
     if dropped:
-        say(f"Not shown, for want of room: {', '.join(dropped)}. --json and --csv have everything.")
+        note(f"Not shown, for want of room: {', '.join(dropped)}. --json and --csv have everything.")
 
 
 _COLUMNS: dict[str, Callable[["Usage"], object]] = {
@@ -112,6 +113,10 @@ _LEAST = ("BYTES", "TIME", "APPROVED", "UNKNOWN", "CACHED", "REFUSED", "HELD", "
 """What is left out first where there is no room for all."""
 
 
+_SHORT = {"TOKENS IN": "IN", "TOKENS OUT": "OUT", "UNREPORTED": "UNREP."}
+"""What a head is called where leaving out is not enough."""
+
+
 def _cells(one: "Usage") -> dict[str, str]:
     return {head: "" if (value := show(one)) in (0, "0") else str(value) for head, show in _COLUMNS.items()}
 
@@ -120,17 +125,17 @@ def _number(one: "Usage", name: str) -> str:
     return f"{_least(one, name)}{getattr(one, name)}"
 
 
-def _fitting(wanted: Sequence[str], rows: Sequence[dict[str, str]]) -> tuple[list[str], list[str]]:
-    """The columns for which a terminal has room, and those that are left out."""
+def _fitting(wanted: Sequence[str], rows: Sequence[dict[str, str]]) -> tuple[list[str], list[str], list[str]]:
+    """The columns for which a terminal has room, those that are left out, and how the former are headed."""
     widths = {head: max(wide(plain(text)) for text in (head, *(row[head] for row in rows))) for head in wanted}
     shown, dropped, room = list(wanted), list[str](), width_of(sys.stdout)
-    for head in _LEAST:
+    for head in (*_LEAST, None):
         if room is None or sum(widths[each] + len(GAP) for each in shown) - len(GAP) <= room:
-            break
+            return shown, dropped, shown
         if head in shown:
             shown.remove(head)
             dropped.append(head)
-    return shown, dropped
+    return shown, dropped, [_SHORT.get(head, head) for head in shown]
 
 
 def _keys(org: str, by: str, one: "Usage", *, orgs: bool) -> tuple[str, ...]:
@@ -187,10 +192,9 @@ def as_chart(by: str, found: Found, measure: str, *, orgs: bool) -> str:
         (plain(" ".join(filter(None, [name if orgs or by == "org" else "", *_named(by, one)]))), one)
         for name, one in rows
     ]
-    width = width_of(sys.stdout) or 80
     block = FULL if _can_show(FULL) else PLAIN
     drawn = [(label, *_summed(one, names, unit)) for label, one in labelled]
-    return "\n".join(bars(drawn, width=width, block=block))
+    return "\n".join(bars(drawn, width=width_of(sys.stdout), block=block))
 
 
 def _summed(one: "Usage", names: Sequence[str], unit: str) -> tuple[int, str]:

@@ -115,6 +115,7 @@ def list_channels(org: OrgName = None, as_member: AsMember = None, json: AsJson 
         ),
         empty="Nobody is told when a call waits: `keyleash channel add webhook NAME`.",
         prose=("TOLD", "OF"),
+        under=("TOLD", "OF"),
     )
 
 

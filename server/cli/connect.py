@@ -6,7 +6,7 @@ import typer
 
 from server.cli.acting import AsJson, AsMember, Desk, OrgName, Yes, at_desk, require_open
 from server.cli.consent import OwnApp, Paste, RedirectUrl, Scopes, Ways
-from server.cli.output import say, show_fields, show_json, show_table, show_text, warn
+from server.cli.output import moment, say, show_fields, show_json, show_table, show_text, warn
 from server.cli.terminal import require_yes
 
 if TYPE_CHECKING:
@@ -172,13 +172,15 @@ def list_connections(org: OrgName = None, as_member: AsMember = None, json: AsJs
                     ", ".join(c.private),
                     c.ownership,
                     c.source,
-                    _moment(c.verified_at),
+                    moment(_moment(c.verified_at)),
                     c.needs_consent_at and f"{_NEEDS[c.signed]} since {_moment(c.needs_consent_at)}",
                 )
                 for c in found
             ),
             empty="Nothing is connected yet. `keyleash connect CONNECTOR` connects an account.",
             prose=("PRIVATE", "NEEDS"),
+            under=("NEEDS",),
+            spare=("SECRET IN", "PRIVATE", "VERIFIED"),
         )
         for connection in found:
             _warn_of_consent(connection)

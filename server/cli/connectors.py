@@ -30,6 +30,7 @@ def list_connectors(json: AsJson = False) -> None:
         ((c.id, c.title, len(c.tools), c.file) for c in found),
         empty="There are no connectors. Install Keyleash again.",
         prose=("TITLE",),
+        under=("FILE",),
     )
 
 

@@ -27,6 +27,7 @@ from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.shared.message import SessionMessage
 from rich.console import Console
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -60,7 +61,7 @@ class Stage:
     def command(self, *arguments: str, secret: str | None = None, good: tuple[int, ...] = (0,)) -> str:
         """Run a real `keyleash` command, show it, and return what it printed."""
         shown = ('printf %s "$STRIPE_KEY" | ' if secret else "") + "keyleash " + " ".join(map(_quoted, arguments))
-        self.console.print(Text(f"  $ {shown}", style="bold"))
+        self.console.print(Text(f"  $ {shown}", style="bold"), soft_wrap=True)  # to be copied
         done = subprocess.run(  # noqa: S603 - our own command
             [*keyleash(), *arguments],
             input=secret,
@@ -85,8 +86,11 @@ class Stage:
         self.console.print(Text(text, style="bold cyan"))
 
     def say(self, text: str, style: str = "") -> None:
-        """One line of the story."""
-        self.console.print(Text(f"  {text}", style=style))
+        """One line of the story; on a terminal it is wrapped, in a pipe it stays one."""
+        if self.console.is_terminal:
+            self.console.print(Padding(Text(text, style=style), (0, 0, 0, 2), expand=False))
+        else:
+            self.console.print(Text(f"  {text}", style=style), soft_wrap=True)
 
 
 def keyleash() -> list[str]:

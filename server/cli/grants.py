@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from server.cli.acting import AsJson, AsMember, Desk, OrgName, Yes, at_desk
-from server.cli.output import say, show_fields, show_json, show_table, show_text, warn
+from server.cli.output import moment, say, show_fields, show_json, show_table, show_text, warn
 
 if TYPE_CHECKING:
     from server.approval import Approval, State
@@ -44,12 +44,13 @@ def list_grants(
                 one["agent"],
                 f"{one['uses_left']} of {one['uses']}" if one["status"] == "running" else one["status"],
                 one["decided_by"],
-                one["expires_at"],
+                moment(one["expires_at"]),
             )
             for one in found
         ),
         empty="There are no grants." if every else "No grant is running.",
         prose=("TOOL", "WITHIN"),
+        under=("AGENT", "DECIDED BY", "WITHIN"),
     )
 
 

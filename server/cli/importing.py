@@ -300,7 +300,7 @@ def new(
 
 
 SKELETON = """\
-# {title}: what it is for. What stands here is an example in every line; the README says more.
+# {title}: what it is for. What stands here is an example in every line; README.md and docs/connectors.md say more.
 
 id: {id}
 title: {title}

@@ -9,7 +9,7 @@ import typer
 from server.cli.acting import AsJson, Yes, opened, operators_name, require_operator
 from server.cli.connect import BaseUrl, Copy, Extra, FromReference, FromStdin, Kind, NoVerify, Private, refuse_extra
 from server.cli.offers import limits_as_json, used_of
-from server.cli.output import say, show_fields, show_json, show_table, show_text, warn
+from server.cli.output import note, say, show_fields, show_json, show_table, show_text, warn
 from server.cli.terminal import require_yes
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def list_offers(json: AsJson = False) -> None:
         empty="Nothing is offered. `keyleash managed offer CONNECTOR --to ORG` offers an account of yours.",
     )
     if found:
-        say("Calls and tokens of today, then tokens of this month, of as many as an org may use; days are UTC.")
+        note("Calls and tokens of today, then tokens of this month, of as many as an org may use; days are UTC.")
 
 
 @app.command("show")

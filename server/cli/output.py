@@ -8,13 +8,21 @@ import shutil
 import sys
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, cast
 
-from server.cli.tables import Line, Sheet, fields_laid_out, laid_out
+from server.cli.tables import Line, Sheet, fields_laid_out, laid_out, words_in
 from server.visible import seen
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+class Cell(NamedTuple):
+    """A cell of a table, and what may stand in its place where there is little room."""
+
+    whole: object
+    short: object
 
 
 def plain(value: object, *, lines: bool = False) -> str:
@@ -46,19 +54,50 @@ def show_table(
     empty: str,
     prose: Collection[str] = (),
     right: Collection[str] = (),
+    under: Sequence[str] = (),
+    spare: Sequence[str] = (),
 ) -> None:
     """Print a table; where there is nothing to show, say `empty` beside it.
 
-    Cells stay whole, whatever the width, but those in the columns `prose`, which may be wrapped between words. Those in
-    the columns `right`, such as numbers, end in one line.
+    Cells stay whole, whatever the width, but those in the columns `prose`, which may be wrapped between words, and a
+    `Cell`, which has a shorter form. Those in the columns `right`, such as numbers, end in one line. On a terminal that
+    is too narrow, the columns `under` go under their row, the last first, and those in `spare` are left out, the first
+    first, which is said.
     """
-    cells = tuple(tuple("" if value is None else plain(value) for value in row) for row in rows)
+    cells = tuple(tuple(each if isinstance(each, Cell) else Cell(each, each) for each in row) for row in rows)
     if not cells:
         say(empty)
         return
-    wrapped, ended = (frozenset(at for at, column in enumerate(columns) if column in named) for named in (prose, right))
-    sheet = Sheet(heads=tuple(columns), rows=cells, prose=wrapped, right=ended)
-    show_lines(laid_out(sheet, width_of(sys.stdout)))
+    place = {column: at for at, column in enumerate(columns)}
+    sheet = Sheet(
+        heads=tuple(columns),
+        rows=tuple(tuple(_shown(cell.whole) for cell in row) for row in cells),
+        short=tuple(tuple(_shown(cell.short) for cell in row) for row in cells),
+        prose=frozenset(place[column] for column in prose),
+        right=frozenset(place[column] for column in right if column in place),
+        under=tuple(place[column] for column in under),
+        spare=tuple(place[column] for column in spare),
+    )
+    missing: list[str] = []
+    show_lines(laid_out(sheet, width_of(sys.stdout), left_out=missing.extend))
+    if missing:
+        note(f"Not shown, for want of room: {', '.join(missing)}. --json has everything.")
+
+
+def moment(iso: str | None) -> Cell | None:
+    """A time in a table; where there is little room, without its seconds, and without its year if that is this one.
+
+    >>> moment("2001-02-03T04:05:06.789Z")
+    Cell(whole='2001-02-03T04:05:06.789Z', short='2001-02-03')
+    """
+    if iso is None:
+        return None
+    this_year = iso.startswith(f"{datetime.now(UTC).year}-")
+    return Cell(iso, f"{iso[5:10]} {iso[11:16]}Z" if this_year else iso[:10])
+
+
+def _shown(value: object) -> str:
+    return "" if value is None else plain(value)
 
 
 def show_fields(fields: Mapping[str, object], *, prose: Collection[str] = ()) -> None:
@@ -90,6 +129,12 @@ def width_of(stream: TextIO) -> int | None:
 def say(text: str) -> None:
     """A note beside the result."""
     sys.stderr.write(plain(text, lines=True) + "\n")
+
+
+def note(text: str) -> None:
+    """A sentence of ours beside the result, wrapped between words on a terminal."""
+    width = width_of(sys.stderr)
+    say(text if width is None else "\n".join(words_in(text, width)))
 
 
 def warn(text: str) -> None:

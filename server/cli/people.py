@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from server.cli.acting import AsJson, AsMember, OrgName, Yes, at_desk, opened, operators_name, require_operator
-from server.cli.output import say, show_fields, show_json, show_table, show_text, warn
+from server.cli.output import moment, say, show_fields, show_json, show_table, show_text, warn
 from server.cli.terminal import require_yes
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def list_orgs(
         return
     show_table(
         ("NAME", "PRESET", "FROZEN", "CREATED"),
-        ((org.name, org.preset, "frozen" if org.frozen_at else "", iso(org.created_at)) for org in found),
+        ((org.name, org.preset, "frozen" if org.frozen_at else "", moment(iso(org.created_at))) for org in found),
         empty="There is no org. `keyleash org create NAME` makes one.",
     )
 

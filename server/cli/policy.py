@@ -45,6 +45,7 @@ def list_rules(org: OrgName = None, as_member: AsMember = None, json: AsJson = F
         (_row(rule, names) for rule in (*own, *preset)),
         empty="There are no rules: nothing may be called.",
         prose=("TOOLS", "EFFECTS", "WHEN"),
+        under=("EFFECTS", "WHEN"),
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from server.cli.acting import AsJson, AsMember, Desk, OrgName, Yes, at_desk
-from server.cli.output import say, show_json, show_table, show_text, warn
+from server.cli.output import moment, say, show_json, show_table, show_text, warn
 from server.cli.policy import blind_spots, names_of, rule_in_words
 from server.cli.terminal import require_yes
 
@@ -104,7 +104,7 @@ def versions(org: OrgName = None, as_member: AsMember = None, json: AsJson = Fal
         return
     show_table(
         ("VERSION", "AT", "BY", "CHANGE", "HASH"),
-        ((one.number, iso(one.made_at), one.made_by, one.change, one.hash[:12]) for one in found),
+        ((one.number, moment(iso(one.made_at)), one.made_by, one.change, one.hash[:12]) for one in found),
         empty="The rules have never been changed.",
         prose=("CHANGE",),
     )

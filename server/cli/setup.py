@@ -160,7 +160,7 @@ def upgrade(json: AsJson = False) -> None:
 def upgrade_tables(settings: "Settings") -> tuple[str, str]:
     """Migrate a PostgreSQL database as its owner, all or nothing, and put its policies and privileges right.
 
-    Returns its schema before and after. A copy is the operator's to make (`pg_dump`): the README says how.
+    Returns its schema before and after. A copy is the operator's to make (`pg_dump`): docs/operating.md says how.
     """
     from server.database import SCHEMA, open_database, require_schema, schema_of
     from server.postgres import migrate

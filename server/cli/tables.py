@@ -1,16 +1,21 @@
 """Lay rows out for a terminal or a pipe; an id, a path and a name come out whole at any width, to be copied.
 
-Where a table is too wide it loses columns in which nothing stands, then its prose is wrapped between words, and where
-that is not enough each row becomes a record of lines. What is longer than the terminal even so is left to the terminal,
-which copies it whole. Without a terminal (`width` is None) a row is one line.
+Where a table is too wide it loses columns in which nothing stands, then times become short, then its prose is wrapped
+between words, then columns go under their row, then those that can be spared are left out; and where all that is not
+enough each row becomes a record of lines. What is longer than the terminal even so is left to the terminal, which
+copies it whole. Without a terminal (`width` is None) a row is one line.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 GAP = "  "
+EDGE = "    "
+"""Before what stands under a row."""
 LEAST = 20
-"""Columns that prose gets at the least; below, it is a ladder of words."""
+"""Columns that prose gets, before a table is changed any further; with less it is a ladder of words."""
+TIGHT = 12
+"""Columns that it gets at the least."""
 
 Line = tuple[tuple[str, str], ...]
 """Pieces of text, each with its style."""
@@ -20,13 +25,18 @@ Line = tuple[tuple[str, str], ...]
 class Sheet:
     """Cells as they are shown, under heads; `prose` are the columns whose words may stand on several lines.
 
-    Those in `right` end in one line, where they are a table.
+    Those in `right` end in one line, where they are a table. Where there is no room, those in `under` go under their
+    row, the last of them first, and those in `spare` are left out, in this order. `short` has the same rows with
+    cells that take less room.
     """
 
     heads: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     prose: frozenset[int]
     right: frozenset[int] = frozenset()
+    under: tuple[int, ...] = ()
+    spare: tuple[int, ...] = ()
+    short: tuple[tuple[str, ...], ...] = ()
     headed: bool = True
     styles: tuple[str, ...] = ()
     """Of the first cell of each row."""
@@ -36,24 +46,50 @@ class Sheet:
         return [max(map(wide, column)) for column in zip(*shown, strict=True)]
 
     def without_empty(self) -> "Sheet":
-        kept = [at for at, _ in enumerate(self.heads) if any(row[at] for row in self.rows)]
+        return self.having([at for at, _ in enumerate(self.heads) if any(row[at] for row in self.rows)])
+
+    def having(self, kept: Sequence[int]) -> "Sheet":
+        new = {old: at for at, old in enumerate(kept)}
         return replace(
             self,
             heads=tuple(self.heads[at] for at in kept),
             rows=tuple(tuple(row[at] for at in kept) for row in self.rows),
-            prose=frozenset(new for new, old in enumerate(kept) if old in self.prose),
-            right=frozenset(new for new, old in enumerate(kept) if old in self.right),
+            short=tuple(tuple(row[at] for at in kept) for row in self.short),
+            prose=frozenset(new[at] for at in self.prose if at in new),
+            right=frozenset(new[at] for at in self.right if at in new),
+            under=tuple(new[at] for at in self.under if at in new),
+            spare=tuple(new[at] for at in self.spare if at in new),
         )
 
+    def shortened(self) -> "Sheet":
+        return replace(self, rows=self.short) if self.short else self
 
-def laid_out(sheet: Sheet, width: int | None) -> Iterator[Line]:
-    """The lines of a sheet, for so many columns."""
-    for tried in (sheet, sheet.without_empty()):
+
+def laid_out(
+    sheet: Sheet, width: int | None, *, left_out: Callable[[Sequence[str]], None] = lambda heads: None
+) -> Iterator[Line]:
+    """The lines of a sheet, for so many columns; `left_out` hears which heads there was no room for."""
+    for tried in (sheet, sheet.without_empty(), sheet.without_empty().shortened()):
         if width is None or _sum(tried.widths()) <= width:
             return _table(tried, tried.widths())
-    narrow = sheet.without_empty()
-    widths = _narrowed(narrow, width or 0)
-    return _records(narrow, width or 0) if widths is None else _table(narrow, widths)
+    full = sheet.without_empty()
+    narrow = full.shortened()
+    for number in range(len(narrow.spare) + 1):
+        gone = narrow.spare[:number]
+        kept = narrow.having([at for at, _ in enumerate(narrow.heads) if at not in gone])
+        for below, least in [(0, LEAST), *((below, TIGHT) for below in range(1, len(kept.under) + 1) or (0,))]:
+            widths = _narrowed(_split(kept, below)[0], width or 0, least)
+            if widths is not None:
+                if gone:
+                    left_out([narrow.heads[at] for at in gone])
+                return _table(kept, widths, below=below, width=width)
+    return _records(full, width or 0)
+
+
+def _split(sheet: Sheet, below: int) -> tuple[Sheet, Sheet]:
+    """The columns of a row, and the last so many of `under`, which go below it."""
+    under = sheet.under[len(sheet.under) - below :]
+    return sheet.having([at for at, _ in enumerate(sheet.heads) if at not in under]), sheet.having(under)
 
 
 def fields_laid_out(fields: Sequence[tuple[str, Sequence[str]]], width: int | None) -> Iterator[Line]:
@@ -90,13 +126,13 @@ def _filled(parts: Sequence[str], room: int | None) -> list[str]:
     return [line.rstrip(" ") for line in lines]
 
 
-def _narrowed(sheet: Sheet, width: int) -> list[int] | None:
+def _narrowed(sheet: Sheet, width: int, wanted_least: int) -> list[int] | None:
     """Widths of columns that fit, taken from the prose, the widest first; None where there is no such."""
     widths = [min(wanted, width) if at in sheet.prose else wanted for at, wanted in enumerate(sheet.widths())]
     last = len(widths) - 1
     least = {
-        at: min(widths[at], max([LEAST, *(0 if at == last else _longest_word(row[at]) for row in sheet.rows)]))
-        for at in sheet.prose
+        at: min(widths[at], max([wanted_least, *(min(_longest_word(row[at]), longest) for row in sheet.rows)]))
+        for at, longest in ((at, LEAST if at == last else width) for at in sheet.prose)
     }
     while _sum(widths) > width:
         able = [at for at in sheet.prose if widths[at] > least[at]]
@@ -110,17 +146,32 @@ def _longest_word(text: str) -> int:
     return max(map(wide, text.split()), default=0)
 
 
-def _table(sheet: Sheet, widths: Sequence[int]) -> Iterator[Line]:
-    if sheet.headed:
-        yield ((_joined(_sided(sheet, sheet.heads, widths), widths), "bold"),)
-    for at, row in enumerate(sheet.rows):
-        cells = [words_in(cell, widths[i]) if i in sheet.prose else [cell] for i, cell in enumerate(row)]
-        style = sheet.styles[at] if sheet.styles else ""
+def _table(sheet: Sheet, widths: Sequence[int], *, below: int = 0, width: int | None = None) -> Iterator[Line]:
+    upper, lower = _split(sheet, below)
+    if upper.headed:
+        yield ((_joined(_sided(upper, upper.heads, widths), widths), "bold"),)
+        if below:
+            yield ((EDGE + GAP.join(lower.heads), "bold"),)
+    for at, row in enumerate(upper.rows):
+        cells = [words_in(cell, widths[i]) if i in upper.prose else [cell] for i, cell in enumerate(row)]
+        style = upper.styles[at] if upper.styles else ""
         for number in range(max(map(len, cells), default=0)):
-            parts = _sided(sheet, [cell[number] if number < len(cell) else "" for cell in cells], widths)
+            parts = _sided(upper, [cell[number] if number < len(cell) else "" for cell in cells], widths)
             first = _padded(parts[0], widths[0])
             rest = _joined(parts, widths)[len(first) :]
             yield ((first if rest else parts[0], style), (rest, ""))
+        for line in _beneath(lower, lower.rows[at], max((width or 0) - len(EDGE), LEAST)) if below else ():
+            yield ((EDGE + line, ""),)
+
+
+def _beneath(sheet: Sheet, row: Sequence[str], room: int) -> list[str]:
+    """What stands below a row: cell after cell, on as many lines as it takes."""
+    parts: list[str] = []
+    for at, cell in enumerate(row):
+        parts += [f"{word} " for word in cell.split()] if at in sheet.prose else [cell] if cell else []
+        if cell and parts:
+            parts[-1] = parts[-1].rstrip() + GAP
+    return _filled(parts, room) if parts else []
 
 
 def _records(sheet: Sheet, width: int) -> Iterator[Line]:

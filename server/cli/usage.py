@@ -8,7 +8,7 @@ import typer
 from server.cli.acting import AsJson, AsMember, Desk, OrgName, at_desk, opened, require_operator
 from server.cli.bill import MEASURES, Found, LeftBy, as_chart, as_csv, as_json, as_table, say_of_gaps
 from server.cli.moments import moment
-from server.cli.output import say, show_json, show_text
+from server.cli.output import note, say, show_json, show_text
 from server.cli.recounted import recounted
 
 DAYS = 30
@@ -119,6 +119,6 @@ def _show(
         say(f"{MEASURES[chart][0]}; by {by}, from {since} to {f'before {until}' if until else 'now'} (UTC).")
     else:
         as_table(by, found, left, orgs=orgs)
-        say(_NOTE)
+        note(_NOTE)
     if not (csv or json):
         say_of_gaps(found)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from server.cli.acting import AsJson, Yes, opened, operators_name, require_operator
-from server.cli.output import counted, progress, say, show_fields, show_json, show_table, show_text
+from server.cli.output import counted, moment, progress, say, show_fields, show_json, show_table, show_text
 from server.cli.terminal import require_yes
 
 if TYPE_CHECKING:
@@ -44,15 +44,16 @@ def status(json: AsJson = False) -> None:
     show_table(
         ("ROOT KEY", "KEPT IN", "SINCE", "ORG KEYS UNDER IT", "STATE"),
         (
-            (r["generation"], f"{r['provider']}, {r['location']}", r["since"], r["org_keys"], r["state"])
+            (r["generation"], f"{r['provider']}, {r['location']}", moment(r["since"]), r["org_keys"], r["state"])
             for r in shown["roots"]
         ),
         empty="There is no root key. Run `keyleash init`.",
+        under=("KEPT IN",),
     )
     show_table(
         ("ORG", "KEY", "SINCE", "ROOT KEY", "CREDENTIALS UNDER IT", "TEXTS UNDER IT"),
         (
-            (org["org"], key["version"], key["since"], key["root"], key["credentials"], key["texts"])
+            (org["org"], key["version"], moment(key["since"]), key["root"], key["credentials"], key["texts"])
             for org in shown["orgs"]
             for key in org["keys"]
         ),

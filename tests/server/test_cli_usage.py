@@ -160,11 +160,22 @@ def test_days_on_which_nothing_was_called_are_in_a_chart_of_days(used: Place, ow
 def test_bars_are_never_wider_than_they_may_be(width: int) -> None:
     rows = [("a", 1, "1 ms"), ("使用者" * 40, 10**9, "1000000000 ms"), ("", 0, "0 ms"), ("e\u0301" * 9, 5, "5 ms")]
     lines = bars(rows, width=width)
-    assert len(lines) == len(rows)
-    assert all(cell_len(line) <= width for line in lines)
-    assert ["█" in line for line in lines] == [True, True, False, True]
-    assert [line.split()[-2] for line in lines] == ["1", "1000000000", "0", "5"]
+    assert lines[::2] == [name for name, _, _ in rows], "a name is whole, and above its bar where there is no room"
+    drawn = lines[1::2]
+    assert all(cell_len(line) <= width for line in drawn)
+    assert ["█" in line for line in drawn] == [True, True, False, True]
+    assert [line.split()[-2] for line in drawn] == ["1", "1000000000", "0", "5"]
     assert bars([], width=width) == []
+
+
+@pytest.mark.parametrize("width", [80, None])
+def test_a_long_name_stands_whole_before_its_bar(width: int | None) -> None:
+    rows = [("stripe_list_balance_transactions_of_yesterday own", 7, "7"), ("use", 1, "1")]
+    long, short = bars(rows, width=width)
+    assert long.startswith(f"{rows[0][0]}  ██████████")
+    assert (cell_len(long), short.split()) == (80, ["use", "███", "1"])
+    (piped,) = bars([("x" * 200, 7, "7")], width=None)
+    assert piped == f"{'x' * 200}  ██████████ 7"
 
 
 def test_a_recount_says_whether_the_rows_are_what_the_log_gives(used: Place, owner: CommandLine) -> None:

@@ -13,7 +13,7 @@ def demo(tmp_path: Path, *options: str, typed: str = "") -> subprocess.Completed
     return subprocess.run(
         [sys.executable, "-c", "from server.cli import main; main()", "demo", *options],
         input=typed,
-        env={**os.environ, "TMPDIR": str(tmp_path), "COLUMNS": "200"},
+        env={name: value for name, value in os.environ.items() if name != "COLUMNS"} | {"TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=90,
@@ -35,6 +35,8 @@ def test_the_scene_is_told_to_its_end_and_leaves_nothing_behind(tmp_path: Path) 
         "Simulated: Stripe",
     ]:
         assert line in told.stdout
+    (connect,) = (line for line in told.stdout.splitlines() if "keyleash connect stripe" in line)
+    assert connect.endswith("--allow-private 127.0.0.1/32"), "in a pipe nothing is folded"
     assert "rk_test_" not in told.stdout + told.stderr
     assert list(tmp_path.iterdir()) == []
 
