@@ -143,9 +143,8 @@ def test_what_reaches_the_host_or_its_network_is_the_operators(
 
 
 def test_the_readmes_way_is_walked(owner: CommandLine, place: Place, wrapped: Wrapped) -> None:
-    lines = [
-        shlex.split(line)[1:] for line in written().splitlines() if line.startswith("keyleash connector import-mcp")
-    ]
+    told = (line for line in written().splitlines() if line.startswith("keyleash connector import-mcp"))
+    lines = [shlex.split(line)[1:] for line in dict.fromkeys(told)]  # the README repeats one
     assert len(lines) == 3
     here = {
         "https://mcp.example.com/mcp": [wrapped.url, *LOCAL],
