@@ -44,7 +44,7 @@ def outcome(find: Any, value: Any) -> Any:
 
 
 @pytest.mark.parametrize("text", [*SHIPPED, *OTHERS])
-@settings(max_examples=100 if os.environ.get("KEYLEASH_PROOFS") else 25, deadline=None)
+@settings(max_examples=100 if os.environ.get("KEYLEASH_PROOFS") else 10, deadline=None)
 @given(value=VALUES)
 def test_it_finds_what_the_library_finds(text: str, value: Any):
     parsed = jmespath.compile(text)

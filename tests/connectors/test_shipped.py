@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -177,10 +178,15 @@ def test_a_shipped_tool_says_what_it_does_and_what_a_person_agrees_to(offered: O
         assert filled != tool.summary({})
 
 
+@cache
+def tools_in(file: str) -> dict[str, Any]:
+    return yaml.safe_load(Path(file).read_text("utf-8"))["tools"]
+
+
 @every_tool
 def test_a_shipped_tool_states_its_effect_in_its_file(offered: Offered):
     """Nothing that is shipped relies on what a method and a path suggest."""
-    written = yaml.safe_load(Path(offered.connector.file).read_text("utf-8"))["tools"][offered.tool.name]
+    written = tools_in(offered.connector.file)[offered.tool.name]
     assert written["effect"] == offered.tool.effect.value
     assert offered.tool.unreviewed is None
 

@@ -339,7 +339,7 @@ def test_a_stream_that_is_killed_again_and_again_loses_nothing_and_repeats_only_
     writer.start()
     seams = [0]
     try:
-        for _ in range(5):
+        for _ in range(3):
             with running(owner, "audit", "stream", "-o", str(file)) as process:
                 wait_for_lines(file, seams[-1] + rng.randrange(1, 400), process)
                 process.send_signal(signal.SIGKILL)
