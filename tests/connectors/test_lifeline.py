@@ -95,20 +95,35 @@ def test_what_was_let_go_is_not_ended_any_more() -> None:
         assert there(other)
 
 
+def watch_of(line: Lifeline) -> "subprocess.Popen[bytes]":
+    assert line._watch is not None
+    return line._watch
+
+
+def killed(line: Lifeline) -> "subprocess.Popen[bytes]":
+    """The watch, which somebody has killed."""
+    watch = watch_of(line)
+    watch.kill()
+    watch.wait()
+    return watch
+
+
+def let_go(line: Lifeline) -> "subprocess.Popen[bytes]":
+    """The watch, which is told no more, as if this process had ended."""
+    watch = watch_of(line)
+    assert watch.stdin is not None
+    watch.stdin.close()
+    return watch
+
+
 def test_a_watch_that_was_killed_is_begun_anew_with_all_that_is_held() -> None:
     line = Lifeline()
     with subprocess.Popen(SLEEPS, start_new_session=True) as one:
         with line.over(one.pid):
-            first = line._watch
-            assert first is not None
-            first.kill()
-            first.wait()
+            first = killed(line)
             with subprocess.Popen(SLEEPS, start_new_session=True) as two, line.over(two.pid):
-                second = line._watch
-                assert second is not None
+                second = let_go(line)
                 assert second is not first
-                assert second.stdin is not None
-                second.stdin.close()  # as if this process had ended
                 assert (one.wait(20), two.wait(20)) == (-signal.SIGKILL, -signal.SIGKILL)
                 assert second.wait(20) == 0
         line.close()
@@ -125,8 +140,7 @@ def test_a_watch_that_stands_still_holds_up_no_end() -> None:
     line = Lifeline()
     with subprocess.Popen(SLEEPS, start_new_session=True) as one:
         with line.over(one.pid):
-            watch = line._watch
-            assert watch is not None
+            watch = watch_of(line)
             watch.send_signal(signal.SIGSTOP)
         began = time.monotonic()
         line.close()
@@ -151,16 +165,10 @@ def test_a_watch_that_was_killed_is_begun_anew_before_anything_else_begins() -> 
     line = Lifeline()
     with subprocess.Popen(SLEEPS, start_new_session=True) as one:
         with line.over(one.pid):
-            first = line._watch
-            assert first is not None
-            first.kill()
-            first.wait()
+            first = killed(line)
             line.look()
-            second = line._watch
-            assert second is not None
+            second = let_go(line)
             assert second is not first
-            assert second.stdin is not None
-            second.stdin.close()  # as if this process had ended
             assert one.wait(20) == -signal.SIGKILL
         line.look()
         line.close()
