@@ -9,7 +9,7 @@ from server.cli.output import counted
 if TYPE_CHECKING:
     from connectors.catalogue import Offer
     from server.app import Installation
-    from server.identity import Agent
+    from server.identity import Agent, Org
     from server.policy import Rule
     from server.settings import Settings
     from server.webhooks import Hook
@@ -42,14 +42,11 @@ def agents(patient: Patient) -> Iterator[Finding]:
     """Agents that can do nothing, and orgs that are frozen."""
     from server.clock import now_ms
     from server.connections import connections_of, offer_of
-    from server.policy import load_preset
-    from server.rules import rules_of
 
     if patient.installation is None:
         return
     directory = patient.installation.directory
-    for org in directory.orgs():
-        rules, preset = rules_of(patient.installation.database, org.id), load_preset(org.preset)
+    for org, rules, preset in _ruled(patient.installation):
         offer = offer_of(patient.installation.catalogue, connections_of(patient.installation.database, org.id))
         if org.frozen_at is not None:
             yield Finding(
@@ -79,19 +76,28 @@ def _reaches_anything(agent: "Agent", offer: "Offer", rules: Sequence["Rule"], p
     return any(possible(subject, one.connection, one.tool.name, one.tool.effect, rules, preset) for one in offer.tools)
 
 
+def _ruled(installation: "Installation") -> "Iterator[tuple[Org, Sequence[Rule], Sequence[Rule]]]":
+    """Every org with its own rules and its preset's, whose file is read once for all."""
+    from server.policy import load_preset
+    from server.rules import rules_of
+
+    orgs = installation.directory.orgs()
+    presets = {name: load_preset(name) for name in {org.preset for org in orgs}}
+    for org in orgs:
+        yield org, rules_of(installation.database, org.id), presets[org.preset]
+
+
 def approvers(patient: Patient) -> Iterator[Finding]:
     """Every rule that asks for an approval reaches somebody who can give it."""
     from server.app import kept_by_one
     from server.approval.reaching import behind_one, first_of, gaps
-    from server.policy import load_preset
-    from server.rules import rules_of
 
     installation = patient.installation
     if installation is None:
         return
     keeper, said = kept_by_one(installation), dict[tuple[str, str], list[str]]()
-    for org in installation.directory.orgs():
-        rules = [*rules_of(installation.database, org.id), *load_preset(org.preset)]
+    for org, own, preset in _ruled(installation):
+        rules = [*own, *preset]
         database = installation.database.of(org.id)
         found = database.snapshot(lambda rows, org=org, rules=rules: gaps(rows, org.id, rules))
         if keeper is not None:
