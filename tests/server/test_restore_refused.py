@@ -46,7 +46,7 @@ ALTERED = {
     "a connector file": "INSERT INTO backup_file VALUES ('evil.yaml', x'00')",
     "another time": "UPDATE backup_manifest SET body = replace(body, '202', '203')",
     "a trigger": "CREATE TRIGGER t AFTER INSERT ON audit_entry BEGIN DELETE FROM agent; END",
-    "the seal itself": "UPDATE backup_seal SET mac = replace(mac, 'a', 'b')",
+    "the seal itself": "UPDATE backup_seal SET mac = iif(mac LIKE '0%', '1', '0') || substr(mac, 2)",
     "an empty seal": "UPDATE backup_seal SET mac = ''",
     "a seal that is none": "UPDATE backup_seal SET mac = x'ff'",
 }
