@@ -25,7 +25,10 @@ from tests.installed import SECRET, Place, add_org
 from tests.upstream import Answer, Upstream
 
 READ = "stripe_list_charges"
-TODAY = day_of(now_ms())
+
+
+def today() -> str:
+    return day_of(now_ms())
 
 
 def calls(place: Place, *tools: tuple[str, dict[str, Any]], agent: str = "reconciler") -> None:
@@ -79,7 +82,7 @@ def test_usage_is_shown_by_connection_with_what_is_left(used: Place, owner: Comm
 def test_every_way_to_look_at_it_gives_the_same_whole(used: Place, owner: CommandLine, by: str) -> None:
     rows = owner("usage", "--by", by, "--json").json["rows"]
     assert (sum(row["calls"] for row in rows), sum(row["held"] for row in rows)) == (4, 1)
-    named = {"member": "alice", "agent": "reconciler", "tool": READ, "day": TODAY, "connection": "stripe"}
+    named = {"member": "alice", "agent": "reconciler", "tool": READ, "day": today(), "connection": "stripe"}
     assert by == "org" or named[by] in {row[by] for row in rows}
     assert owner("usage", "--by", by).code == 0
 
@@ -152,8 +155,8 @@ def test_days_on_which_nothing_was_called_are_in_a_chart_of_days(used: Place, ow
     )
     lines = owner("usage", "--by", "day", "--chart", "calls").out.splitlines()
     assert [line.split()[-1] for line in lines] == ["1", "0", "0", "3"]
-    assert (lines[0][:10], lines[3][:10]) == (earlier, TODAY)
-    assert owner("usage", "--by", "day", "--chart", "calls", "--since", TODAY).out.splitlines()[0][:10] == TODAY
+    assert (lines[0][:10], lines[3][:10]) == (earlier, today())
+    assert owner("usage", "--by", "day", "--chart", "calls", "--since", today()).out.splitlines()[0][:10] == today()
 
 
 @pytest.mark.parametrize("width", [20, 40, 79, 200])
