@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 from syslogcef.parsers import parse_rfc5424
 
+from tests.ports import free_port
+
 PATIENCE_S = 30.0
 
 
@@ -25,7 +27,9 @@ class Collector:
         self._lines: list[socket.socket] = []
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._socket.bind(("127.0.0.1", port))
+        if kind == "udp":  # what does not fit while our thread waits for its turn is lost
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 1024 * 1024)
+        self._socket.bind(("127.0.0.1", port or free_port()))
         self.port = self._socket.getsockname()[1]
         if kind != "udp":
             self._socket.listen()
@@ -156,7 +160,7 @@ class HttpCollector:
                 self.end_headers()
                 self.wfile.write(answer.body)
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", port or free_port()), Handler)
         self._server.daemon_threads = True
         scheme = "http"
         if certificate is not None:
