@@ -87,12 +87,13 @@ async def test_nothing_that_a_channel_writes_holds_a_secret_an_argument_or_the_p
     place: Place, receiver: Receiver, name: str, happening: Happening
 ) -> None:
     hooked(place, receiver.hook)
-    approval = await held(place)
+    amount = 9_876_543_210  # no time in milliseconds has these digits
+    approval = await held(place, {**REFUND, "amount": amount})
     execute(place, "DELETE FROM notice")
     before = everything_but_sealed(place)
     place.installation.database.write_now(lambda rows: CHANNELS[name].tell(rows, place.org, approval, happening))
     written = everything_but_sealed(place).removeprefix(before)
-    for secret in (SECRET, CANARY, REFUND["charge"], "whsec_", "1200", "MOVES MONEY", "Refund "):
+    for secret in (SECRET, CANARY, REFUND["charge"], "whsec_", amount, "MOVES MONEY", "Refund "):
         assert str(secret) not in written
     assert bool(outbox(place)) is not CHANNELS[name].asks
 
@@ -524,9 +525,10 @@ async def test_a_server_ends_without_waiting_for_the_dead(
     receiver.answers = [Answer(wait=hanging)]
     hooked(place, receiver.hook)
     await held(place)
-    with anyio.fail_after(5):
-        async with running(public(place)):
-            await until(lambda: receiver.requests)
+    async with running(public(place)):
+        await until(lambda: receiver.requests)
+        asked = anyio.current_time()
+    assert anyio.current_time() - asked < 8, "an answer is waited for ten seconds"
     hanging.set()
     assert len(outbox(place)) == 1  # whoever is next sends it again, with the same id
 
@@ -622,10 +624,14 @@ async def test_what_needs_an_approver_is_told_before_what_is_confirmed_anyway(pl
         await held(place, {**REFUND, "amount": number + 1})
     place.rule(who="everyone", tools=["stripe.create_refund"], then="approve")
     await held(place, {**REFUND, "amount": 4000})
+    gate = threading.Event()
+    receiver.answers = [Answer(b"ok", wait=gate) for _ in range(AT_ONCE)]
     async with a_server(place, Clock()) as server:
         server.look()
+        await until(lambda: len(receiver.requests) == AT_ONCE)
+        gate.set()
         await server.settled()
     told = [json.loads(request.body)["approval"]["ruling"] for request in receiver.requests]
-    assert "approve" in told[:2], "two are under way at once"
+    assert "approve" in told[:AT_ONCE], "so many are under way at once"
     assert len(told) == 13, "all of it at one look"
     assert outbox(place) == []
