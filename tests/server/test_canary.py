@@ -321,15 +321,19 @@ def connect(place: Place, url: str, secret: str | Secret, *, kind: str = "token"
 
 
 class Hasty(Egress):
-    """The door out, with little patience."""
+    """The door out, with little patience for an answer that does not come."""
+
+    patience_s = 30.0
 
     async def send(self, prepared: Any, **more: Any) -> Reply:
-        return await super().send(prepared, **more, limits=Limits(connect_s=0.3, total_s=0.3))
+        return await super().send(prepared, **more, limits=Limits(connect_s=self.patience_s, total_s=self.patience_s))
 
 
 @asynccontextmanager
-async def hasty(place: Place, **changed: Any) -> AsyncIterator[Parts]:
+async def hasty(place: Place, way: str = "", **changed: Any) -> AsyncIterator[Parts]:
     async with Hasty() as egress:
+        if way == "timeout":
+            egress.patience_s = 1.0
         yield replace(place.installation.parts(egress), **changed)
 
 
@@ -413,7 +417,7 @@ async def test_however_a_call_ends_the_credential_is_in_no_log_and_no_traceback(
     with Upstream() as upstream:
         upstream.answer = lambda _: WAYS[way](gate)
         connect(mirror, upstream.url, PLAIN)
-        async with hasty(mirror) as parts:
+        async with hasty(mirror, way) as parts:
             said = await heard(parts, mirror, tool, {"what": "it"}, Person(Decision.APPROVE))
         gate.set()
         assert upstream.requests
@@ -804,7 +808,7 @@ async def test_a_secret_that_stays_elsewhere_is_nowhere_else_however_its_call_en
     with Upstream() as upstream:
         upstream.answer = lambda _: WAYS[way](gate)
         connect(mirror, upstream.url, to_reference(places.keep(source, PLAIN)))
-        async with hasty(mirror, references=places.resolver(home=mirror.home)) as parts:
+        async with hasty(mirror, way, references=places.resolver(home=mirror.home)) as parts:
             said = await heard(parts, mirror, "mirror_look", {"what": "it"})
             said += await heard(parts, mirror, "mirror_tell", {"what": "it"}, Person(Decision.APPROVE))
         gate.set()
