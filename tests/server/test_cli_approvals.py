@@ -411,15 +411,20 @@ def test_what_is_no_single_key_decides_nothing(owner: CommandLine, place: Place,
     approval = held(place)
     desk = Desk(place.installation, place.installation.directory.org("acme"), place.actor())
     ours, theirs = pty.openpty()
+
+    class Left(Screen):
+        def key(self, seconds: float) -> str | None:
+            found = super().key(seconds)
+            if found is None:  # no key, or what was typed: the next one leaves
+                os.write(ours, b"q")
+            return found
+
     try:
         tty.setraw(theirs)
         with os.fdopen(theirs, "r", encoding="ascii") as keyboard:
-            screen = Screen(console_on(io.StringIO()), keyboard, forget_typed=lambda: os.write(ours, typed.encode()))
+            screen = Left(console_on(io.StringIO()), keyboard, forget_typed=lambda: os.write(ours, typed.encode()))
             screen.now = iter(range(0, 1000, 10)).__next__
-            leaving = threading.Timer(0.5, os.write, (ours, b"q"))
-            leaving.start()
             assert _one(desk, screen, pending(desk), set()) is None
-            leaving.join()
     finally:
         os.close(ours)
     assert state(place, approval) is State.PENDING

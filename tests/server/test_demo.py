@@ -73,7 +73,7 @@ def test_ctrl_c_at_the_question_ends_it_at_once_and_leaves_nothing_behind(tmp_pa
         assert more, told  # it ended, and would never ask
         told += more
     process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=20)
+    rest, _ = process.communicate(timeout=60)
     assert process.returncode != 0
     assert b"Traceback" not in rest
     assert b"went wrong" not in rest
