@@ -204,7 +204,7 @@ def _somebody() -> str:
     return next(name for name in ("nobody", "postgres") if name in known)
 
 
-def waited(ready: Callable[[], bool], seconds: float = 10.0) -> bool:
+def waited(ready: Callable[[], bool], seconds: float = 60.0) -> bool:
     """Whether `ready()` comes true in time."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:

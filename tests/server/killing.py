@@ -18,7 +18,7 @@ import httpx2
 from tests.commandline import ROOT
 from tests.installed import Place
 from tests.raw import Raw, Reply
-from tests.servers import POINTS, ServerProcess, environment_of
+from tests.servers import PATIENCE_S, POINTS, ServerProcess, environment_of
 
 WORKERS = 12
 IN_FLIGHT = "sent, and not answered"
@@ -193,7 +193,7 @@ class _process:
         with suppress(BrokenPipeError):
             self.process.stdin.close()
         try:
-            self.process.wait(10)
+            self.process.wait(PATIENCE_S)
         finally:
             self.process.kill()
             self.process.wait()
