@@ -209,7 +209,7 @@ def _free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def waited(ready: Callable[[], bool], seconds: float = 10.0) -> bool:
+def waited(ready: Callable[[], bool], seconds: float = 30.0) -> bool:
     """Whether `ready()` comes true in time."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
