@@ -188,6 +188,7 @@ async def test_a_minute_that_a_wrong_clock_has_begun_far_ahead_holds_nothing_up(
     execute(place, f"UPDATE connection_pace SET window_at = window_at + {10 * MINUTE_MS}")
     async with running(waiting(place, 0).installation) as parts:
         assert await made(parts, place)
+        execute(place, f"UPDATE connection_pace SET window_at = window_at + {MINUTE_MS}")  # it may be over just now
         with pytest.raises(AtLimit):
             await made(parts, place)
     assert len(upstream.requests) == 1
@@ -217,7 +218,7 @@ async def test_a_provider_that_asks_for_a_pause_gets_it(place: Place, upstream: 
         with pytest.raises(AtLimit) as refused:
             await made(parts, place)
         assert len(upstream.requests) == 1
-        assert 28 <= refused.value.retry_after <= 30
+        assert 15 <= refused.value.retry_after <= 30
         upstream.answer = lambda request: Answer({"data": []})
         assert await made(parts, place, "second_list_charges"), "another account pauses by itself"
     async with running(place.installation) as parts:
@@ -243,10 +244,10 @@ async def test_a_short_pause_is_waited_for(place: Place, upstream: Upstream) -> 
     answers = iter([Answer({"ok": False}, 429, {"Retry-After": "1"}), Answer({"ok": True, "ts": "1"})])
     upstream.answer = lambda request: next(answers)
     async with running(waiting(place, 20).installation) as parts:
-        assert not await made(parts, place, "chat_post_message", **message)
         began = anyio.current_time()
+        assert not await made(parts, place, "chat_post_message", **message)
         assert await made(parts, place, "chat_post_message", **message)
-        assert anyio.current_time() - began > 0.5
+        assert anyio.current_time() - began >= 0.99
     assert len(upstream.requests) == 2
 
 

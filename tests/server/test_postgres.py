@@ -185,7 +185,7 @@ async def test_an_org_that_is_held_up_keeps_no_other_waiting(place: Place, servi
     other = add_org(place.installation, "globex")
     with place.in_the_way(note(place, "slow")):
         mine = asyncio.ensure_future(serving.write(note(place, "mine")))
-        await asyncio.wait_for(place.installation.database.of(other.org).write(note(other, "theirs")), 5)
+        await asyncio.wait_for(place.installation.database.of(other.org).write(note(other, "theirs")), 20)
         assert not mine.done()
         assert (noted(place), noted(other)) == ([], ["theirs"])
     await mine
@@ -249,10 +249,12 @@ def test_two_servers_write_one_chain(place: Place) -> None:
     for writer in writers:
         assert writer.stdout is not None
         assert writer.stdout.readline() == "ready\n"
-    for writer in writers:
-        assert writer.stdin is not None
-        writer.stdin.write("go\n")
-        writer.stdin.flush()
+    with place.in_the_way(lambda rows: None):  # both wait for their turn before either has written
+        for writer in writers:
+            assert writer.stdin is not None
+            writer.stdin.write("go\n")
+            writer.stdin.flush()
+        assert postgres.waited(lambda: waiting_for_locks(place) == 2)
     for writer in writers:
         writer.communicate(timeout=60)
         assert writer.returncode == 0
@@ -371,7 +373,7 @@ def test_a_database_that_is_gone_is_said_in_words_and_comes_back(own_server: pos
         began = time.monotonic()
         with pytest.raises(DatabaseProblem, match="cannot be reached"):
             act()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15
     own_server.start()
     assert database.read("SELECT 1") == [(1,)]
     database.close()
@@ -381,13 +383,15 @@ def test_a_database_that_does_not_answer_is_given_up_on(serving: PostgresDatabas
     """Stopped and not ended: its connections stand, and nothing comes back over them."""
     ((backend,),) = serving.read("SELECT pg_backend_pid()")
 
+    patience_s = 30.0
+
     class Hasty(Connection):
         def __init__(self, *given: Any) -> None:
             super().__init__(*given)
 
         @property
         def answer_s(self) -> float:
-            return 0.3
+            return patience_s
 
         @answer_s.setter
         def answer_s(self, _seconds: float) -> None:
@@ -397,11 +401,13 @@ def test_a_database_that_does_not_answer_is_given_up_on(serving: PostgresDatabas
     serving._server.connections = Hasty
     ((backend,),) = serving.read("SELECT pg_backend_pid()")
     os.kill(backend, signal.SIGSTOP)
+    patience_s = 0.3
     try:
         with pytest.raises(DatabaseProblem, match="connection was lost"):
             serving.query(lambda rows: rows.execute("SELECT 1").fetchall())
     finally:
         os.kill(backend, signal.SIGCONT)
+        patience_s = 30.0
     assert serving.read("SELECT 1") == [(1,)]
 
 

@@ -226,7 +226,7 @@ async def test_who_waits_for_a_turn_too_long_fails_and_who_has_it_goes_on(
 
         group.start_soon(one)
     assert ends == [False]
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
     assert places.kv.requests == []
     (entry,) = place.events("call.outcome")
     assert entry["reason"].startswith("Other calls wait for the same secret")
@@ -238,7 +238,7 @@ async def test_who_gets_a_turn_late_has_all_the_time_for_it(place: Place, places
     point(place, places.keep("vault_kv", SECRET))
     places.slow("vault_kv")
     outcomes: list[Outcome] = []
-    async with resolving(place, places, seconds=1.5) as parts, anyio.create_task_group() as group:
+    async with resolving(place, places, seconds=3.0) as parts, anyio.create_task_group() as group:
         limiter = parts.turns[connection_named(parts.database, place.org, "stripe").id]
         others = [object() for _ in range(REFERENCES_AT_ONCE)]
         for other in others:
@@ -248,11 +248,11 @@ async def test_who_gets_a_turn_late_has_all_the_time_for_it(place: Place, places
             outcomes.append(await look(parts, place))
 
         group.start_soon(one)
-        await anyio.sleep(1.0)
+        await anyio.sleep(1.2)
         limiter.release_on_behalf_of(others[0])
         while not places.kv.requests:
             await anyio.lowlevel.checkpoint()
-        await anyio.sleep(0.8)
+        await anyio.sleep(2.0)
         places.gate.set()
     assert [outcome.ok for outcome in outcomes] == [True]
     assert len(upstream.requests) == 1

@@ -12,8 +12,8 @@ import pytest
 
 from server.app import running
 from server.approval import ApprovalProblem, Decision
+from server.audit import select
 from server.call import Outcome, Parts, call
-from server.clock import now_ms
 from server.errors import ApprovalRequired, CallRefused, NoSuchTool, Unrecorded
 from server.identity import remove_agent, remove_member, remove_org
 from server.recounting import differences
@@ -29,8 +29,10 @@ Calling = Callable[..., Awaitable[Outcome]]
 ASKED = {"model": "m", "input": "hello"}
 
 
-def today() -> str:
-    return day_of(now_ms())
+def day_in(place: Place, later: int = 0) -> str:
+    """The day on which its one call began, or so many days later: by now it may be another."""
+    (entry,) = select(place.database.of(place.org), place.org, event="call.attempt")
+    return day_of(entry.at + later * 86_400_000)
 
 
 def whole(place: Place, by: str = "org", **more: Any) -> list[Usage]:
@@ -68,7 +70,7 @@ async def test_a_call_is_counted_with_what_it_took(place: Place, calling: Callin
     assert [row.key for row in whole(place, "connection")] == [("stripe", "acct_test", "own")]
     assert [row.key for row in whole(place, "tool")] == [("stripe_list_charges", "own")]
     assert [row.key for row in whole(place, "member")] == [(place.owner.id, "alice")]
-    assert [row.key for row in whole(place, "day")] == [(today(),)]
+    assert [row.key for row in whole(place, "day")] == [(day_in(place),)]
     assert [row.key for row in whole(place)] == [()]
     agrees(place)
 
@@ -352,23 +354,25 @@ async def test_a_recount_finds_every_number_that_was_changed(place: Place, calli
     await calling("stripe_list_charges", {})
     for name in COUNTED:
         place.database.write_now(lambda rows, n=name: rows.execute(f"UPDATE usage_day SET {n} = {n} + 1"))
-        (found,) = differences(place.database, place.org, since=today())[1]
+        (found,) = differences(place.database, place.org, since=day_in(place))[1]
         assert found.kept.counts[name] == found.counted.counts[name] + 1
         place.database.write_now(lambda rows, n=name: rows.execute(f"UPDATE usage_day SET {n} = {n} - 1"))
     agrees(place)
     place.database.write_now(lambda rows: rows.execute("UPDATE usage_day SET agent = 'mallory'"))
-    assert len(differences(place.database, place.org, since=today())[1]) == 2, "one too many, and one that is missing"
+    assert len(differences(place.database, place.org, since=day_in(place))[1]) == 2, (
+        "one too many, and one that is missing"
+    )
     place.database.write_now(lambda rows: rows.execute("DELETE FROM usage_day"))
-    (found,) = differences(place.database, place.org, since=today())[1]
+    (found,) = differences(place.database, place.org, since=day_in(place))[1]
     assert (found.kept.shown(), found.counted.counts["calls"]) == ({}, 1)
 
 
 async def test_days_are_chosen_by_their_beginning_and_end(place: Place, calling: Calling) -> None:
     await calling("stripe_list_charges", {})
-    assert usage_by(place.database, place.org, "day", since=today(), until=day_of(now_ms() + 86_400_000)) != []
-    assert usage_by(place.database, place.org, "day", since=day_of(now_ms() + 86_400_000)) == []
-    assert usage_by(place.database, place.org, "day", since="2000-01-01", until=today()) == []
-    assert usage_by(place.database, place.org, "org", since="2000-01-01", until=today()) == []
+    assert usage_by(place.database, place.org, "day", since=day_in(place), until=day_in(place, 1)) != []
+    assert usage_by(place.database, place.org, "day", since=day_in(place, 1)) == []
+    assert usage_by(place.database, place.org, "day", since="2000-01-01", until=day_in(place)) == []
+    assert usage_by(place.database, place.org, "org", since="2000-01-01", until=day_in(place)) == []
 
 
 async def test_an_org_sees_its_own_usage_alone(place: Place, calling: Calling, upstream: Upstream) -> None:
