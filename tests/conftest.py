@@ -1,16 +1,9 @@
-"""Which database a test runs on: both where it is marked so, otherwise the one that KEYLEASH_TEST_DATABASE names.
-
-No test that is given examples fails because the machine is busy.
-"""
+"""Which database a test runs on: both where it is marked so, otherwise the one that KEYLEASH_TEST_DATABASE names."""
 
 import os
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, settings
-
-settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("unhurried")
 
 KINDS = ("sqlite", "postgres")
 CHOSEN = os.environ.get("KEYLEASH_TEST_DATABASE", "sqlite")

@@ -22,6 +22,7 @@ from tests.bench.load import Job, Tally
 from tests.bench.wire import HOST, KEY
 from tests.certificates import self_signed
 from tests.installed import make
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 START_S = 30.0
@@ -226,12 +227,6 @@ def started(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[by
 def process(module: str, *arguments: str) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
     """One of the benchmark's own parts."""
     return started("-m", module, *arguments)
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind((HOST, 0))
-        return int(found.getsockname()[1])
 
 
 def wait_for(server: Server) -> None:

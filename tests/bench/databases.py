@@ -22,7 +22,6 @@ from tests.bench.contest import (
     Plan,
     Rounds,
     Server,
-    free_port,
     install,
     one_job,
     process,
@@ -33,6 +32,7 @@ from tests.bench.contest import (
 )
 from tests.bench.load import Job
 from tests.bench.wire import HOST
+from tests.ports import free_port
 
 KINDS = ("sqlite", "postgres")
 

@@ -25,7 +25,6 @@ from tests.bench.contest import (
     START_S,
     BenchProblem,
     Server,
-    free_port,
     install,
     one_job,
     process,
@@ -35,6 +34,7 @@ from tests.bench.contest import (
 )
 from tests.bench.load import Job
 from tests.bench.wire import HOST
+from tests.ports import free_port
 
 EVERY_S = 0.001
 WATCHED = f"from tests.bench.profile import watch; watch(); {CONSOLE_SCRIPT}"

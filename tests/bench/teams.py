@@ -20,10 +20,11 @@ from typing import Any
 import httpx2
 
 from server.http import AGENT_PATH
-from tests.bench.contest import CONSOLE_SCRIPT, BenchProblem, Server, free_port, process, scratch, started, wait_for
+from tests.bench.contest import CONSOLE_SCRIPT, BenchProblem, Server, process, scratch, started, wait_for
 from tests.bench.load import cpu_of
 from tests.bench.wire import HOST, KEY, LAST, LIMIT, TOOL, VERSION, message
 from tests.installed import Place, add_org, make
+from tests.ports import free_port
 
 ACCOUNTS = (
     *("stripe", "github", "openai", "notion", "pagerduty"),

@@ -303,9 +303,9 @@ def test_a_request_that_says_nothing_finds_nothing(nothing: str) -> None:
 )
 def test_no_request_of_the_length_allowed_takes_long(shape: str) -> None:
     found(SIX, "warm")
-    started = time.perf_counter()
+    started = time.thread_time()
     found(SIX, shape)
-    assert time.perf_counter() - started < 1.0
+    assert time.thread_time() - started < 1.0
 
 
 def test_what_comes_after_the_first_words_of_a_request_is_not_looked_at() -> None:

@@ -19,7 +19,8 @@ from connectors.catalogue import Catalogue, shipped_folder
 from server.http import AGENT_PATH
 from tests.commandline import MAIN, CommandLine
 from tests.installed import files_holding
-from tests.real.emulators import HOST, free_port, started
+from tests.ports import free_port
+from tests.real.emulators import HOST, started
 from tests.real.report import CannotRun, Wrong, expect
 from tests.upstream import Upstream
 

@@ -17,7 +17,8 @@ import anyio
 from tests.browser import Browser
 from tests.commandline import Ran, with_environment
 from tests.installed import files_holding
-from tests.real.emulators import HOST, free_port, started, watched
+from tests.ports import free_port
+from tests.real.emulators import HOST, started, watched
 from tests.real.fetching import Cache, node
 from tests.real.governed import Agent, Org, agent, org, text_of
 from tests.real.report import Report, expect

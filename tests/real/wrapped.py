@@ -24,7 +24,8 @@ from connectors.egress import Egress
 from connectors.loading import parse
 from connectors.upstream import Definition, opened
 from tests.agents import ERAS
-from tests.real.emulators import HOST, free_port, started
+from tests.ports import free_port
+from tests.real.emulators import HOST, started
 from tests.real.fetching import Cache, node
 from tests.real.governed import Org, org, text_of
 from tests.real.report import Report, expect

@@ -27,8 +27,8 @@ from tests.browser import Browser
 from tests.commandline import CommandLine, Ran, everything, with_environment
 from tests.consenting import ledger, run_out, with_ledger
 from tests.installed import Place, files_holding
+from tests.ports import free_port
 from tests.provider import CLIENT_ID, CLIENT_SECRET, ISSUER, LEDGER, Provider
-from tests.real.emulators import free_port
 from tests.upstream import Answer
 
 pytestmark = pytest.mark.anyio

@@ -18,7 +18,7 @@ from tests.agents import Nobody, reopened
 from tests.commandline import CommandLine, Ran, everything, with_environment
 from tests.consenting import run_out
 from tests.installed import Place, files_holding
-from tests.real.emulators import free_port
+from tests.ports import free_port
 from tests.server.test_oauth_consent import BROWSER
 from tests.signed import Signed
 

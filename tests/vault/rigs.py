@@ -5,7 +5,6 @@ the real one that the environment names.
 """
 
 import os
-import socket
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
 from tests.vault.fake_kms import ACCESS_KEY, SECRET_KEY, FakeKms
 from tests.vault.fake_transit import FakeKey, FakeTransit
 from vault import CannotOpen, KeysUnavailable, RootKeyRef, VaultError, root_key_spec
@@ -122,7 +122,7 @@ def moto_rig(set_up: SetUp) -> Generator[Rig]:
     one, two = (client.create_key()["KeyMetadata"]["Arn"] for _ in range(2))
 
     def away() -> RootKeyRef:
-        set_up.monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", f"http://127.0.0.1:{closed_port()}")
+        set_up.monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", f"http://127.0.0.1:{free_port()}")
         return AwsKmsRef(one, patience=0.5)
 
     yield Rig(
@@ -182,15 +182,8 @@ def real_transit_rig(set_up: SetUp) -> Generator[Rig]:
         ref=lambda: root_key_spec(spec, set_up.tmp_path),
         other=lambda: root_key_spec(f"{spec}-other", set_up.tmp_path),
         secrets=[ref.read_token().reveal()],
-        away=lambda: replace(ref, address=(nobody := f"http://127.0.0.1:{closed_port()}"), only=nobody),
+        away=lambda: replace(ref, address=(nobody := f"http://127.0.0.1:{free_port()}"), only=nobody),
     )
-
-
-def closed_port() -> int:
-    """A port of loopback that nothing listens on."""
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        return int(reserved.getsockname()[1])
 
 
 NewRig = Callable[[SetUp], AbstractContextManager[Rig]]

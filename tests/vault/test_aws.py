@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.ports import free_port
 from tests.upstream import Answer, Upstream
 from tests.vault.fake_kms import ACCESS_KEY, CANARY, DENIED_BLOB, SECRET_KEY, FakeKms
-from tests.vault.rigs import alone_with_aws, closed_port, moto_server
+from tests.vault.rigs import alone_with_aws, moto_server
 from vault import CannotOpen, KeysUnavailable, Mend, RootKeyProblem, VaultError, root_key_spec
 from vault.aws import NO_CREDENTIALS, AwsKmsKey, AwsKmsRef, encryption_context
 
@@ -153,7 +154,7 @@ def test_what_is_no_blob_of_ours_is_not_sent(kms: FakeKms, root: AwsKmsKey):
 
 def test_loading_asks_nothing_and_needs_no_service(kms: FakeKms, arn: str, monkeypatch: pytest.MonkeyPatch):
     root = AwsKmsRef(arn).load()
-    monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", f"http://127.0.0.1:{closed_port()}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", f"http://127.0.0.1:{free_port()}")
     assert AwsKmsRef(arn).load().location == root.location == arn
     assert kms.requests == []
 

@@ -12,7 +12,7 @@ from vault import CannotResolve
 from vault.command import SYSTEM_PATH, printed
 
 
-def run(*words: str, seconds: float = 10.0, most: int = 1000, **more: str) -> bytes:
+def run(*words: str, seconds: float = 60.0, most: int = 1000, **more: str) -> bytes:
     return printed(words, what="The command", most=most, seconds=seconds, path=SYSTEM_PATH, more=more)
 
 
@@ -82,39 +82,39 @@ def test_one_that_fails_or_cannot_be_run_is_not_quoted():
 def test_one_that_does_not_end_is_stopped_with_all_it_started(tmp_path: Path):
     pid = tmp_path / "pid"
     started = time.monotonic()
-    with pytest.raises(CannotResolve, match=r"within 0\.5 seconds"):
-        run("sh", "-c", f"sleep 60 & echo $! > {pid}; wait", seconds=0.5)
+    with pytest.raises(CannotResolve, match="within 3 seconds"):
+        run("sh", "-c", f"sleep 60 & echo $! > {pid}; wait", seconds=3)
     assert time.monotonic() - started < 30
     assert ended(int(pid.read_text()))
 
 
 def test_one_that_has_ended_while_its_child_holds_the_output_is_stopped_too(tmp_path: Path):
     pid = tmp_path / "pid"
-    with pytest.raises(CannotResolve, match="within 1 seconds"):
-        run("sh", "-c", f"echo value; sleep 60 & echo $! > {pid}", seconds=1)
+    with pytest.raises(CannotResolve, match="within 3 seconds"):
+        run("sh", "-c", f"echo value; sleep 60 & echo $! > {pid}", seconds=3)
     assert ended(int(pid.read_text()))
 
 
 def test_a_child_in_a_session_of_its_own_does_not_hold_us_up(tmp_path: Path):
     pid = tmp_path / "pid"
     started = time.monotonic()
-    with pytest.raises(CannotResolve, match=r"within 0\.5 seconds"):
-        run("sh", "-c", f"setsid sh -c 'echo $$ > {pid}; exec sleep 20'", seconds=0.5)
+    with pytest.raises(CannotResolve, match="within 3 seconds"):
+        run("sh", "-c", f"setsid sh -c 'echo $$ > {pid}; exec sleep 20'", seconds=3)
     assert time.monotonic() - started < 15
     os.kill(int(pid.read_text()), 9)
 
 
 def test_one_that_closes_its_output_and_goes_on_is_stopped():
     started = time.monotonic()
-    with pytest.raises(CannotResolve, match=r"within 0\.5 seconds"):
-        run("sh", "-c", "exec >&-; exec sleep 60", seconds=0.5)
+    with pytest.raises(CannotResolve, match="within 3 seconds"):
+        run("sh", "-c", "exec >&-; exec sleep 60", seconds=3)
     assert time.monotonic() - started < 30
 
 
 def test_one_that_prints_without_end_is_stopped_at_one_byte_too_many():
     started = time.monotonic()
     assert len(run("yes", most=1000)) == 1001
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 def test_what_it_printed_in_pieces_is_had_whole():
@@ -133,8 +133,8 @@ def test_no_descriptor_and_no_dead_process_is_left():
             run("false")
         with pytest.raises(CannotResolve):
             run("sleep", "60", seconds=0.05)
-    assert descriptors() == before
-    assert children() == others
+    assert descriptors() <= before  # another test's may be closed meanwhile
+    assert children() <= others
 
 
 def children() -> set[str]:
