@@ -6,21 +6,22 @@ must not be sent twice. What it rejects out of a request for good is said, count
 Source: OTLP 1.10, "OTLP/HTTP Response".
 """
 
+import asyncio
 import json
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import anyio
 import httpx2
 
 from connectors.scrub import scrub
 from connectors.waiting import retry_after
 from server.audit.entry import Entry
 from server.audit.otlp import record_of, request_of
-from server.audit.streaming import Away, StreamProblem
+from server.audit.streaming import BATCH, Away, StreamProblem
 from server.audit.wire import CONNECT_S, SEND_S, trusting
 from vault import CannotResolve, RootKeyProblem, Secret
 from vault.remote import refuse_in_clear
@@ -31,6 +32,8 @@ MOST_ANSWER = 64 * 1024
 LONGEST_PAUSE_S = 3600.0
 """A receiver that asks for more patience is tried again after so long."""
 LONGEST_WORDS = 300
+GROWS_AFTER = 16
+"""So many requests in a row that were not too large, and the next may have twice as many entries."""
 _AGAIN = frozenset({429, 502, 503, 504})
 _MENDS = {
     401: "It wants another secret in a header: see KEYLEASH_OTLP_HEADERS, or --header-stdin",
@@ -72,10 +75,11 @@ class Collector:
             _require_unheard(url)
         self.url = url
         self._hidden, self._say = dict(hidden), say
-        self._most: int | None = None
+        self._most, self._fitted = BATCH, 0
         limits = httpx2.Timeout(SEND_S, connect=CONNECT_S)
         tls = trusting(authorities)
-        self._client = httpx2.Client(verify=tls, trust_env=False, follow_redirects=False, timeout=limits)
+        self._client = httpx2.AsyncClient(verify=tls, trust_env=False, follow_redirects=False, timeout=limits)
+        self._runner = asyncio.Runner()  # only what is asynchronous can be ended as a whole, whatever trickles in
 
     def resume(self, mark: list[int]) -> None:
         """The secrets can be read, or nothing is begun."""
@@ -92,7 +96,8 @@ class Collector:
         return sum(self._deliver(part) for part in self._parts(entries))
 
     def close(self) -> None:
-        self._client.close()
+        with self._runner as runner:
+            runner.run(self._client.aclose())
 
     def _parts(self, entries: Sequence[Entry]) -> Iterator[list[tuple[Entry, str]]]:
         """The entries with their records, as many at once as a request may have."""
@@ -100,7 +105,7 @@ class Collector:
         size = 0
         for entry in entries:
             record = record_of(entry)
-            if part and (size + len(record) > MOST_BYTES or len(part) == self._most):
+            if part and (size + len(record) > MOST_BYTES or len(part) >= self._most):
                 yield part
                 part, size = [], 0
             part.append((entry, record))
@@ -113,7 +118,7 @@ class Collector:
         which = _named(part)
         answer = self._posted(request_of(record for _, record in part).encode())
         if answer.status == 413 and len(part) > 1:
-            self._most = half = len(part) // 2
+            self._most, self._fitted = (half := len(part) // 2), 0
             return self._deliver(part[:half]) + self._deliver(part[half:])
         if answer.status in _AGAIN:
             pause = min(retry_after(answer.headers) or 0.0, LONGEST_PAUSE_S)
@@ -126,7 +131,14 @@ class Collector:
                 f"{self.url} refuses {which} (HTTP {answer.status}). {mend}. Then start the stream again: it goes on "
                 "with these."
             )
+        self._grow()
         return self._rejected(answer, which, len(part))
+
+    def _grow(self) -> None:
+        """What was too large may have been the entries' size, or a limit that was mended since."""
+        self._fitted += 1
+        if self._fitted >= GROWS_AFTER:
+            self._most, self._fitted = min(2 * self._most, BATCH), 0
 
     def _rejected(self, answer: Answer, which: str, most: int) -> int:
         """How many were, and what the receiver says is said. Raises StreamProblem where it is no receiver."""
@@ -147,7 +159,7 @@ class Collector:
     def _posted(self, body: bytes) -> Answer:
         """Raises Away where it comes to no answer. Nothing that is raised had the headers in hand."""
         try:
-            return self._exchanged(body)
+            return self._runner.run(self._exchanged(body, self._headers()))
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             why = str(error) or "it does not answer"
         except (httpx2.TimeoutException, TimeoutError):
@@ -156,19 +168,16 @@ class Collector:
             why = "it ended the connection, or speaks no HTTP"
         raise Away(f"the receiver at {self.url} takes nothing: {why}")
 
-    def _exchanged(self, body: bytes) -> Answer:
-        until = time.monotonic() + SEND_S
-        hidden = self._headers()
+    async def _exchanged(self, body: bytes, hidden: dict[str, str]) -> Answer:
         headers = {**hidden, "Content-Type": "application/json", "Accept-Encoding": "identity"}
-        with self._client.stream("POST", self.url, content=body, headers=headers) as answer:
-            found = bytearray()
-            for piece in answer.iter_raw():
-                found += piece
-                if time.monotonic() > until:
-                    raise TimeoutError
-                if len(found) > MOST_ANSWER:
-                    break
-            return Answer(answer.status_code, dict(answer.headers), bytes(found), list(hidden.values()))
+        with anyio.fail_after(SEND_S):
+            async with self._client.stream("POST", self.url, content=body, headers=headers) as answer:
+                found = bytearray()
+                async for piece in answer.aiter_raw():
+                    found += piece
+                    if len(found) > MOST_ANSWER:
+                        break
+                return Answer(answer.status_code, dict(answer.headers), bytes(found), list(hidden.values()))
 
     def _headers(self) -> dict[str, str]:
         """Raises Away where one cannot be read, or is none."""

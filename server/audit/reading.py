@@ -18,21 +18,24 @@ class Filters(TypedDict, total=False):
     """What to select. Times are milliseconds since the epoch, `since` included and `until` not.
 
     `agent`, `member` and `grant` match a name or an id; `argument` is a keyed hash, or an argument's name, ``=`` and
-    its hash; every other value is matched whole. None is as if not given.
+    its hash; every other value is matched whole. Of several values in a list, any is enough. None is as if not given.
     """
 
     since: int | None
     until: int | None
-    event: Event | str | None
-    agent: str | None
-    member: str | None
-    connection: str | None
-    tool: str | None
-    outcome: str | None
-    grant: str | None
-    argument: str | None
+    event: Event | str | list[str] | None
+    agent: str | list[str] | None
+    member: str | list[str] | None
+    connection: str | list[str] | None
+    tool: str | list[str] | None
+    outcome: str | list[str] | None
+    grant: str | list[str] | None
+    argument: str | list[str] | None
     limit: int | None
 
+
+Condition = tuple[Any, ...]
+"""SQL, and a value for each placeholder in it."""
 
 COLUMNS = ("seq", "at", "event", "body", "previous", "hash", "agent", "connection", "tool", "outcome")
 
@@ -46,7 +49,7 @@ def select(
     """
     given = {name: value for name, value in filters.items() if value is not None}
     left = filters.get("limit")
-    beyond: list[tuple[str, Any]] = [] if after is None else [("seq > ?", after)]
+    beyond: list[Condition] = [] if after is None else [("seq > ?", after)]
     for row in rows(db, org, where=[*beyond, *_where(given)], newest_first=newest_first):
         if left is not None and left <= 0:
             return
@@ -74,15 +77,16 @@ def rows(
     db: Reader,
     org: str,
     *,
-    where: Sequence[tuple[str, Any]] = (),
+    where: Sequence[Condition] = (),
     newest_first: bool = False,
     page: int = PAGE,
 ) -> Iterator[tuple[Any, ...]]:
-    """Rows as stored, in the order of `COLUMNS`; `where` holds conditions with one placeholder each."""
+    """Rows as stored, in the order of `COLUMNS`; `where` holds conditions, each with its values."""
     order, beyond = ("DESC", "seq < ?") if newest_first else ("ASC", "seq > ?")
-    conditions = [("org = ?", org), *where]
+    conditions: list[Condition] = [("org = ?", org), *where]
     while True:
-        found = _page(db, " AND ".join(sql for sql, _ in conditions), order, [*(each for _, each in conditions), page])
+        params = [each for _, *values in conditions for each in values]
+        found = _page(db, " AND ".join(sql for sql, *_ in conditions), order, [*params, page])
         yield from found
         if len(found) < page:
             return
@@ -115,17 +119,28 @@ _BY_COLUMN = ("event", "connection", "tool", "outcome")
 _BY_NAME = {"agent": ("agent", "agent_id"), "member": ("member", "member_id"), "grant": ("grant", "work")}
 
 
-def _where(given: dict[str, Any]) -> list[tuple[str, Any]]:
+def _where(given: dict[str, Any]) -> list[Condition]:
     """Conditions that the database can narrow by; `_matches` has the last word."""
-    conditions = [(f"{name} = ?", column(given[name])) for name in _BY_COLUMN if name in given]
-    conditions += [("body LIKE ? ESCAPE '!'", _containing(given[name])) for name in _BY_NAME if name in given]
+    conditions = [
+        _any(f"{name} = ?", [column(each) for each in _several(given[name])]) for name in _BY_COLUMN if name in given
+    ]
+    held = [_several(given[name]) for name in _BY_NAME if name in given]
     if "argument" in given:
-        conditions.append(("body LIKE ? ESCAPE '!'", _containing(_hash_of(given["argument"])[1])))
+        held.append([_hash_of(each)[1] for each in _several(given["argument"])])
+    conditions += [_any("body LIKE ? ESCAPE '!'", [_containing(each) for each in values]) for values in held]
     if "since" in given:
         conditions.append(("at >= ?", given["since"]))
     if "until" in given:
         conditions.append(("at < ?", given["until"]))
     return conditions
+
+
+def _any(sql: str, values: Sequence[Any]) -> Condition:
+    return f"({' OR '.join([sql] * len(values))})", *values
+
+
+def _several(value: str | list[str]) -> list[str]:
+    return value if isinstance(value, list) else [value]
 
 
 def _containing(value: str) -> str:
@@ -139,9 +154,15 @@ def _matches(entry: Entry, given: dict[str, Any]) -> bool:
     if given.keys().isdisjoint({*_BY_COLUMN, *_BY_NAME, "argument"}):
         return True
     body = entry.body
-    exact = all(body.get(name) == given[name] for name in _BY_COLUMN if name in given)
-    named = (fields for name, fields in _BY_NAME.items() if name in given and given[name] not in map(body.get, fields))
-    return exact and not any(named) and ("argument" not in given or _has(body, *_hash_of(given["argument"])))
+    fields = {**{name: (name,) for name in _BY_COLUMN}, **_BY_NAME}
+    named = all(
+        any(body.get(each) in _several(given[name]) for each in found)
+        for name, found in fields.items()
+        if name in given
+    )
+    return named and (
+        "argument" not in given or any(_has(body, *_hash_of(each)) for each in _several(given["argument"]))
+    )
 
 
 def _hash_of(argument: str) -> tuple[str | None, str]:

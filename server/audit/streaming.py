@@ -6,13 +6,15 @@ was followed so far, because an older database was put back, is refused.
 """
 
 import json
+import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, Unpack, cast
 
 from server.audit.entry import AuditError, CannotRead, Entry, Head, log_hash
-from server.audit.reading import Filters, Reader, head, rows, select
+from server.audit.reading import Filters, Reader, first_number, head, rows, select
 from vault.newfile import replace_private
 
 FORMAT = "keyleash-stream"
@@ -117,12 +119,16 @@ class Stream:
     receiver: Receiver
     say: Callable[[str], object]
     wait: Callable[[float], object]
+    clock: Callable[[], float] = time.monotonic
     sent: int = 0
     refused: int = 0
     """How many the receiver was handed and did not take, for good."""
     _before: Position | None = None
     """Where the last batch began that was handed on."""
     _tries: int = 0
+    _since: float = 0.0
+    """When the first of these tries began."""
+    _furthest: int = 0
 
     def begin(self) -> None:
         """Note where it begins. Raises StreamProblem where this is not the log that was followed so far."""
@@ -130,31 +136,32 @@ class Stream:
         self.receiver.resume(self.position.mark)
         self._note(replace(self.position, mark=self.receiver.mark()))
 
-    def follow(self, *, once: bool = False, **filters: Unpack[Filters]) -> None:
-        """Hand on what there is and what comes; with `once`, return at the log's present end."""
+    def follow(self, *, once: bool = False, patience_s: float = math.inf, **filters: Unpack[Filters]) -> None:
+        """Hand on what there is and what comes; with `once`, return at the log's present end.
+
+        Raises StreamProblem where it came no further for `patience_s`.
+        """
         while True:
+            if not self._tries:
+                self._since = self.clock()
             try:
-                end = head(self.db, self.position.org) or Head(0, "")
-                if end != Head(self.position.seq, self.position.hash):
-                    self._require_same_log()
-                self._hand_on(end, filters)
-                self._works()
-            except Away as away:
-                if away.unsure and self._before is not None:
+                end = self._hand_on(filters)
+            except (Away, CannotRead) as problem:
+                if isinstance(problem, Away) and problem.unsure and self._before is not None:
                     self._note(self._before)
                     self._before = None
-                self._later(str(away), away.after_s)
-                continue
-            except CannotRead as problem:
-                self._later(str(problem))
+                self._later(problem, patience_s, filters)
                 continue
             if once:
                 return
             if end.seq <= self.position.seq:
                 self.wait(LOOK_S)
 
-    def _hand_on(self, end: Head, filters: Filters) -> None:
-        """Everything up to `end`, batch by batch: first it is safe there, then it is noted here."""
+    def _hand_on(self, filters: Filters) -> Head:
+        """Everything up to the log's end, batch by batch: first it is safe there, then it is noted here."""
+        end = head(self.db, self.position.org) or Head(0, "")
+        if end != Head(self.position.seq, self.position.hash):
+            self._require_same_log()
         found = select(self.db, self.position.org, after=self.position.seq, **filters)
         entries = self._told_of_gaps(found, end) if not filters else _up_to(found, end)
         for batch in batches(entries):
@@ -164,9 +171,12 @@ class Stream:
             self._before = before
             self.sent += len(batch) - refused
             self.refused += refused
-            self._works()
+            if self.position.seq > self._furthest:  # one that ends each connection gets the same batch over and over
+                self._works()
         if end.seq > self.position.seq:
             self._reached(end)
+        self._works()
+        return end
 
     def _reached(self, at: Head) -> None:
         self._note(replace(self.position, seq=at.seq, hash=at.hash, mark=self.receiver.mark()))
@@ -184,15 +194,40 @@ class Stream:
             expected = entry.seq + 1
 
     def _works(self) -> None:
+        self._furthest = self.position.seq
+        self._since = self.clock()
         if self._tries:
             self.say("It works again.")
             self._tries = 0
 
-    def _later(self, why: str, after_s: float = 0.0) -> None:
+    def _later(self, problem: Away | CannotRead, patience_s: float, filters: Filters) -> None:
+        """Wait before the next try. Raises StreamProblem where none is left."""
+        why = str(problem).rstrip(".")
+        asked = problem.after_s if isinstance(problem, Away) else 0.0
+        left = self._since + patience_s - self.clock()
+        if left <= 0 or asked > left:
+            raise StreamProblem(
+                f"{why}. Given up after {patience_s:g} seconds in which it came no further: {self._left(filters)} not "
+                "delivered. The next run goes on there."
+            )
         if not self._tries:
-            self.say(f"{why.rstrip('.')}. It is tried again until it works; nothing is lost meanwhile.")
-        self.wait(max(after_s, min(AGAIN_S * 2**self._tries, AT_MOST_S)))
+            until = "until it works" if patience_s == math.inf else f"for {patience_s:g} seconds"
+            self.say(f"{why}. It is tried again {until}; nothing is lost meanwhile.")
+        self.wait(min(max(asked, min(AGAIN_S * 2**self._tries, AT_MOST_S)), left))
         self._tries = min(self._tries + 1, 10)
+
+    def _left(self, filters: Filters) -> str:
+        org, at = self.position.org, self.position.seq
+        try:
+            end = (head(self.db, org) or Head(0, "")).seq
+            first = first_number(self.db, org)
+            if filters:
+                count = sum(1 for _ in select(self.db, org, after=at, **filters))
+            else:
+                count = max(0, end - max(at, (first if isinstance(first, int) else 1) - 1))
+        except AuditError:
+            return f"the entries after {at} are"
+        return f"1 entry after {at} is" if count == 1 else f"{count} entries after {at} are"
 
     def _require_same_log(self) -> None:
         org, seq, own = self.position.org, self.position.seq, self.position.hash

@@ -1,4 +1,4 @@
-"""The filters of the record as options of each command that reads it."""
+"""The filters of the record as options of each command that reads it: given several times, any of the values fits."""
 
 import re
 from collections.abc import Callable
@@ -13,28 +13,47 @@ from server.cli.moments import moment
 if TYPE_CHECKING:
     from server.audit import Filters
 
+Given = list[str] | None
 Since = Annotated[
-    str | None, typer.Option("--since", metavar="TIME", help="From then on: 2026-11-23, 2026-11-23T09:14Z, or 2d.")
+    Given, typer.Option("--since", metavar="TIME", help="From then on: 2026-11-23, 2026-11-23T09:14Z, or 2d.")
 ]
-Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before then.")]
-EventName = Annotated[str | None, typer.Option("--event", help="One event, such as call.attempt.")]
-AgentName = Annotated[str | None, typer.Option("--agent")]
-MemberName = Annotated[str | None, typer.Option("--member")]
-ConnectionName = Annotated[str | None, typer.Option("--connection")]
-ToolName = Annotated[str | None, typer.Option("--tool", help="The tool's name on the wire: CONNECTION_TOOL.")]
+Until = Annotated[Given, typer.Option("--until", metavar="TIME", help="Before then.")]
+EventName = Annotated[
+    Given, typer.Option("--event", metavar="EVENT", help="Such as call.attempt. Repeat it for any of several.")
+]
+AgentName = Annotated[Given, typer.Option("--agent", metavar="NAME", help="Name or id. Repeatable, as --event.")]
+MemberName = Annotated[Given, typer.Option("--member", metavar="NAME", help="Name or id. Repeatable, as --event.")]
+ConnectionName = Annotated[Given, typer.Option("--connection", metavar="NAME", help="Repeatable, as --event.")]
+ToolName = Annotated[
+    Given,
+    typer.Option(
+        "--tool", metavar="TOOL", help="The tool's name on the wire: CONNECTION_TOOL. Repeatable, as --event."
+    ),
+]
 GrantId = Annotated[
-    str | None,
-    typer.Option("--grant", metavar="ID", help="Under one grant, by its id; or by the name of approved work."),
+    Given,
+    typer.Option(
+        "--grant",
+        metavar="ID",
+        help="Under a grant, by its id; or by the name of approved work. Repeatable, as --event.",
+    ),
 ]
 ArgumentHash = Annotated[
-    str | None,
+    Given,
     typer.Option(
         "--argument",
         metavar="[NAME=]HASH",
-        help="With this keyed hash of an argument's value, as `audit hash` shows it.",
+        help="With this keyed hash of an argument's value, as `audit hash` shows it. Repeatable: any of them.",
     ),
 ]
-Outcome = Annotated[str | None, typer.Option("--outcome", help="succeeded, failed, unknown, refused, denied or held.")]
+Outcome = Annotated[
+    Given,
+    typer.Option(
+        "--outcome",
+        metavar="OUTCOME",
+        help="succeeded, failed, unknown, refused, denied or held. Repeatable, as --event.",
+    ),
+]
 
 _FILTERS: dict[str, Any] = {
     **{"event": EventName, "agent": AgentName, "member": MemberName, "connection": ConnectionName, "tool": ToolName},
@@ -58,7 +77,7 @@ def _with(options: dict[str, Any], command: Callable[..., None]) -> Callable[...
     @wraps(command)
     def run(**given: Any) -> None:
         chosen = {name: given.pop(name) for name in options}
-        command(filters=_filters({name: value for name, value in chosen.items() if value is not None}), **given)
+        command(filters=_filters({name: value for name, value in chosen.items() if value}), **given)
 
     own = [each for name, each in signature(command).parameters.items() if name != "filters"]
     more = [Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=kind) for name, kind in options.items()]
@@ -68,14 +87,24 @@ def _with(options: dict[str, Any], command: Callable[..., None]) -> Callable[...
     return run
 
 
-def _filters(given: dict[str, Any]) -> "Filters":
-    """What was given, and nothing else. Raises BadParameter."""
+def _filters(given: dict[str, list[str]]) -> "Filters":
+    """What was given, and nothing else: one value as it is, several as a list. Raises BadParameter."""
     from server.audit import Event
 
-    if "event" in given and given["event"] not in list(Event):
-        raise typer.BadParameter(f"there is no event {given['event']!r}. `keyleash audit events` lists them.")
-    if "argument" in given and not _HASH.fullmatch(given["argument"].rpartition("=")[2]):
+    if unknown := [each for each in given.get("event", ()) if each not in list(Event)]:
+        raise typer.BadParameter(f"there is no event {unknown[0]!r}. `keyleash audit events` lists them.")
+    if not all(_HASH.fullmatch(each.rpartition("=")[2]) for each in given.get("argument", ())):
         raise typer.BadParameter("--argument takes a keyed hash, h1:…, as `keyleash audit hash` shows it, not a value.")
+    if twice := [name for name in _TIMES if len(given.get(name, ())) > 1]:
+        raise typer.BadParameter(f"--{twice[0]} takes one time.")
     found: Filters = {}
-    found.update({name: moment(value) if name in _TIMES else value for name, value in given.items()})  # pyright: ignore[reportCallIssue, reportArgumentType] - the names are those of Filters
+    found.update({name: _one_or_several(name, values) for name, values in given.items()})  # pyright: ignore[reportCallIssue, reportArgumentType] - the names are those of Filters
     return found
+
+
+def _one_or_several(name: str, values: list[str]) -> int | str | list[str]:
+    """Several in one order, whatever order they were given in: a stream with them is the same stream."""
+    if name in _TIMES:
+        return moment(values[0])
+    several = sorted(set(values))
+    return several if len(several) > 1 else several[0]

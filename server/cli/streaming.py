@@ -1,5 +1,6 @@
 """`keyleash audit stream`, `hash` and `events`: hand the record on, find a value in it, and what its events mean."""
 
+import math
 import sys
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
@@ -12,6 +13,7 @@ import typer
 from server.cli.acting import AsJson, AsMember, OrgName, at_desk
 from server.cli.audit import require_format
 from server.cli.logs import log_of
+from server.cli.moments import duration
 from server.cli.output import say, show_json, show_table, warn
 from server.cli.proving import require_not_ours
 from server.cli.selecting import following
@@ -50,6 +52,14 @@ def stream(
         bool, typer.Option("--only-new", help="A stream that begins: not with the first entry, but with the next.")
     ] = False,
     once: Annotated[bool, typer.Option("--once", help="End when all that there is has been handed on.")] = False,
+    patience: Annotated[
+        str | None,
+        typer.Option(
+            "--patience",
+            metavar="TIME",
+            help="With --once: end with an error when it came no further for so long, such as 10m; 1m unless said.",
+        ),
+    ] = None,
     org: OrgName = None,
     as_member: AsMember = None,
 ) -> None:
@@ -58,6 +68,7 @@ def stream(
     from server.audit.streaming import Place, Position, Stream, beginning
     from server.settings import read_settings
 
+    patience_s = _patience(patience, once=once)
     settings = read_settings()
     planned = _planned(output, format, settings, header_stdin, syslog=syslog, otlp=otlp)
     with log_of(org, as_member) as log, _alone(settings, log.org, name) as file:
@@ -72,7 +83,7 @@ def stream(
             handing = Stream(log.database, place, position, receiver, warn, _wait)
             try:
                 handing.begin()
-                handing.follow(once=once, **filters)
+                handing.follow(once=once, patience_s=patience_s, **filters)
             except BrokenPipeError:
                 raise AuditError("Whoever read standard output is gone. Start the stream again to go on.") from None
             finally:
@@ -155,6 +166,13 @@ def _planned(
     if otlp:
         return _to_otlp(format or "otlp", settings, header)
     return _to_file(str(output), format or "jsonl")
+
+
+def _patience(given: str | None, *, once: bool) -> float:
+    """Seconds. Raises BadParameter."""
+    if given is not None and not once:
+        raise typer.BadParameter("--patience goes with --once: without it, a stream goes on trying.")
+    return duration(given or "1m") / 1000 if once else math.inf
 
 
 def _to_file(output: str, form: str) -> Planned:

@@ -140,6 +140,7 @@ class HttpCollector:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # else a body waits for 40 ms behind its headers
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it
                 return
@@ -185,3 +186,33 @@ class HttpCollector:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Trickle:
+    """A receiver over HTTP that says yes, a byte of a header at a time, for as long as it is listened to."""
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/v1/logs"
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._answer, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> "Trickle":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._socket.close()
+        self._thread.join(PATIENCE_S)
+
+    def _answer(self) -> None:
+        with contextlib.suppress(OSError):
+            line, _ = self._socket.accept()
+            with line:
+                line.sendall(b"HTTP/1.1 200 OK\r\nx: ")
+                for _ in range(100):
+                    if self._over.wait(0.02):
+                        return
+                    line.sendall(b"x")
+                line.sendall(b"\r\ncontent-length: 0\r\n\r\n")

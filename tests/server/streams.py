@@ -1,5 +1,6 @@
 """What the tests of streams share: streams of one place's log, and a receiver that keeps numbers."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ class Streams:
         self.said: list[str] = []
         self.opened: list[Any] = []
         self.waited: list[float] = []
+        self.time = 0.0
         self.on_wait: Callable[[float], object] = self._done
 
     def close(self) -> None:
@@ -77,13 +79,17 @@ class Streams:
         )
         return int(seq)
 
-    def run(self, receiver: Any, *, once: bool = True, db: Any = None, **filters: Any) -> Stream:
+    def run(
+        self, receiver: Any, *, once: bool = True, db: Any = None, patience_s: float = math.inf, **filters: Any
+    ) -> Stream:
         start = beginning(self.place.org)
         new = Position(self.place.org, "there", "jsonl", dict(filters), start.seq, start.hash)
         reader = db or self.place.installation.database.of(self.place.org)
-        stream = Stream(reader, self.noted, self.noted.read() or new, receiver, self.said.append, self._wait)
+        stream = Stream(
+            reader, self.noted, self.noted.read() or new, receiver, self.said.append, self._wait, lambda: self.time
+        )
         stream.begin()
-        stream.follow(once=once, **filters)
+        stream.follow(once=once, patience_s=patience_s, **filters)
         return stream
 
     def run_until_done(self, receiver: Any) -> None:
@@ -92,6 +98,7 @@ class Streams:
 
     def _wait(self, seconds: float) -> None:
         self.waited.append(seconds)
+        self.time += seconds
         self.on_wait(seconds)
 
     @staticmethod

@@ -19,7 +19,7 @@ from server.audit.collector import LONGEST_PAUSE_S, MOST_ANSWER, Collector, Hidd
 from server.audit.streaming import AGAIN_S, StreamProblem
 from tests.certificates import self_signed
 from tests.installed import Place
-from tests.server.collectors import HttpCollector, Reply, Request
+from tests.server.collectors import HttpCollector, Reply, Request, Trickle
 from tests.server.streams import Done, Streams
 from vault import CannotResolve, Secret
 
@@ -204,6 +204,44 @@ def test_a_request_that_is_too_large_for_it_is_parted_and_one_entry_that_is_ends
     with pytest.raises(StreamProblem, match="max_request_body_size"):
         streams.run(posted(streams, there))
     assert place_of(streams) == streams.last - 1
+
+
+def test_after_a_while_it_is_asked_to_take_more_again(
+    streams: Streams, there: HttpCollector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(posting, "GROWS_AFTER", 3)
+    receiver = posted(streams, there)
+    there.reply = lambda request: Reply(413 if len(numbers(request)) > 1 else 200)
+    streams.run(receiver)
+    there.requests.clear()
+    there.reply = lambda request: Reply(413 if len(numbers(request)) > 2 else 200)
+    streams.add(14)
+    streams.run(receiver)
+    assert [len(each) for each in sent(there)] == [1, 2, 2, 2, 4, 2, 2, 2, 1]
+    assert [seq for each in sent(there) if len(each) < 4 for seq in each] == list(
+        range(streams.last - 13, streams.last + 1)
+    )
+
+
+def test_one_that_gives_its_answer_byte_by_byte_is_not_listened_to_without_end(
+    streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Trickle() as there:
+        receiver = opened(streams, there.url, {})  # its time for one read is the usual one
+        monkeypatch.setattr(posting, "SEND_S", 0.1)
+        with pytest.raises(Done):
+            streams.run(receiver)
+    assert "did not answer within 0.1 seconds" in streams.said[0]
+    assert place_of(streams) == 0
+
+
+def test_one_that_asks_for_more_patience_than_a_run_has_is_given_up_at_once(
+    streams: Streams, there: HttpCollector
+) -> None:
+    there.reply = lambda _: Reply(503, b"", {"Retry-After": "100"})
+    with pytest.raises(StreamProblem, match="Given up after 99 seconds"):
+        streams.run(posted(streams, there), patience_s=99)
+    assert (streams.waited, len(there.requests), place_of(streams)) == ([], 1, 0)
 
 
 def test_what_it_rejects_for_good_is_said_and_counted_and_not_sent_again(

@@ -5,12 +5,13 @@ import json
 import os
 import resource
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from server.audit import FORMATS, CannotRead, Entry, receivers
+from server.audit import FORMATS, CannotRead, Entry, receivers, streaming
 from server.audit.receivers import AppendedFile
 from server.audit.streaming import (
     AGAIN_S,
@@ -101,10 +102,10 @@ def test_killed_around_a_batch_nothing_is_lost_and_only_that_batch_comes_twice(
     streams: Streams, moment: str, batch: int
 ) -> None:
     streams.add(2 * BATCH + 50)
-    killed, count = Kept(), iter(range(1, 10))
+    killed, batches_seen = Kept(), iter(range(1, 10))
 
     def kill(_: Sequence[Entry]) -> None:
-        if next(count) == batch:
+        if next(batches_seen) == batch:
             raise Killed
 
     setattr(killed, moment, kill)
@@ -313,6 +314,83 @@ def test_while_the_database_is_away_it_waits_and_goes_on(streams: Streams) -> No
     assert "It is tried again" in streams.said[0]
     with pytest.raises(CannotRead):  # at its beginning it says so at once
         streams.run(kept, db=Flaky(None))
+
+
+def away(_: Sequence[Entry]) -> None:
+    raise Away("the receiver is out")
+
+
+def test_a_run_that_ends_gives_up_when_its_patience_does_and_the_next_goes_on_there(streams: Streams) -> None:
+    kept = Kept()
+    kept.before = away
+    streams.on_wait = lambda _: None
+    with pytest.raises(StreamProblem) as given_up:
+        streams.run(kept, patience_s=8)
+    assert str(given_up.value) == (
+        "the receiver is out. Given up after 8 seconds in which it came no further: "
+        f"{streams.last} entries after 0 are not delivered. The next run goes on there."
+    )
+    assert streams.waited == [AGAIN_S, 2 * AGAIN_S, 4 * AGAIN_S, 8 * AGAIN_S, AGAIN_S], "the last try is at the end"
+    assert streams.said == ["the receiver is out. It is tried again for 8 seconds; nothing is lost meanwhile."]
+    assert kept.seqs == []
+    kept.before = lambda _: None
+    streams.run(kept, patience_s=8)
+    assert kept.seqs == list(range(1, streams.last + 1))
+
+
+def test_patience_is_for_what_comes_no_further_not_for_the_whole(
+    streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "BATCH", 1)
+    kept, turns = Kept(), count()
+
+    def now_and_then(entries: Sequence[Entry]) -> None:
+        streams.time += 1
+        if next(turns) % 4:
+            away(entries)
+
+    kept.before = now_and_then
+    streams.on_wait = lambda _: None
+    streams.run(kept, patience_s=8)
+    assert kept.seqs == list(range(1, streams.last + 1))
+    assert streams.time > 2 * 8
+
+
+def test_one_that_takes_the_same_again_and_again_ends_such_a_run_too(
+    streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "BATCH", 1)
+    kept, turns = Kept(), count()
+
+    def flapping(_: Sequence[Entry]) -> None:
+        if next(turns) % 2:
+            raise Away("it has ended the connection", unsure=True)
+
+    kept.before = flapping
+    streams.on_wait = lambda _: streams._done(0) if len(streams.waited) > 20 else None
+    with pytest.raises(StreamProblem, match=f"{streams.last} entries after 0 are not delivered"):
+        streams.run(kept, patience_s=8)
+    assert set(kept.seqs) == {1}
+    assert streams.waited[:4] == [AGAIN_S, 2 * AGAIN_S, 4 * AGAIN_S, 8 * AGAIN_S]
+
+
+def test_what_is_said_not_to_be_delivered_is_what_would_have_been(streams: Streams) -> None:
+    streams.add(tool="a")
+    streams.delete("seq <= 2")
+    streams.on_wait = lambda _: None
+    kept = Kept()
+    kept.before = away
+    with pytest.raises(StreamProblem, match=": 1 entry after 0 is not delivered"):
+        streams.run(kept, patience_s=1, tool="a")
+    with pytest.raises(StreamProblem, match=f": {streams.last - 2} entries after 0 are not"):
+        streams.run(kept, patience_s=1)
+
+    class Gone:
+        def read(self, *_: object) -> Any:
+            raise OSError("gone")
+
+    with pytest.raises(StreamProblem, match=": the entries after 0 are not delivered"):
+        streams.run(kept, patience_s=1, db=Gone())
 
 
 # -- a file

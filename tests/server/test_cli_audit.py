@@ -52,6 +52,9 @@ def test_every_filter_narrows(owner: CommandLine, place: Place) -> None:
         return [entry["event"] for entry in owner("audit", "list", "--json", *filters).json]
 
     assert events("--event", "agent.created") == ["agent.created"]
+    assert events("--event", "agent.created", "--event", "org.created") == ["org.created", "agent.created"]
+    assert events("--agent", "nobody", "--agent", "reconciler", "--agent", "x") == ["agent.created"]
+    assert place.events("audit.listed")[-1]["selection"] == {"limit": 50, "agent": ["nobody", "reconciler", "x"]}
     assert events("--agent", "reconciler") == ["agent.created"]
     assert events("--member", "alice") == ["member.created"]
     assert events("--connection", "stripe") == ["connection.created"]
@@ -63,9 +66,13 @@ def test_every_filter_narrows(owner: CommandLine, place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [("--event", "no.such"), ("--since", "yesterday"), ("--until", "2026-13-01"), ("--limit", "0")]
+    "wrong",
+    [
+        *[("--event", "no.such"), ("--since", "yesterday"), ("--until", "2026-13-01"), ("--limit", "0")],
+        *[("--event", "no.such", "--event", "org.created"), ("--since", "1d", "--since", "2d")],
+    ],
 )
-def test_a_filter_that_means_nothing_is_misuse(owner: CommandLine, place: Place, wrong: tuple[str, str]) -> None:
+def test_a_filter_that_means_nothing_is_misuse(owner: CommandLine, place: Place, wrong: tuple[str, ...]) -> None:
     before = len(place.events())
     ran = owner("audit", "list", *wrong)
     assert (ran.code, ran.out) == (2, "")

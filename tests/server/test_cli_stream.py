@@ -1,6 +1,7 @@
 """Streaming and hashing at the command line: on record, for those who may read the log, and killed without a loss."""
 
 import json
+import math
 import random
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from syslogcef.parsers import parse_rfc5424
 
 from server.audit import Event, append, argument_fields
+from server.cli.streaming import _patience
 from server.destinations import otlp_headers, otlp_logs
 from server.identity import system_user
 from tests.commandline import MAIN, CommandLine, with_environment
@@ -77,6 +79,36 @@ def test_a_stream_is_not_mixed_up_with_another(owner: CommandLine, place: Place,
         owner("audit", "stream", "-o", str(tmp_path / "other"), "--format", "csv", "--name", "two", "--once").code == 0
     )
     assert len((tmp_path / "other").read_text().splitlines()) == 1 + before + 1
+
+
+def test_a_stream_of_several_events_is_one_stream_in_whatever_order_they_are_named(
+    owner: CommandLine, place: Place, tmp_path: Path
+) -> None:
+    file = tmp_path / "log.jsonl"
+    one, two = ("--event", "call.outcome"), ("--event", "audit.streamed")
+    assert owner("audit", "stream", "-o", str(file), *one, *two, "--once").code == 0
+    add(place)
+    assert owner("audit", "stream", "-o", str(file), *two, *one, "--once").code == 0
+    assert [entry["event"] for entry in entries_in(file)] == ["audit.streamed", "call.outcome", "audit.streamed"]
+    assert place.events("audit.streamed")[0]["selection"] == {"event": ["audit.streamed", "call.outcome"]}
+
+
+def test_a_run_that_ends_gives_up_on_a_receiver_that_is_away_and_the_next_goes_on(
+    owner: CommandLine, place: Place, there: HttpCollector
+) -> None:
+    there.reply = lambda _: Reply(503, b"", {"Retry-After": "61"})
+    stream = ("audit", "stream", "--otlp", "--once")
+    ran = otlp(owner, there)(*stream)
+    assert ran.code == 1
+    assert "Handed on 0 entries, up to entry 0." in ran.err
+    assert "Given up after 60 seconds in which it came no further: 5 entries after 0 are not delivered." in ran.err
+    assert "Given up after 5 seconds" in otlp(owner, there)(*stream, "--patience", "5s").err
+    assert owner("audit", "stream", "-o", "x", "--patience", "5s").code == 2, "a stream that goes on has no end"
+    assert _patience(None, once=False) == math.inf
+    there.reply = lambda _: Reply()
+    there.requests.clear()
+    assert otlp(owner, there)(*stream).code == 0
+    assert received(there) == list(range(1, len(place.events()) + 1))
 
 
 def test_only_what_is_new_can_be_asked_for(owner: CommandLine, place: Place, tmp_path: Path) -> None:
@@ -388,6 +420,8 @@ def test_a_value_is_found_by_its_hash(searched: CommandLine, place: Place) -> No
     assert set(of) == {("note", "text"), ("text", "text")}
     assert found("--argument", f"note={of['note', 'text']}") == [one]
     assert found("--argument", of["text", "text"]) == [three]
+    both = found("--argument", f"note={of['note', 'text']}", "--argument", of["text", "text"])
+    assert both == [one, three]
     assert found("--argument", f"other={of['text', 'text']}") == []
     amount = hashes(searched, "5000", "amount")
     assert found("--argument", amount["amount", "whole number"]) == [one]
