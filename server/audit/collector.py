@@ -22,7 +22,7 @@ from connectors.waiting import retry_after
 from server.audit.entry import Entry
 from server.audit.otlp import record_of, request_of
 from server.audit.streaming import BATCH, Away, StreamProblem
-from server.audit.wire import CONNECT_S, SEND_S, trusting
+from server.audit.wire import SEND_S, trusting
 from vault import CannotResolve, RootKeyProblem, Secret
 from vault.remote import refuse_in_clear
 
@@ -76,9 +76,8 @@ class Collector:
         self.url = url
         self._hidden, self._say = dict(hidden), say
         self._most, self._fitted = BATCH, 0
-        limits = httpx2.Timeout(SEND_S, connect=CONNECT_S)
         tls = trusting(authorities)
-        self._client = httpx2.AsyncClient(verify=tls, trust_env=False, follow_redirects=False, timeout=limits)
+        self._client = httpx2.AsyncClient(verify=tls, trust_env=False, follow_redirects=False, timeout=None)
         self._runner = asyncio.Runner()  # only what is asynchronous can be ended as a whole, whatever trickles in
 
     def resume(self, mark: list[int]) -> None:
@@ -160,9 +159,9 @@ class Collector:
         """Raises Away where it comes to no answer. Nothing that is raised had the headers in hand."""
         try:
             return self._runner.run(self._exchanged(body, self._headers()))
-        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+        except httpx2.ConnectError as error:
             why = str(error) or "it does not answer"
-        except (httpx2.TimeoutException, TimeoutError):
+        except TimeoutError:
             why = f"it did not answer within {SEND_S:g} seconds"
         except httpx2.HTTPError:  # it may quote the request, and the request has secrets
             why = "it ended the connection, or speaks no HTTP"

@@ -149,7 +149,6 @@ class Stream:
             except (Away, CannotRead) as problem:
                 if isinstance(problem, Away) and problem.unsure and self._before is not None:
                     self._note(self._before)
-                    self._before = None
                 self._later(problem, patience_s, filters)
                 continue
             if once:
@@ -213,8 +212,8 @@ class Stream:
         if not self._tries:
             until = "until it works" if patience_s == math.inf else f"for {patience_s:g} seconds"
             self.say(f"{why}. It is tried again {until}; nothing is lost meanwhile.")
-        self.wait(min(max(asked, min(AGAIN_S * 2**self._tries, AT_MOST_S)), left))
-        self._tries = min(self._tries + 1, 10)
+        self.wait(min(max(asked, min(AGAIN_S * 2 ** min(self._tries, 10), AT_MOST_S)), left))
+        self._tries += 1
 
     def _left(self, filters: Filters) -> str:
         org, at = self.position.org, self.position.seq

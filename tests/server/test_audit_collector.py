@@ -15,8 +15,8 @@ from google.protobuf.json_format import Parse
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
 
 from server.audit import collector as posting
-from server.audit.collector import LONGEST_PAUSE_S, MOST_ANSWER, Collector, Hidden
-from server.audit.streaming import AGAIN_S, StreamProblem
+from server.audit.collector import LONGEST_PAUSE_S, LONGEST_WORDS, MOST_ANSWER, Answer, Collector, Hidden
+from server.audit.streaming import AGAIN_S, BATCH, StreamProblem
 from tests.certificates import self_signed
 from tests.installed import Place
 from tests.server.collectors import HttpCollector, Reply, Request, Trickle
@@ -40,7 +40,8 @@ def there() -> Iterator[HttpCollector]:
 
 def sent(to: HttpCollector, path: str = "/v1/logs") -> list[list[int]]:
     """The numbers of the entries in each request."""
-    assert {(each.path, each.headers["content-type"]) for each in to.requests} <= {(path, "application/json")}
+    told = {(each.path, each.headers["content-type"], each.headers["accept-encoding"]) for each in to.requests}
+    assert told <= {(path, "application/json", "identity")}
     return [numbers(request) for request in to.requests]
 
 
@@ -97,6 +98,7 @@ def test_every_entry_goes_once_in_requests_that_are_bounded_and_the_next_run_goe
     found = sent(there)
     assert [seq for each in found for seq in each] == list(range(1, streams.last + 1))
     assert len(found) > 3
+    assert all(len(each) > 1 for each in found[:-1])
     assert all(len(each.body) < 21_000 for each in there.requests)
     assert (stream.sent, stream.refused) == (streams.last, 0)
     streams.add(2)
@@ -221,13 +223,17 @@ def test_after_a_while_it_is_asked_to_take_more_again(
     assert [seq for each in sent(there) if len(each) < 4 for seq in each] == list(
         range(streams.last - 13, streams.last + 1)
     )
+    receiver._most, receiver._fitted = BATCH, 2
+    streams.add()
+    streams.run(receiver)
+    assert receiver._most == BATCH
 
 
 def test_one_that_gives_its_answer_byte_by_byte_is_not_listened_to_without_end(
     streams: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Trickle() as there:
-        receiver = opened(streams, there.url, {})  # its time for one read is the usual one
+        receiver = opened(streams, there.url, {})
         monkeypatch.setattr(posting, "SEND_S", 0.1)
         with pytest.raises(Done):
             streams.run(receiver)
@@ -247,7 +253,7 @@ def test_one_that_asks_for_more_patience_than_a_run_has_is_given_up_at_once(
 def test_what_it_rejects_for_good_is_said_and_counted_and_not_sent_again(
     streams: Streams, there: HttpCollector
 ) -> None:
-    there.reply = answering(partly("2", "too old, and\x1b[2J odd"), partly(0, "use gzip."))
+    there.reply = answering(partly("2", "too old, and\x1b[2J odd"), partly(0, "use gzip."), partly(0, "x" * 5000))
     stream = streams.run(posted(streams, there))
     assert (stream.refused, stream.sent) == (2, streams.last - 2)
     assert len(there.requests) == 1
@@ -256,6 +262,9 @@ def test_what_it_rejects_for_good_is_said_and_counted_and_not_sent_again(
     stream = streams.run(posted(streams, there))
     assert (stream.refused, stream.sent) == (0, 1)
     assert streams.said[1].endswith(f"has taken entry {streams.last}, and says: use gzip.")
+    streams.add()
+    streams.run(posted(streams, there))
+    assert streams.said[2].endswith(f"and says: {'x' * LONGEST_WORDS}.")
 
 
 def test_it_rejects_no_more_than_it_was_sent_whatever_it_says(streams: Streams, there: HttpCollector) -> None:
@@ -287,6 +296,31 @@ def test_a_yes_of_something_else_is_none(streams: Streams, there: HttpCollector,
         streams.run(posted(streams, there))
     assert place_of(streams) == 0
     assert len(there.requests) == 1
+
+
+def test_an_answer_without_end_is_not_kept(
+    streams: Streams, there: HttpCollector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(posting, "SEND_S", 20)
+    there.reply = lambda _: Reply(body=b" " * (MOST_ANSWER + 1), headers={"content-length": "1000000000"})
+    with pytest.raises(StreamProblem, match="no receiver of OTLP"):
+        streams.run(posted(streams, there))
+
+
+def test_a_proxy_that_the_environment_names_is_not_gone_through(
+    streams: Streams, there: HttpCollector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with HttpCollector() as proxy:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.url)
+        streams.run(posted(streams, there))
+    assert (len(there.requests), proxy.requests) == (1, [])
+
+
+def test_what_came_back_is_shown_without_what_it_may_quote() -> None:
+    shown = repr(Answer(200, {"x": CANARY}, CANARY.encode(), [CANARY]))
+    assert "200" in shown
+    assert "canary" not in shown
 
 
 def test_one_that_hangs_up_or_is_away_is_tried_again_and_has_missed_nothing(

@@ -371,6 +371,20 @@ def test_select_finds_exactly(mixed, filters, found):
     assert [entry.seq for entry in select(mixed.db, ORG, **filters)] == found
 
 
+def test_the_database_reads_no_more_than_what_is_selected(mixed):
+    class Counting:
+        rows = 0
+
+        def read(self, *query):
+            found = mixed.db.read(*query)
+            self.rows += len(found)
+            return found
+
+    for several in ({"event": ["call.outcome", "preset.changed"]}, {"member": ["mem_1", "m_a"]}, {"tool": "a"}):
+        db = Counting()
+        assert db.rows == 0 < len(list(select(db, ORG, **several))) == db.rows
+
+
 def test_two_tools_whose_columns_are_cut_alike_are_told_apart(log):
     log.add(tool="x" * 300)
     log.add(tool="x" * 301)

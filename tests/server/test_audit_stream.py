@@ -2,9 +2,13 @@
 
 import errno
 import json
+import math
 import os
 import resource
+import socket
+import threading
 from collections.abc import Sequence
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,8 @@ from typing import Any
 import pytest
 
 from server.audit import FORMATS, CannotRead, Entry, receivers, streaming
-from server.audit.receivers import AppendedFile
+from server.audit import wire as wires
+from server.audit.receivers import AppendedFile, Pipe
 from server.audit.streaming import (
     AGAIN_S,
     AT_MOST_S,
@@ -20,8 +25,10 @@ from server.audit.streaming import (
     LOOK_S,
     Away,
     Position,
+    Stream,
     StreamProblem,
     batches,
+    beginning,
 )
 from server.audit.wire import Target, Wire
 from tests.certificates import self_signed
@@ -323,7 +330,7 @@ def away(_: Sequence[Entry]) -> None:
 def test_a_run_that_ends_gives_up_when_its_patience_does_and_the_next_goes_on_there(streams: Streams) -> None:
     kept = Kept()
     kept.before = away
-    streams.on_wait = lambda _: None
+    streams.on_wait = lambda _: streams._done(0) if len(streams.waited) > 20 else None
     with pytest.raises(StreamProblem) as given_up:
         streams.run(kept, patience_s=8)
     assert str(given_up.value) == (
@@ -336,6 +343,21 @@ def test_a_run_that_ends_gives_up_when_its_patience_does_and_the_next_goes_on_th
     kept.before = lambda _: None
     streams.run(kept, patience_s=8)
     assert kept.seqs == list(range(1, streams.last + 1))
+
+
+def test_however_often_it_was_tried_it_goes_on_trying(streams: Streams) -> None:
+    start = beginning("org")
+    stream = Stream(
+        streams.place.database,
+        streams.noted,
+        Position("org", "there", "jsonl", {}, start.seq, start.hash),
+        Kept(),
+        streams.said.append,
+        streams.waited.append,
+    )
+    stream._tries = 5000
+    stream._later(Away("the receiver is out"), math.inf, {})
+    assert streams.waited == [AT_MOST_S]
 
 
 def test_patience_is_for_what_comes_no_further_not_for_the_whole(
@@ -507,6 +529,30 @@ def test_what_is_no_file_is_refused_before_anything_is_handed_on(streams: Stream
     assert streams.noted.read() is None
 
 
+def test_what_a_file_has_taken_is_on_the_disk_before_that_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, sync = dict[int, int](), os.fsync
+
+    def seen(file: int) -> None:
+        sync(file)
+        synced[os.fstat(file).st_ino] = os.fstat(file).st_size
+
+    monkeypatch.setattr(os, "fsync", seen)
+    path = tmp_path / "log.jsonl"
+    with closing(lines_to(path)) as receiver:
+        receiver.resume([])
+        assert tmp_path.stat().st_ino in synced, "and so is its name"
+        receiver.send([hello()])
+    assert synced[path.stat().st_ino] == path.stat().st_size > 0
+
+
+def test_a_pipe_has_got_what_counts_as_taken(tmp_path: Path) -> None:
+    with (tmp_path / "pipe").open("wb") as pipe:
+        Pipe(pipe, FORMATS["jsonl"], "org").send([hello()])
+        assert (tmp_path / "pipe").read_bytes().endswith(b"\n")
+
+
 # -- a syslog receiver
 
 
@@ -558,6 +604,38 @@ def test_a_receiver_that_is_not_there_is_waited_for(streams: Streams) -> None:
     assert collectors[0].seqs == list(range(1, streams.last + 1))
     assert streams.waited == [AGAIN_S, 2 * AGAIN_S, 4 * AGAIN_S]
     assert "refused" in streams.said[0]
+
+
+def hello(size: int = 10) -> Entry:
+    return Entry(org="o", seq=1, at=1, event="e", text="x" * size, previous="", hash="")
+
+
+@pytest.mark.parametrize("size", [200_000, 8_000_000])
+def test_a_receiver_that_takes_and_never_reads_is_away(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(wires, "SEND_S", 0.1)
+    monkeypatch.setitem(wires.MESSAGES, "syslog", lambda entry: str(entry.text))
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        ends = threading.Timer(20, deaf.close)
+        ends.start()
+        with closing(Wire(Target("tcp", "127.0.0.1", deaf.getsockname()[1]))) as wire:
+            with pytest.raises(Away, match=r"does not acknowledge|timed out") as found:
+                wire.send([hello(size)])
+            assert not found.value.unsure
+            assert wire._socket is None
+        ends.cancel()
+
+
+def test_a_receiver_that_says_nothing_to_a_handshake_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wires, "CONNECT_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        ends = threading.Timer(20, deaf.close)
+        ends.start()
+        with pytest.raises(Away, match="timed out"):
+            Wire(Target("tls", "127.0.0.1", deaf.getsockname()[1])).send([hello()])
+        ends.cancel()
 
 
 @pytest.mark.parametrize("kind", ["udp", "tcp"])

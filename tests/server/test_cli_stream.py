@@ -21,6 +21,7 @@ from server.audit import Event, append, argument_fields
 from server.cli.streaming import _patience
 from server.destinations import otlp_headers, otlp_logs
 from server.identity import system_user
+from tests.certificates import self_signed
 from tests.commandline import MAIN, CommandLine, with_environment
 from tests.installed import Place, files_holding
 from tests.server.collectors import Collector, HttpCollector, Reply
@@ -59,6 +60,7 @@ def test_a_stream_goes_on_where_it_stopped_and_each_start_is_on_record(
         *("alice", "os user", "jsonl", str(file), "default", 0),
     )
     assert two["after"] == one["seq"]
+    assert (place.home / "streams" / place.org).stat().st_mode & 0o777 == 0o700
 
 
 def test_a_stream_is_not_mixed_up_with_another(owner: CommandLine, place: Place, tmp_path: Path) -> None:
@@ -103,7 +105,8 @@ def test_a_run_that_ends_gives_up_on_a_receiver_that_is_away_and_the_next_goes_o
     assert "Handed on 0 entries, up to entry 0." in ran.err
     assert "Given up after 60 seconds in which it came no further: 5 entries after 0 are not delivered." in ran.err
     assert "Given up after 5 seconds" in otlp(owner, there)(*stream, "--patience", "5s").err
-    assert owner("audit", "stream", "-o", "x", "--patience", "5s").code == 2, "a stream that goes on has no end"
+    goes_on = owner("audit", "stream", "-o", "x", "--patience", "5s")
+    assert (goes_on.code, "goes with --once" in goes_on.err) == (2, True)
     assert _patience(None, once=False) == math.inf
     there.reply = lambda _: Reply()
     there.requests.clear()
@@ -245,6 +248,25 @@ def test_an_opentelemetry_receiver_gets_the_log_and_the_headers_secret_is_nowher
     shown = first.out + first.err + second.out + second.err + repr(place.events())
     assert HEADER not in shown
     assert [path for path in files_holding(tmp_path, HEADER.encode()) if path != file] == []
+
+
+def test_receivers_over_tls_are_checked_against_the_authorities_that_the_operator_names(
+    owner: CommandLine, place: Place, tmp_path: Path
+) -> None:
+    certificate = self_signed(tmp_path, "127.0.0.1")
+    with HttpCollector(certificate=certificate) as there, Collector("tls", certificate=certificate) as syslog:
+        line = otlp(
+            owner,
+            there,
+            KEYLEASH_OTLP_CA_FILE=str(certificate),
+            KEYLEASH_SYSLOG=f"tls://127.0.0.1:{syslog.port}",
+            KEYLEASH_SYSLOG_CA_FILE=str(certificate),
+        )
+        for to in ("--otlp", "--syslog"):
+            ran = line("audit", "stream", to, "--once", "--patience", "1s", "--name", to.strip("-"))
+            assert ran.code == 0, ran.err
+        syslog.wait_for(len(place.events()))
+    assert received(there)[0] == 1
 
 
 def test_what_an_opentelemetry_receiver_rejects_ends_in_an_error(
