@@ -1,8 +1,8 @@
-"""What comes with the program is read once for a process that runs tests: nearly half the cost of a place went there."""
+"""What comes with the program is read once for a process that runs tests: a good part of a place's cost went there."""
 
 import contextlib
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ SHIPPED = shipped_folder()
 def read_once() -> Iterator[None]:
     """Inside of it, whoever asks for a shipped connector is given the same one; all others are read as ever."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connectors.catalogue, "load", lambda path: _shipped(path) if path.parent == SHIPPED else load(path))
+        patch.setattr(
+            connectors.catalogue, "load", lambda path: _shipped(path) if path.parent == SHIPPED else load(path)
+        )
         yield
 
 
-@lru_cache(maxsize=None)
+@cache
 def _shipped(path: Path) -> Connector:
     return load(path)
 
