@@ -628,6 +628,19 @@ def test_a_receiver_that_takes_and_never_reads_is_away(monkeypatch: pytest.Monke
         ends.cancel()
 
 
+def test_only_of_a_connection_that_ended_is_it_unsure_what_was_read() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        wire = Wire(Target("tcp", "127.0.0.1", there.getsockname()[1]))
+        wire.send([hello()])
+        line, _ = there.accept()
+        line.close()
+    with pytest.raises(Away) as ended:
+        wire.send([hello()])
+    with pytest.raises(Away) as nobody:
+        wire.send([hello()])
+    assert (ended.value.unsure, nobody.value.unsure) == (True, False)
+
+
 def test_a_receiver_that_says_nothing_to_a_handshake_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wires, "CONNECT_S", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as deaf:
