@@ -154,7 +154,7 @@ async def test_what_model_providers_report_is_counted_in_one_way(
         ({"totalTokenCount": 9}, (0, 1, 0, 0)),
         ({"promptTokenCount": 0}, (1, 0, 0, 0)),
         ({"promptTokenCount": 7}, (1, 0, 7, 0)),
-        ({"thoughtsTokenCount": 5}, (1, 0, 0, 5)),
+        ({"thoughtsTokenCount": 5}, (1, 1, 0, 5)),
     ],
 )
 async def test_a_report_that_says_nothing_is_none_though_its_parts_are_added_up(
