@@ -221,7 +221,7 @@ def test_what_was_withdrawn_meanwhile_cannot_be_limited(offers: Offering) -> Non
 
 
 def test_of_two_offers_to_one_org_each_is_counted_limited_and_set_aside_by_itself(offers: Offering) -> None:
-    offers.offer("acme", "--calls-per-day 1")
+    offers.offer("acme", "--calls-per-day 1 --own-project")
     offers.offer("acme", "--name spare --calls-per-day 5")
     org, database = offers.acme.org, offers.acme.database
     assert asyncio.run(asked(offers.acme)).ok
@@ -229,8 +229,8 @@ def test_of_two_offers_to_one_org_each_is_counted_limited_and_set_aside_by_itsel
     with pytest.raises(LimitReached):
         require_left(database, connection)
     require_left(database, connection_named(database, org, "spare"))
-    database.write_now(lambda rows: limit(rows, stands(offers), Terms(account="no more than a limit"), by="me"))
-    assert offers.acme.events("managed.changed")[-1]["account"] == stands(offers).terms.account
+    database.write_now(lambda rows: limit(rows, stands(offers), Terms(), by="the operator"))
+    assert offers.acme.events("managed.changed")[-1]["own_project"] is stands(offers).terms.own_project is True
     assert asyncio.run(asked(offers.acme)).ok
     assert offers("connection remove openai --yes", org="acme").code == 0
     spare = offered(database, org, "spare")

@@ -373,19 +373,21 @@ async def test_a_changed_budget_counts_at_the_next_call_and_a_removed_one_holds_
     place: Place, calling: Calling
 ) -> None:
     made = budget(place, 1)
+    budget(place, 9, agent="another")
     assert (await calling()).ok
     for most, warn in ((0, None), (None, 101)):
         with pytest.raises(BudgetProblem):
             place.database.write_now(partial(change, org=place.org, budget=made.id, most=most, warn=warn, by="alice"))
     place.database.write_now(lambda rows: change(rows, place.org, made.id, most=2, warn=50, by="alice"))
-    assert [(one.budget.most, one.budget.warn) for one in stands(place)] == [(2, 50)]
+    assert [(one.budget.most, one.budget.warn) for one in stands(place)] == [(2, 50), (9, 80)]
     assert (await calling()).ok
     assert [entry["most"] for entry in place.events("budget.reached")] == [1, 2], "people are told anew"
     with pytest.raises(ApprovalRequired):
         await calling()
     place.database.write_now(lambda rows: remove(rows, place.org, made.id, by="alice"))
+    assert [one.budget.most for one in stands(place)] == [9]
     assert (await calling()).ok
-    created, changed, removed = place.events("budget.created", "budget.changed", "budget.removed")
+    created, _, changed, removed = place.events("budget.created", "budget.changed", "budget.removed")
     assert (created["most"], changed["before"], changed["most"]) == (1, {"most": 1, "warn": 80}, 2)
     assert (removed["budget"], removed["by"]) == (made.id, "alice")
 

@@ -92,6 +92,7 @@ async def test_refused_held_failed_and_approved_calls_are_told_apart(
     assert not (await calling("stripe_list_charges", {})).ok
     (one,) = whole(place)
     assert (one.calls, one.approved, one.succeeded, one.failed, one.refused, one.held) == (2, 1, 1, 1, 2, 1)
+    assert one.unknown == 0
     agrees(place)
 
 
