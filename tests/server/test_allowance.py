@@ -16,7 +16,7 @@ from server.errors import LimitReached
 from server.managed import LIMITS, Managed, Terms, limit, offered, this_month
 from server.usage import BOUND, MOST_TOKENS
 from tests.agents import Person, execute
-from tests.offering import ASK, Offering, asked, offering
+from tests.offering import ASK, SECOND, Offering, asked, offering
 from tests.upstream import Answer, Received
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
@@ -232,6 +232,9 @@ def test_of_two_offers_to_one_org_each_is_counted_limited_and_set_aside_by_itsel
     database.write_now(lambda rows: limit(rows, stands(offers), Terms(), by="the operator"))
     assert offers.acme.events("managed.changed")[-1]["own_project"] is stands(offers).terms.own_project is True
     assert asyncio.run(asked(offers.acme)).ok
+    rows = "SELECT credential_version FROM connection ORDER BY name"
+    assert offers("managed rotate openai --secret-stdin", secret=SECOND).code == 0
+    assert database.read(rows) == [(2,), (1,)]
     assert offers("connection remove openai --yes", org="acme").code == 0
     spare = offered(database, org, "spare")
     assert spare is not None

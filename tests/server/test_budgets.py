@@ -387,6 +387,7 @@ async def test_a_changed_budget_counts_at_the_next_call_and_a_removed_one_holds_
     place.database.write_now(lambda rows: remove(rows, place.org, made.id, by="alice"))
     assert [one.budget.most for one in stands(place)] == [9]
     assert (await calling()).ok
+    assert [one.most for one in place.installation.workspaces.of(place.caller()).budgets] == [9]
     created, _, changed, removed = place.events("budget.created", "budget.changed", "budget.removed")
     assert (created["most"], changed["before"], changed["most"]) == (1, {"most": 1, "warn": 80}, 2)
     assert (removed["budget"], removed["by"]) == (made.id, "alice")
