@@ -951,6 +951,8 @@ def test_what_became_another_meanwhile_is_not_changed_by_who_saw_it_before(offer
     for way in late:
         with pytest.raises(ConnectionProblem, match="changed or withdrawn meanwhile"):
             database.write_now(way)
+    with pytest.raises(ConnectionProblem, match="Remove what is in the way first"):
+        database.write_now(lambda rows: take_up(rows, catalogue, [now.connection], now, by="alice"))
     assert offered(database, offers.acme.org, "openai") == now
     database.write_now(lambda rows: tried(rows, now, problem=None, by="the operator"))
     (seen,) = offered_to(database, offers.acme.org)
