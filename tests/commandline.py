@@ -167,6 +167,15 @@ class Terminal:
             pass
         return self.running.wait(PATIENCE_S)
 
+    def leave(self) -> int:
+        """Press q until it is heeded: with another key it is none. Returns the exit code."""
+        deadline = time.monotonic() + PATIENCE_S
+        while self.running.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(OSError):  # it has ended
+                self.type("q")
+            self.glance(0.2)
+        return self.end()
+
     def _more(self, deadline: float) -> bool:
         ready, _, _ = select.select([self.descriptor], [], [], max(0.0, deadline - time.monotonic()))
         if not ready:

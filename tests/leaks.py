@@ -9,6 +9,9 @@ from urllib.parse import unquote
 
 WINDOW = 8
 """So many characters of a secret in a row are a leak; fewer are chance."""
+PART, MANY = 5, 100
+"""Where there are many windows, one is looked for only in what holds a part of one at a place divisible by four: every
+window that stands anywhere has such a part."""
 
 _HEX = re.compile(r"[0-9A-Fa-f]{16,}")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{11,}")
@@ -22,12 +25,15 @@ def leak(data: str | bytes, *secrets: str, layers: int = 4) -> str | None:
     decoded.
     """
     text = data.decode("latin-1") if isinstance(data, bytes) else data
-    windows = [secret[at : at + WINDOW] for secret in secrets for at in range(len(secret) - WINDOW + 1)]
+    windows = dict.fromkeys(secret[at : at + WINDOW] for secret in secrets for at in range(len(secret) - WINDOW + 1))
+    parts = {each[at : at + PART] for each in windows for at in range(WINDOW - PART + 1)}
     seen = {text}
     layer = [(text, "")]
     for _ in range(layers):
         for undone, how in layer:
             for shown, more in _readings(undone):
+                if len(windows) > MANY and parts.isdisjoint(shown[at : at + PART] for at in range(0, len(shown), 4)):
+                    continue
                 # Each looked for by itself: a regular expression of all of them takes many times as long.
                 if (found := next((each for each in windows if each in shown), None)) is not None:
                     return f"{found!r} of the secret, {how}{more}".rstrip(", ")

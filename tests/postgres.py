@@ -47,6 +47,7 @@ class Server:
         self.data = self.folder / "data"
         self.port = free_port()
         self._numbers = itertools.count()
+        self._copies = "wal_log" if fsync else "file_copy"  # half the work, where a checkpoint need not wait for a disk
         self._run("initdb", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "-U", "postgres")
         settings = {
             "listen_addresses": "127.0.0.1",
@@ -90,7 +91,7 @@ class Server:
     def new_database(self, template: str = "template0") -> str:
         name = f"kl_{next(self._numbers)}_{secrets.token_hex(3)}"
         with self.superuser() as db:
-            db.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER {OWNER} STRATEGY wal_log".encode())
+            db.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER {OWNER} STRATEGY {self._copies}".encode())
             db.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC".encode())
             db.execute(f"GRANT CONNECT ON DATABASE {name} TO {APP}".encode())
         return name

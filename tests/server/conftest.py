@@ -9,6 +9,7 @@ import pytest
 
 from server.identity import system_user
 from tests.commandline import CommandLine
+from tests.definitions import read_once
 from tests.installed import SECRET, Place, make
 from tests.metering import metering
 from tests.places import Places
@@ -16,6 +17,12 @@ from tests.server.restoring import PASSPHRASE, Backup
 from tests.upstream import Upstream
 
 SPARE_S = 15.0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shipped_connectors_read_once() -> Iterator[None]:
+    with read_once():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ def main() -> None:
     installation = open_installation(read_settings())
     place = Place(installation, org, installation.directory.member(org, owner))
     print("decides", flush=True)
-    while not select.select([sys.stdin], [], [], 0.01)[0]:
+    while not select.select([sys.stdin], [], [], 0.03)[0]:
         for record in installation.approvals.list(org, state=State.PENDING):
             try:
                 decide(place, record.id, Decision.APPROVE)

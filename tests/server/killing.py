@@ -20,7 +20,6 @@ from tests.installed import Place
 from tests.raw import Raw, Reply
 from tests.servers import PATIENCE_S, POINTS, ServerProcess, environment_of
 
-WORKERS = 12
 IN_FLIGHT = "sent, and not answered"
 ANY_TIME = "at any time"
 PLANS = (*POINTS, IN_FLIGHT, ANY_TIME)
@@ -48,6 +47,7 @@ class Run:
     log: Path
     operations: int
     kills: int
+    workers: int
     rng: random.Random
     told: list[Told] = field(default_factory=list)
     killed: Counter[str] = field(default_factory=Counter)
@@ -67,7 +67,7 @@ class Run:
             ):
                 keepers = [replicas.create_task(self._keep_up(server)) for server in self.servers]
                 async with asyncio.TaskGroup() as agents:
-                    for _ in range(WORKERS):
+                    for _ in range(self.workers):
                         agents.create_task(self._work(http))
                 for keeper in keepers:
                     keeper.cancel()
@@ -127,7 +127,7 @@ class Run:
                     told.status = "not heard"  # and asked again in the end
                 elif isinstance(reply, Reply):
                     self._heard(told, reply)
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
 
     @staticmethod
     def _heard(told: Told, reply: Reply) -> None:

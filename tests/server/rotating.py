@@ -2,6 +2,8 @@
 
 `rotate HOME root|ORG STATEMENT` rotates and sends itself SIGKILL before that statement of its database: by number (0
 is none), or by how it begins.
+`rotate-each HOME` does the same for every line `root|ORG STATEMENT` that it is given, in a process that it forks, and
+prints how that ended.
 `read HOME` opens everything that is sealed, over and over; for each round it prints `ok`, or what could not be opened.
 """
 
@@ -20,10 +22,12 @@ from server.database import Database
 from server.postgres import Connection, PostgresDatabase
 from server.rotation import rotate_org, rotate_root, unfinished_root
 from server.sealed import DERIVED, SEALED
-from server.settings import read_settings
+from server.settings import Settings, read_settings
 from server.sqlite import SqliteDatabase
 from tests.installed import operators
 from vault import Vault, root_key_spec
+
+PAUSE_S = 0.02
 
 
 class Doomed(SqliteDatabase):
@@ -105,17 +109,43 @@ def rotate(installation: Installation, what: str, database: Database | None = No
 def main() -> None:
     """See the text of this file."""
     verb, home, *rest = sys.argv[1:]
-    installation = open_installation(replace(read_settings(), home=Path(home)))
+    settings = replace(read_settings(), home=Path(home))
     if verb == "rotate":
-        settings = installation.settings
-        here = settings.database_url is None
-        doomed = Doomed(settings.database, rest[1]) if here else DoomedThere(settings.owner_url, rest[1])
-        rotate(installation, rest[0], doomed)
-        print(doomed.done)
-        return
+        print(rotated(settings, *rest))
+    elif verb == "rotate-each":
+        for line in sys.stdin:
+            print(forked(settings, *line.split()), flush=True)
+    else:
+        read_until_told(open_installation(settings))
+
+
+def rotated(settings: Settings, what: str, last: str) -> int:
+    """How many statements it took."""
+    here = settings.database_url is None
+    doomed = Doomed(settings.database, last) if here else DoomedThere(settings.owner_url, last)
+    rotate(open_installation(settings), what, doomed)
+    return doomed.done
+
+
+def forked(settings: Settings, what: str, last: str) -> int:
+    """The exit code of a process that rotates: nothing is imported anew for each that is killed."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            rotated(settings, what, last)
+            code = 0
+        except BaseException as error:
+            sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def read_until_told(installation: Installation) -> None:
+    """Open everything, over and over; `PAUSE_S` leaves the machine to those who rotate."""
     first = everything(installation)
     print("ready", flush=True)
-    while not select.select([sys.stdin], [], [], 0)[0]:
+    while not select.select([sys.stdin], [], [], PAUSE_S)[0]:
         try:
             installation.vault.forget()
             again = everything(installation)

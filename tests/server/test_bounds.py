@@ -1,5 +1,6 @@
 """What approved work takes is found for the strictest call that it could cover: no call within it is judged worse."""
 
+import os
 from typing import Any
 
 import pytest
@@ -60,7 +61,7 @@ ARGUMENTS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=1_500, deadline=None)
+@settings(max_examples=1_500 if "KEYLEASH_PROOFS" in os.environ else 500, deadline=None)
 @given(rules(), rules(), st.lists(CONDITIONS, max_size=3), st.lists(ARGUMENTS, min_size=1, max_size=12))
 def test_no_call_within_the_bounds_gets_a_verdict_that_is_stricter_than_what_the_work_takes(
     own: list[Rule], preset: list[Rule], bounds: list[Condition], calls: list[dict[str, Any]]

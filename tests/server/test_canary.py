@@ -46,7 +46,7 @@ from server.errors import CallRefused
 from tests import postgres
 from tests.agents import ERAS, Nobody, Person, answering, connected, execute, reopened, with_connector
 from tests.installed import SECRET, Place
-from tests.leaks import leak, leaking_files
+from tests.leaks import WINDOW, leak, leaking_files
 from tests.places import KV_PATH, KV_TOKEN, OP_ITEM, OP_TOKEN, SOURCES, Places
 from tests.upstream import Answer, Received, Upstream
 from vault import CannotResolve, Secret, to_reference
@@ -150,6 +150,9 @@ def test_the_finder_finds_every_echo_and_every_part_of_one(echo: Callable[[str],
     assert leak(f'{{"a": "{text}"}}', canary)
     assert leak(f"...{text}...".encode(), canary)
     assert leak(text, "another secret, which is not in it", canary)
+    many = "".join(str(number) for number in range(1000, 1100))
+    assert all(leak("." * before + canary[:WINDOW], many, canary) for before in range(5))
+    assert leak(text, many) is None
     assert leak(json.dumps({"inner": json.dumps({text: 1})}), canary)
     assert leak(json.dumps(echo("[removed]" + canary[3:-3])), canary)
     assert leak(echo("nothing of it"), canary) is None

@@ -7,7 +7,7 @@ import pty
 import threading
 import tty
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -157,7 +157,7 @@ def test_an_approver_by_group_sees_and_decides_what_the_rule_gives_them(
         terminal.until(f"{second} · until")
         terminal.until("[q] leave")
         typed_until(terminal, "d", f"Denied {second}")
-        assert left(terminal) == 0
+        assert terminal.leave() == 0
     assert [one["id"] for one in owner("approvals", "list", "--all", "--json").json] == [second, first]
     assert owner("approvals", "show", others).code == 1
     assert owner("approvals", "deny", others, "--yes").code == 1
@@ -362,7 +362,7 @@ def test_watching_decides_a_held_call_with_one_key(owner: CommandLine, place: Pl
             assert all(part in shown for part in ("ch_1", "1200", "MOVES MONEY"))
             typed_until(terminal, "a", "Approved apr_")
         terminal.until("Nothing waits for you.")
-        assert left(terminal) == 0
+        assert terminal.leave() == 0
     assert came[0].ok
     assert len(upstream.requests) == 1
 
@@ -376,7 +376,7 @@ def test_watching_denies_skips_and_leaves(owner: CommandLine, place: Place) -> N
         terminal.until("[q] leave")
         typed_until(terminal, "s", f"Passed over {second}")
         terminal.until("Nothing else waits for you.")
-        assert left(terminal) == 0
+        assert terminal.leave() == 0
     assert [state(place, one) for one in (first, second)] == [State.DENIED, State.PENDING]
 
 
@@ -396,7 +396,7 @@ def test_watching_lists_what_waits_and_moves_through_it(owner: CommandLine, plac
         assert "2 calls wait:" in terminal.until("[q] leave")
         fourth = held(place, {"charge": "ch_4"})
         terminal.until("Now waiting, too: stripe_create_refund, by reconciler.")
-        assert left(terminal) == 0
+        assert terminal.leave() == 0
     states = [state(place, one) for one in (first, second, third, fourth)]
     assert states == [State.PENDING, State.DENIED, State.PENDING, State.PENDING]
 
@@ -441,7 +441,7 @@ def test_what_is_decided_elsewhere_goes_from_the_screen(owner: CommandLine, plac
         terminal.until("[q] leave")
         assert owner("approvals", "deny", approval, "--yes").code == 0
         terminal.until("decided elsewhere")
-        assert left(terminal) == 0
+        assert terminal.leave() == 0
 
 
 class Pressed(Screen):
@@ -498,14 +498,3 @@ def typed_until(terminal: Any, key: str, text: str) -> None:
         terminal.type(key)
         terminal.glance(0.2)
     terminal.until(text)
-
-
-def left(terminal: Any) -> int:
-    """Leave, with as many presses as it takes: one that arrives together with another key is none."""
-    for _ in range(100):
-        with suppress(OSError):  # it has ended
-            terminal.type("q")
-        terminal.glance(0.2)
-        if terminal.running.poll() is not None:
-            break
-    return terminal.end()

@@ -123,7 +123,7 @@ class History:
 
 @pytest.mark.slow
 @settings(
-    max_examples=200 if os.environ.get("KEYLEASH_PROOFS") else 60,
+    max_examples=200 if os.environ.get("KEYLEASH_PROOFS") else 30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

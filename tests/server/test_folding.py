@@ -30,6 +30,7 @@ from server.listing import PAGE
 from tests import postgres
 from tests.agents import ERAS, Nobody, answering, connected, decide, with_connector
 from tests.bench.wire import message
+from tests.definitions import input_of
 from tests.installed import SECRET, Place, add_org
 from tests.serving import serving
 from tests.upstream import Upstream
@@ -601,10 +602,11 @@ async def test_a_rule_that_hides_a_tool_acts_on_the_next_search(place: Place) ->
 async def test_a_broken_definition_is_not_found_and_hides_no_other(place: Place) -> None:
     async with running(place.installation) as parts:
         (broken,) = [tool for tool in parts.workspaces.of(place.caller()).offer.tools if tool.name == HIDDEN]
-        object.__setattr__(broken.tool, "input_schema", {"type": "string"})
-        async with Client(protocol_server(place.installation, parts, lambda _ctx: place.caller())) as client:
-            found = await search(client, "refund a charge")
-            described = await client.call_tool("describe_tool", {"name": HIDDEN})
+        server = protocol_server(place.installation, parts, lambda _ctx: place.caller())
+        with input_of(broken.tool, {"type": "string"}):
+            async with Client(server) as client:
+                found = await search(client, "refund a charge")
+                described = await client.call_tool("describe_tool", {"name": HIDDEN})
     assert HIDDEN not in names(found)
     assert "stripe_list_refunds" in names(found)
     assert described.is_error

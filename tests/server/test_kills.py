@@ -25,7 +25,7 @@ from tests.server.killing import IN_FLIGHT, PLANS, Run, Told, ask, deciding, dur
 from tests.servers import ServerProcess
 
 LONG = "KEYLEASH_PROOFS" in os.environ
-OPERATIONS, KILLS = (1_500, 64) if LONG else (120, 9)
+OPERATIONS, KILLS, AGENTS = (1_500, 64, 12) if LONG else (60, 8, 5)
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -43,7 +43,7 @@ async def test_no_approved_call_is_sent_twice_and_every_lost_one_is_unknown(tmp_
         place.database.write_now(
             lambda rows: create(rows, place.org, measure="calls", per="month", most=10**6, by="alice")
         )
-        run = Run(place, person, log, OPERATIONS, KILLS, random.Random(seed))
+        run = Run(place, person, log, OPERATIONS, KILLS, AGENTS, random.Random(seed))
         async with deciding(place, person):
             await run.run()
         assert sum(run.killed.values()) == KILLS, run.killed

@@ -20,6 +20,7 @@ from server.app import protocol_server, running
 from server.approval import Decision, State
 from tests import postgres
 from tests.agents import Answering, answering
+from tests.definitions import input_of
 from tests.installed import SECRET, Place
 from tests.serving import serving
 from tests.upstream import Answer, Upstream
@@ -267,10 +268,10 @@ async def test_one_broken_definition_hides_no_other(place: Place, era: str) -> N
     async with running(place.installation) as parts:
         workspace = parts.workspaces.of(place.caller())
         broken = workspace.offer.tools[0]
-        object.__setattr__(broken.tool, "input_schema", {"type": "string"})
         server = protocol_server(place.installation, parts, lambda _ctx: place.caller())
-        async with Client(server, mode=era) as client:
-            names = [tool.name for tool in (await client.list_tools()).tools]
+        with input_of(broken.tool, {"type": "string"}):
+            async with Client(server, mode=era) as client:
+                names = [tool.name for tool in (await client.list_tools()).tools]
     assert broken.name not in names
     assert len(names) == len(workspace.offer.tools) - 1 + len(["read_more"])
 

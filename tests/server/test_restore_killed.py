@@ -87,9 +87,9 @@ def require_finished(results: Any) -> None:
 
 def test_over_an_installation(place: Place, owner: CommandLine, tmp_path: Path, file: Path) -> None:
     results = killed(
-        owner, template_of(place, tmp_path), tmp_path / "killed", str(file), "--yes", "--accept-rollback", every=5
+        owner, template_of(place, tmp_path), tmp_path / "killed", str(file), "--yes", "--accept-rollback", every=11
     )
-    assert len(results) > 20
+    assert len(results) > 10
     for one in results:
         left, step = one["left"], one["step"]
         assert left["is"] in ("old", "new"), step
@@ -104,8 +104,8 @@ def test_onto_a_new_machine(place: Place, owner: CommandLine, tmp_path: Path, fi
     (place.home / "keys" / "root.key").unlink()
     recovery = ("--recovery", str(file.with_name("r")), "--root", "file", "--passphrase-stdin")
     home = tmp_path / "new"
-    results = killed(owner, tmp_path / "none", home, str(file), *recovery, stdin=PASSPHRASE, every=7)
-    assert len(results) > 8
+    results = killed(owner, tmp_path / "none", home, str(file), *recovery, stdin=PASSPHRASE, every=11)
+    assert len(results) > 6
     for one in results:
         left = one["left"]
         if left != {"is": "old"}:

@@ -148,12 +148,17 @@ async def test_rotations_killed_at_any_statement_lose_nothing_and_finish_when_ru
     chance = random.Random(20)
     statements = {what: int(finished(busy, what).strip()) for what in (busy.org, "root")}
     kills = 0
+    rotating = start("rotate-each", str(busy.home))
+    assert rotating.stdin is not None
+    assert rotating.stdout is not None
     while kills < 24:
         for what, number in statements.items():
-            killed = run("rotate", str(busy.home), what, str(chance.randint(1, number)))
-            kills += killed.returncode == -signal.SIGKILL
-            assert killed.returncode in (-signal.SIGKILL, 0), killed.stderr
+            print(what, chance.randint(1, number), file=rotating.stdin, flush=True)
+            ended = int(rotating.stdout.readline())
+            kills += ended == -signal.SIGKILL
+            assert ended in (-signal.SIGKILL, 0), rotating.communicate(timeout=60)
             assert everything(open_installation(busy.installation.settings)) == before
+    assert rotating.communicate(timeout=60) == ("", "")
     for what in statements:
         finished(busy, what)
     nothing_is_left_under_an_earlier_key(busy)

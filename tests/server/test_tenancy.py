@@ -151,7 +151,7 @@ ON_SQLITE = pytest.mark.sqlite_only("SQLite's driver tells of every statement; P
 def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Walked, Watching]]:
     """A short walk, then what it seldom comes to, and every statement that these came to."""
     with Watching() as watching:
-        come_of = walk(2_000, 10, seed=7)
+        come_of = walk(1_500, 10, seed=7)
         _tour(tmp_path_factory.mktemp("tour"))
         yield come_of, watching
 
@@ -363,8 +363,8 @@ async def _budgeted(place: Place) -> None:
 def test_no_org_sees_a_canary_of_another_on_a_short_walk(walked: tuple[Walked, Watching]) -> None:
     """The long one is `python -m tests.walk`."""
     done, recorded = walked[0].done, walked[0].recorded
-    assert walked[0].heard > 2_000
-    assert walked[0].sent > 300
+    assert walked[0].heard > 1_000
+    assert walked[0].sent > 150
     assert len(done) >= 22, done
     events = {"call.outcome", "call.held", "call.refused", "call.replayed", "approval.decided", "grant.created"}
     assert {event for event in events if not recorded[event]} == set()

@@ -577,8 +577,7 @@ async def test_whoever_watches_sees_waiting_work_whole_and_decides_on_all_of_it_
         while "Approved apr_" not in terminal.shown:
             terminal.type("a")
             terminal.glance(0.2)
-        terminal.type("q")
-        assert terminal.end() == 0
+        assert terminal.leave() == 0
     assert [grant["id"] for grant in place.installation.approvals.grants(place.org)] == [made["grant"]]
     assert (await refund(parts, place)).ok
 

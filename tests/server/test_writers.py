@@ -1,6 +1,6 @@
 """Several processes write and sign one log while they are killed: it stays one chain, and no checkpoint contradicts it.
 
-`KEYLEASH_PROOFS=1` has each write 2,500 entries in the place of 150.
+`KEYLEASH_PROOFS=1` has each write 2,500 entries in the place of 60.
 """
 
 import os
@@ -22,8 +22,8 @@ from tests.installed import Place
 
 WRITERS = 4
 LONG = os.environ.get("KEYLEASH_PROOFS") == "1"
-ENTRIES = 2_500 if LONG else 150
-KILLS = 5 if LONG else 2
+ENTRIES = 2_500 if LONG else 60
+KILLS = 5 if LONG else 1
 PATIENCE_S = 1800 if LONG else 240
 
 
