@@ -300,7 +300,8 @@ OUTPUT: Mapping[str, Key] = {
     "text": _flag("The answer is a text, to be passed on as it is even where it reads as JSON: a file, say."),
     "usage": _text(
         "JMESPath to an object of what the provider itself reports: tokens_in (cached ones among them), tokens_out, "
-        "tokens_cached, cost and cost_unit are counted; other numbers stand in the record only."
+        "tokens_cached, cost and cost_unit are counted; other numbers stand in the record only. Name tokens_out only "
+        "where the provider always states it: a report with one of the two and not the other is not whole."
     ),
 }
 

@@ -22,7 +22,8 @@ MOST_LOOKS = 4  # how often its name is looked at in one answer, from the end: e
 def numbers(value: Any) -> dict[str, Any] | None:
     """The numbers of what the provider reports, and in what its cost is stated.
 
-    `unread` stands with them where it reports something that is to be counted, and that is no number.
+    `unread` stands with them where it reports something that is to be counted, and that is no number, or one of input
+    and output where the tool's file looks for both.
     """
     if not isinstance(value, dict):
         return None
@@ -31,7 +32,8 @@ def numbers(value: Any) -> dict[str, Any] | None:
     unit = said.get("cost_unit")
     if "cost" in found and isinstance(unit, str) and _UNIT.fullmatch(unit):
         found["cost_unit"] = unit.upper()
-    if any(said.get(name) is not None and name not in found for name in COUNTED):
+    both = [name in found for name in ("tokens_in", "tokens_out") if name in said]
+    if any(said.get(name) is not None and name not in found for name in COUNTED) or len(set(both)) > 1:
         found["unread"] = True
     return found
 

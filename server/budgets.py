@@ -120,7 +120,7 @@ def create(
 ) -> Budget:
     """Make a budget, on record. Raises BudgetProblem."""
     _require_fit(measure, unit, per, most, warn)
-    touch(rows, org)  # first: it makes changes of the same org wait for one another
+    touch(rows, org)
     there = budgets_in(rows, org)
     if len(there) >= MOST:
         raise BudgetProblem(f"There are {MOST} budgets already, and no org has more. Remove one that is not needed.")

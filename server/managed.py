@@ -290,7 +290,6 @@ def tried(rows: Rows, managed: Managed, *, problem: str | None, by: str) -> None
             "UPDATE managed_offer SET verified_at = ? WHERE org = ? AND id = ? AND credential_version = ?",
             (now_ms(), managed.org, managed.connection.id, managed.connection.credential_version),
         )
-        touch(rows, managed.org)
     outcome = "failed" if problem else "succeeded"
     _told(rows, Event.CONNECTION_TESTED, managed.connection, by=by, outcome=outcome, reason=problem)
 

@@ -115,6 +115,23 @@ def test_a_number_that_no_database_holds_is_none_on_either_side() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("said", "half"),
+    [
+        ({"tokens_in": 3, "tokens_out": None, "tokens_cached": None}, True),
+        ({"tokens_in": None, "tokens_out": 0}, True),
+        ({"tokens_in": 3, "tokens_out": 0, "tokens_cached": None, "cost": None}, False),
+        ({"tokens_in": 3}, False),
+        ({"tokens_in": None, "tokens_out": None, "cost": 1}, False),
+    ],
+)
+def test_half_of_a_report_is_all_of_it_only_where_the_tools_file_looks_for_no_more(
+    said: dict[str, int | None], half: bool
+) -> None:
+    found = {name: number for name, number in said.items() if number is not None}
+    assert numbers(said) == (found | {"unread": True} if half else found)
+
+
 def test_of_an_answer_that_is_too_large_no_unit_is_a_secret() -> None:
     tool = parse(of("")).tools["ask"]
     body = b'{"report": {"in": 3, "cost": 1, "unit": "CANARYCANARY"}}'

@@ -9,13 +9,14 @@ from pathlib import Path
 import anyio
 import pytest
 
+from server.allowance import require_left
 from server.approval import Decision
-from server.connections import ConnectionProblem
+from server.connections import ConnectionProblem, connection_named
 from server.errors import LimitReached
-from server.managed import LIMITS, Managed, limit, offered, this_month
+from server.managed import LIMITS, Managed, Terms, limit, offered, this_month
 from server.usage import BOUND, MOST_TOKENS
 from tests.agents import Person, execute
-from tests.offering import ASK, Offering, asked, offering
+from tests.offering import ASK, SECOND, Offering, asked, offering
 from tests.upstream import Answer, Received
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
@@ -217,6 +218,28 @@ def test_what_was_withdrawn_meanwhile_cannot_be_limited(offers: Offering) -> Non
     offers("managed withdraw openai --yes")
     with pytest.raises(ConnectionProblem, match="withdrawn meanwhile"):
         offers.acme.database.write_now(lambda rows: limit(rows, gone, gone.terms, by="the operator"))
+
+
+def test_of_two_offers_to_one_org_each_is_counted_limited_and_set_aside_by_itself(offers: Offering) -> None:
+    offers.offer("acme", "--calls-per-day 1 --own-project")
+    offers.offer("acme", "--name spare --calls-per-day 5")
+    org, database = offers.acme.org, offers.acme.database
+    assert asyncio.run(asked(offers.acme)).ok
+    connection = connection_named(database, org, "openai")
+    with pytest.raises(LimitReached):
+        require_left(database, connection)
+    require_left(database, connection_named(database, org, "spare"))
+    database.write_now(lambda rows: limit(rows, stands(offers), Terms(), by="the operator"))
+    assert offers.acme.events("managed.changed")[-1]["own_project"] is stands(offers).terms.own_project is True
+    assert asyncio.run(asked(offers.acme)).ok
+    rows = "SELECT credential_version FROM connection ORDER BY name"
+    assert offers("managed rotate openai --secret-stdin", secret=SECOND).code == 0
+    assert database.read(rows) == [(2,), (1,)]
+    assert offers("connection remove openai --yes", org="acme").code == 0
+    spare = offered(database, org, "spare")
+    assert spare is not None
+    assert (spare.used_calls, spare.terms.calls_per_day, spare.set_aside_at, spare.in_use) == (0, 5, None, True)
+    assert (stands(offers).used_calls, stands(offers).in_use) == (2, False)
 
 
 def test_nobody_is_asked_about_a_call_for_which_no_tokens_are_left(offers: Offering) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import anyio
@@ -46,10 +47,8 @@ def calling(place: Place, parts: Parts) -> Calling:
 
 
 def budget(place: Place, most: int, measure: str = "calls", **more: Any) -> Budget:
-    given = {"per": "month", **more}
-    return place.database.write_now(
-        lambda rows: create(rows, place.org, measure=measure, most=most, by="alice", **given)
-    )
+    given = {"per": "month", "by": "alice", **more}
+    return place.database.write_now(lambda rows: create(rows, place.org, measure=measure, most=most, **given))
 
 
 def stands(place: Place) -> list[Standing]:
@@ -374,14 +373,22 @@ async def test_a_changed_budget_counts_at_the_next_call_and_a_removed_one_holds_
     place: Place, calling: Calling
 ) -> None:
     made = budget(place, 1)
+    budget(place, 9, agent="another")
     assert (await calling()).ok
-    place.database.write_now(lambda rows: change(rows, place.org, made.id, most=2, warn=None, by="alice"))
+    for most, warn in ((0, None), (None, 101)):
+        with pytest.raises(BudgetProblem):
+            place.database.write_now(partial(change, org=place.org, budget=made.id, most=most, warn=warn, by="alice"))
+    place.database.write_now(lambda rows: change(rows, place.org, made.id, most=2, warn=50, by="alice"))
+    assert [(one.budget.most, one.budget.warn) for one in stands(place)] == [(2, 50), (9, 80)]
     assert (await calling()).ok
+    assert [entry["most"] for entry in place.events("budget.reached")] == [1, 2], "people are told anew"
     with pytest.raises(ApprovalRequired):
         await calling()
     place.database.write_now(lambda rows: remove(rows, place.org, made.id, by="alice"))
+    assert [one.budget.most for one in stands(place)] == [9]
     assert (await calling()).ok
-    created, changed, removed = place.events("budget.created", "budget.changed", "budget.removed")
+    assert [one.most for one in place.installation.workspaces.of(place.caller()).budgets] == [9]
+    created, _, changed, removed = place.events("budget.created", "budget.changed", "budget.removed")
     assert (created["most"], changed["before"], changed["most"]) == (1, {"most": 1, "warn": 80}, 2)
     assert (removed["budget"], removed["by"]) == (made.id, "alice")
 
@@ -459,7 +466,7 @@ def test_the_same_budget_twice_and_one_too_many_are_refused(tmp_path: Any) -> No
     place = make(tmp_path / "home")
     first = budget(place, 1)
     with pytest.raises(BudgetProblem, match=first.id):
-        budget(place, 2)
+        budget(place, 2, warn=50, by="bob")
     for number in range(MOST - 1):
         budget(place, 1, agent=f"a{number}")
     with pytest.raises(BudgetProblem, match="no org has more"):

@@ -32,7 +32,7 @@ from server.errors import (
     NoSuchTool,
     OutcomeUnknown,
 )
-from server.managed import offered
+from server.managed import offered, offered_to, rotate, take_up, tried, withdraw
 from server.oauth.revoking import remove_and_keep
 from server.pacing import MINUTE_MS, set_pace
 from server.recounting import differences
@@ -42,8 +42,9 @@ from tests.agents import Nobody, Person, connected, decide, execute, record, wit
 from tests.commandline import Ran, everything
 from tests.installed import SECRET, Place
 from tests.leaks import leak, leaking_files
-from tests.offering import ASK, OWN, SECOND, THEIRS, Offering, asked, offering
+from tests.offering import ASK, OWN, SECOND, THEIRS, Offering, asked, offered_by_operator, offering
 from tests.upstream import Answer
+from vault import Secret
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_databases]
 
@@ -58,6 +59,10 @@ def offers(tmp_path: Path) -> Iterator[Offering]:
 
 def whose(place: Place, event: str = "call.outcome") -> list[tuple[str, str | None]]:
     return [(entry["ownership"], entry.get("account")) for entry in place.events(event)]
+
+
+def erasures(place: Place) -> list[tuple[str, str]]:
+    return [(entry["erased"], entry["connection"]) for entry in place.events("erasure.completed")]
 
 
 def names(place: Place) -> list[str]:
@@ -862,13 +867,19 @@ def test_a_new_secret_is_every_orgs_and_the_one_before_is_gone(offers: Offering)
     assert asyncio.run(asked(offers.acme, Person(Decision.APPROVE), given=ask)).ok, "what is approved from now on runs"
     assert {version for (version,) in offers.acme.database.read("SELECT version FROM vault_credential")} == {2}
     assert [each["ownership"] for each in offers.acme.events("connection.rotated")] == ["managed"]
+    assert erasures(offers.acme) == [("secret", "openai")]
     offers.upstream.secret = SECOND
     assert [each["ok"] for each in offers("managed test openai --json").json] == [True, True]
     offers.upstream.secret = OWN
+    tried_at = [each.connection.verified_at for each in offered_to(offers.acme.database, offers.acme.org)]
     ran = offers("managed test openai")
     assert ran.code == 1
     assert "acme" in ran.err
     assert "beta" in ran.err
+    after = [each.connection.verified_at for each in offered_to(offers.acme.database, offers.acme.org)]
+    assert after == tried_at, "the last time that it worked"
+    tests = offers.acme.events("connection.tested")
+    assert [(each["outcome"], bool(each.get("reason"))) for each in tests] == [("succeeded", False), ("failed", True)]
 
 
 def test_a_secret_of_one_orgs_own_project_is_given_to_no_other(offers: Offering) -> None:
@@ -891,6 +902,13 @@ def test_a_secret_of_one_orgs_own_project_is_given_to_no_other(offers: Offering)
 def test_what_is_withdrawn_is_gone_at_the_next_call_with_its_secret(offers: Offering) -> None:
     offers.offer("acme,beta")
     assert asyncio.run(asked(offers.acme)).ok
+    for place in (offers.acme, offers.beta):
+        place.rule(who="everyone", tools=["openai.create_embedding"], then="approve")
+    held = list[str]()
+    for place in (offers.acme, offers.beta):
+        with pytest.raises(ApprovalRequired) as required:
+            asyncio.run(asked(place, name="openai_create_embedding", given={"model": "m", "input": ["a"]}))
+        held.append(required.value.approval)
     assert offers("managed withdraw openai --org acme").code == 1, "it asks, and nobody is there"
     ran = offers("managed withdraw openai --org acme --yes --json")
     assert (ran.code, ran.json["orgs"]) == (0, ["acme"])
@@ -902,6 +920,47 @@ def test_what_is_withdrawn_is_gone_at_the_next_call_with_its_secret(offers: Offe
     assert offers.acme.database.read("SELECT org FROM vault_credential") == [(offers.beta.org,)]
     assert offers("managed withdraw openai --org acme --yes").code == 1
     assert offers.acme.events("managed.withdrawn")[-1]["by"].startswith("the operator (system user ")
+    states = [record(place, one).state for place, one in zip((offers.acme, offers.beta), held, strict=True)]
+    assert states == [State.CANCELLED, State.PENDING]
+    assert erasures(offers.acme) == [("connection", "openai")]
+    assert erasures(offers.beta) == []
+
+
+def test_what_became_another_meanwhile_is_not_changed_by_who_saw_it_before(offers: Offering) -> None:
+    vault, catalogue, database = (
+        offers.acme.installation.vault,
+        offers.acme.installation.catalogue,
+        offers.acme.database,
+    )
+    offered_by_operator(offers.acme, offers.upstream.url)
+    assert offers("connection remove openai --yes", org="acme").code == 0
+    before = offered(database, offers.acme.org, "openai")
+    assert before is not None
+    planned = room.replan(before.connection, catalogue.connectors["openai"], kind=None, base_url=None, private=None)
+    new: dict[str, Any] = {"fields": Secret({"secret": SECOND}), "verified": False, "by": "the operator"}
+    database.write_now(lambda rows: rotate(rows, vault, before, planned, **new))
+    database.write_now(lambda rows: tried(rows, before, problem=None, by="the operator"))
+    now = offered(database, offers.acme.org, "openai")
+    assert now is not None
+    assert now.connection.verified_at is None, "another secret was tried, and this one never"
+    events = len(offers.acme.events())
+    late: list[Callable[[Any], object]] = [
+        lambda rows: rotate(rows, vault, before, planned, **new),
+        lambda rows: take_up(rows, catalogue, [], before, by="alice"),
+    ]
+    for way in late:
+        with pytest.raises(ConnectionProblem, match="changed or withdrawn meanwhile"):
+            database.write_now(way)
+    with pytest.raises(ConnectionProblem, match="Remove what is in the way first"):
+        database.write_now(lambda rows: take_up(rows, catalogue, [now.connection], now, by="alice"))
+    assert offered(database, offers.acme.org, "openai") == now
+    database.write_now(lambda rows: tried(rows, now, problem=None, by="the operator"))
+    (seen,) = offered_to(database, offers.acme.org)
+    assert seen.connection.verified_at is not None
+    database.write_now(lambda rows: withdraw(rows, vault, now, by="the operator"))
+    with pytest.raises(ConnectionProblem, match="changed or withdrawn meanwhile"):
+        database.write_now(lambda rows: withdraw(rows, vault, now, by="the operator"))
+    assert [each["event"] for each in offers.acme.events()[events:]] == ["connection.tested", "managed.withdrawn"]
 
 
 def test_the_secret_is_sealed_for_each_org_and_opens_for_no_other(offers: Offering) -> None:

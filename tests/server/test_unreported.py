@@ -106,6 +106,18 @@ async def test_what_was_reported_and_what_is_on_no_bill_is_not_unreported(
     agrees(metered)
 
 
+@pytest.mark.parametrize(("said", "counted"), [({"input": 7}, (7, 0)), ({"output": 2}, (0, 2))])
+async def test_half_a_report_counts_as_far_as_it_goes_and_the_row_says_that_there_may_be_more(
+    metered: Place, parts: Parts, upstream: Upstream, said: dict[str, int], counted: tuple[int, int]
+) -> None:
+    upstream.answer = lambda request: Answer({"usage": {"tokens": said}})
+    assert (await ask(parts, metered)).ok
+    one, (body,) = whole(metered), metered.events("call.outcome")
+    assert (one.reported, one.unreported, body["unreported"]) == (1, 1, True)
+    assert (one.tokens_in, one.tokens_out) == counted
+    agrees(metered)
+
+
 async def test_what_never_left_is_not_unreported(metered: Place, parts: Parts, upstream: Upstream) -> None:
     upstream.stop_listening()
     assert not (await ask(parts, metered)).ok

@@ -92,6 +92,7 @@ async def test_refused_held_failed_and_approved_calls_are_told_apart(
     assert not (await calling("stripe_list_charges", {})).ok
     (one,) = whole(place)
     assert (one.calls, one.approved, one.succeeded, one.failed, one.refused, one.held) == (2, 1, 1, 1, 2, 1)
+    assert one.unknown == 0
     agrees(place)
 
 
@@ -154,7 +155,7 @@ async def test_what_model_providers_report_is_counted_in_one_way(
         ({"totalTokenCount": 9}, (0, 1, 0, 0)),
         ({"promptTokenCount": 0}, (1, 0, 0, 0)),
         ({"promptTokenCount": 7}, (1, 0, 7, 0)),
-        ({"thoughtsTokenCount": 5}, (1, 0, 0, 5)),
+        ({"thoughtsTokenCount": 5}, (1, 1, 0, 5)),
     ],
 )
 async def test_a_report_that_says_nothing_is_none_though_its_parts_are_added_up(
