@@ -212,7 +212,7 @@ def test_a_request_that_is_too_large_for_it_is_parted_and_one_entry_that_is_ends
 def test_what_it_took_is_not_sent_again_where_the_next_request_comes_to_nothing(
     streams: Streams, there: HttpCollector
 ) -> None:
-    streams.add(9)
+    streams.add(5)
     status = cycle([503, 200])
     there.reply = lambda request: Reply(413 if len(numbers(request)) > 2 else next(status))
     streams.on_wait = lambda _: None
