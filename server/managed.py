@@ -196,7 +196,6 @@ def offer(
         created_by=by,
         created_at=now,
         source=source_of(fields),
-        shared_only=not terms.own_project,
     )
     taken = offered_in(rows, org, made.name)
     own = rows.execute("SELECT 1 FROM connection WHERE org = ? AND name = ?", (org, made.name)).fetchone()

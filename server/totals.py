@@ -98,7 +98,7 @@ def usage_by(
         return list(found.values())
 
     found = database.of(org).snapshot(read)
-    if by == "org" and not any(one.calls + one.refused + one.held for one in found):
+    if not any(one.calls + one.refused + one.held for one in found):
         return []
     return sorted(found, key=lambda one: one.key if by == "day" else (-one.calls, one.key))
 

@@ -1,15 +1,17 @@
 """What a file says of an account's limits and quota, and what of an answer's own report is believed."""
 
+from dataclasses import replace
+
 import jsonschema_rs
 import pytest
 
 from connectors.answer import interpret
-from connectors.definition import Call, Pace, Quota
+from connectors.definition import Call, Operation, Pace, Quota
 from connectors.egress import Reply
 from connectors.errors import DefinitionError
 from connectors.fileformat import json_schema
 from connectors.loading import parse
-from connectors.reporting import MOST_LOOKS, numbers, reported_in
+from connectors.reporting import MOST_LOOKS, MOST_REPORT, numbers, reported_in
 from connectors.source import read_text
 
 FILE = """\
@@ -123,12 +125,17 @@ def test_a_number_that_no_database_holds_is_none_on_either_side() -> None:
         ({"tokens_in": 3, "tokens_out": 0, "tokens_cached": None, "cost": None}, False),
         ({"tokens_in": 3}, False),
         ({"tokens_in": None, "tokens_out": None, "cost": 1}, False),
+        ({"tokens_in": True}, True),
+        ({"tokens_out": "3"}, True),
+        ({"tokens_cached": "3"}, True),
+        ({"cost": "3"}, True),
+        ({"others": "3"}, False),
     ],
 )
 def test_half_of_a_report_is_all_of_it_only_where_the_tools_file_looks_for_no_more(
-    said: dict[str, int | None], half: bool
+    said: dict[str, int | str | None], half: bool
 ) -> None:
-    found = {name: number for name, number in said.items() if number is not None}
+    found = {name: number for name, number in said.items() if type(number) is int}
     assert numbers(said) == (found | {"unread": True} if half else found)
 
 
@@ -137,6 +144,26 @@ def test_of_an_answer_that_is_too_large_no_unit_is_a_secret() -> None:
     body = b'{"report": {"in": 3, "cost": 1, "unit": "CANARYCANARY"}}'
     assert reported_in(tool, body, ["another"]) == {"tokens_in": 3, "cost": 1, "cost_unit": "CANARYCANARY"}
     assert reported_in(tool, body, ["CANARYCANARY"]) == {"tokens_in": 3, "cost": 1}
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (b'{"report": {"in": 3}, "kind": "report"}', {"tokens_in": 3}),
+        (b'{"report": {"in": 3, "name": "\xff"}}', {"tokens_in": 3}),
+        (b'{"report": {"in": 3, "name": "' + b"x" * MOST_REPORT + b'"}}', None),
+        (b'{"report": ' + b"[" * MOST_REPORT, None),
+        (b'{"report": 3}', {}),
+    ],
+)
+def test_in_an_answer_that_is_too_large_nothing_but_the_report_is_read(body: bytes, found: object) -> None:
+    assert reported_in(parse(of("")).tools["ask"], body, []) == found
+    piped = parse(of("").replace('"report.{', '"report | {')).tools["ask"]
+    assert reported_in(piped, body, []) == found
+    whole = parse(of("").replace('"report.{', '"{')).tools["ask"]
+    assert reported_in(whole, body, []) is None, "it begins with no one field"
+    asks = replace(piped, operation=Operation(kind="query", name="L", document="query L { report }", answers={}))
+    assert reported_in(asks, body, []) is None, "its report is in `data`"
 
 
 def test_in_an_answer_that_is_too_large_its_name_is_looked_at_so_often_and_no_more() -> None:
@@ -156,5 +183,7 @@ def test_of_texts_in_a_report_the_unit_of_a_cost_alone_is_kept() -> None:
     assert interpret(asked(), reply({}, without)).usage == {"tokens_in": 3}
     odd = b'{"report": {"cost": 1, "unit": "US$"}}'
     assert interpret(asked(), reply({}, odd)).usage == {"cost": 1}
+    assert numbers({"cost": 1, "cost_unit": "A" * 13}) == {"cost": 1}
+    assert interpret(asked(), reply({}, b'{"report": null}')).usage is None
     endless = b'{"report": {"in": 1' + b"0" * 400 + b', "cost": 1e300}}'
     assert interpret(asked(), reply({}, endless)).usage == {"unread": True}

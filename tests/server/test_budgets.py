@@ -13,13 +13,13 @@ import pytest
 from server.app import open_installation, running
 from server.approval import Decision
 from server.approval.outbox import Happening
-from server.budgets import LARGEST, MOST, Budget, BudgetProblem, change, create, money, remove, window
+from server.budgets import LARGEST, MOST, Budget, BudgetProblem, budgets_in, change, create, money, remove, window
 from server.call import Outcome, Parts, call
 from server.errors import ApprovalRequired, CallRefused, NoLongerValid, structured
 from server.identity import remove_agent
 from server.policy import Ruling
 from server.spending import Standing, all_standings
-from tests.agents import Nobody, Person, decide
+from tests.agents import Nobody, Person, decide, execute
 from tests.installed import SECRET, Place, add_org, make
 from tests.telling import Clock, Receiver, a_server, delivered, hooked, outbox
 from tests.upstream import Answer, Upstream
@@ -323,7 +323,8 @@ async def test_a_webhook_is_told_in_words_and_without_a_secret(
         (told,) = receiver.requests
     body = json.loads(told.body)
     assert (body["event"], body["approval"], body["link"]) == ("budget.reached", None, None)
-    assert body["budget"]["measure"] == "calls"
+    budgeted = body["budget"]
+    assert (budgeted["measure"], budgeted["agent"], budgeted["connection"]) == ("calls", "reconciler", None)
     assert "the budget of 1 calls a month of agent reconciler is used up: further calls wait" in body["text"]
     assert SECRET not in told.body.decode()
 
@@ -450,6 +451,8 @@ async def test_no_budget_is_another_orgs(place: Place, calling: Calling) -> None
         {"measure": "bytes"},
         {"measure": "cost"},
         {"measure": "cost", "unit": "usd"},
+        {"measure": "cost", "unit": "A" * 13},
+        {"measure": "cost", "unit": "USD1"},
         {"measure": "calls", "unit": "USD"},
     ],
 )
@@ -464,13 +467,16 @@ def test_what_can_be_no_budget_is_refused(tmp_path: Any, given: dict[str, Any]) 
 
 def test_the_same_budget_twice_and_one_too_many_are_refused(tmp_path: Any) -> None:
     place = make(tmp_path / "home")
-    first = budget(place, 1)
+    first = budget(place, LARGEST, warn=100)
     with pytest.raises(BudgetProblem, match=first.id):
         budget(place, 2, warn=50, by="bob")
-    for number in range(MOST - 1):
-        budget(place, 1, agent=f"a{number}")
+    budget(place, LARGEST, "cost", unit="A" * 12, warn=1)
+    for number in range(MOST - 2):
+        budget(place, 1, "cost", unit="U", agent=f"a{number}")
     with pytest.raises(BudgetProblem, match="no org has more"):
         budget(place, 1, agent="one_more")
+    execute(place, "UPDATE budget SET created_at = created_at + 1000000 WHERE id = ?", first.id)
+    assert place.database.query(lambda rows: budgets_in(rows, place.org))[-1].id == first.id, "the newest is last"
     place.installation.close()
 
 

@@ -84,7 +84,7 @@ def test_one_that_is_used_up_says_that_the_call_waits_and_it_does(
     )
     assert "but now approve: The budget of 1 calls a month of agent reconciler is used up until" in said
     assert f"({made}). So this call waits until an approver, admin or owner agrees to it" in said
-    assert "near end" not in said
+    assert "near its end" not in said
     with pytest.raises(ApprovalRequired):
         calls(place, 1)
     refund, _ = explain(owner, REFUND, args='{"charge": "ch_1"}')
@@ -141,6 +141,10 @@ def test_the_operators_limit_is_said_as_well_and_no_person_can_help(tmp_path: Pa
         shown = offers(f"{words} --json", org="acme").json
         assert (shown["ruling"], shown["in_force"]["ruling"]) == ("allow", "deny")
         assert "The operator's limit of calls a day is reached" in shown["in_force"]["reason"]
+        denied = {"argument": "model", "op": "equals", "value": "no"}
+        offers.acme.rule(who="everyone", tools=["openai.create_response"], when=[denied], then="deny")
+        by_rule = offers(f"{words} --json".replace('"m"', '"no"'), org="acme").json["in_force"]
+        assert (by_rule["ruling"], by_rule["reason"]) == ("deny", "As the rules say.")
         with pytest.raises(LimitReached):
             asyncio.run(asked(offers.acme))
         offers.own()

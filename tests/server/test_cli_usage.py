@@ -19,7 +19,7 @@ from server.errors import ApprovalRequired
 from server.identity import system_user
 from server.pacing import paces_in
 from server.usage import day_of
-from tests.agents import Nobody
+from tests.agents import Nobody, execute
 from tests.commandline import CommandLine
 from tests.installed import SECRET, Place, add_org
 from tests.upstream import Answer, Upstream
@@ -185,13 +185,41 @@ def test_a_recount_says_whether_the_rows_are_what_the_log_gives(used: Place, own
     ran = owner("usage", "--recount")
     assert (ran.code, "every row of usage is what the log gives" in ran.out) == (0, True)
     used.database.write_now(lambda rows: rows.execute("UPDATE usage_day SET calls = calls + 1 WHERE tool = ?", (READ,)))
-    ran = owner("usage", "--recount")
-    assert (ran.code, READ in ran.out) == (1, True)
-    (one,) = json.loads(owner("usage", "--recount", "--json").out)["differences"]
-    assert (one["kept"]["calls"], one["counted"]["calls"]) == (4, 3)
+    ran = owner("usage", "--recount", "--since", today())
+    assert (ran.code, ran.out) == (1, f"{today()} reconciler {READ}: calls 4 and by the log 3\n")
+    assert f"1 row of usage, from {today()} on, is not what" in " ".join(ran.err.split())
+    told = json.loads(owner("usage", "--recount", "--json", "--since", today()).out)
+    (one,) = told["differences"]
+    assert (told["since"], one["day"], one["tool"], one["ownership"]) == (today(), today(), READ, "own")
+    assert (one["kept"]["calls"], one["counted"]["calls"], one["counted"]["cost"]) == (4, 3, {})
     listed = used.events("audit.listed")
-    assert len(listed) == 3
-    assert "usage_recounted_since" in listed[0]["selection"]
+    assert [entry["selection"] for entry in listed[1:]] == [{"usage_recounted_since": today()}] * 2
+    assert {(entry["by"], entry["known_by"]) for entry in listed} == {("alice", "os user")}
+
+
+def test_a_row_that_is_missing_is_told_as_one_that_is_too_many(used: Place, owner: CommandLine) -> None:
+    execute(used, "UPDATE usage_day SET tool = 'forged', account = '' WHERE tool = ?", READ)
+    execute(
+        used, "INSERT INTO usage_cost SELECT org, day, line, 'USD', 2500000000 FROM usage_day WHERE tool = 'forged'"
+    )
+    execute(used, "INSERT INTO usage_cost SELECT org, day, line, 'EUR', 0 FROM usage_day WHERE tool = 'forged'")
+    ran = owner("usage", "--recount")
+    forged, missing = sorted(ran.out.splitlines())
+    assert forged.startswith(f"{today()} reconciler forged: calls 3 and by the log 0; succeeded 3 and by the log 0; ")
+    assert forged.endswith("cost 2.5 USD and by the log 0 USD")
+    assert "EUR" not in forged, "0 is what the log says as well"
+    assert missing.startswith(f"{today()} reconciler {READ}: calls 0 and by the log 3; succeeded 0 and by the log 3; ")
+    assert "2 rows of usage" in ran.err
+    assert "are not what the log gives" in " ".join(ran.err.split())
+    rows = {row["tool"]: row for row in json.loads(owner("usage", "--recount", "--json").out)["differences"]}
+    assert (rows["forged"]["account"], rows["forged"]["kept"]["cost"]) == (None, {"USD": 2.5})
+    used.unlock_the_log()
+    execute(used, "DELETE FROM audit_entry WHERE seq = 1")
+    ran = owner("usage", "--recount", "--since", today())
+    assert (ran.code, "The log begins later than that was asked for." in ran.err) == (0, True)
+    ran = owner("usage", "--recount", "--json", "--since", today())
+    tomorrow = day_of(now_ms() + 86_400_000)
+    assert (ran.json, ran.err) == ({"since": tomorrow, "differences": []}, "")
 
 
 def test_what_makes_no_sense_is_refused(used: Place, owner: CommandLine) -> None:

@@ -32,7 +32,7 @@ from server.errors import (
     NoSuchTool,
     OutcomeUnknown,
 )
-from server.managed import offered, offered_to, rotate, take_up, tried, withdraw
+from server.managed import come_back, offered, offered_to, rotate, take_up, tried, withdraw
 from server.oauth.revoking import remove_and_keep
 from server.pacing import MINUTE_MS, set_pace
 from server.recounting import differences
@@ -486,6 +486,7 @@ def test_calls_with_an_account_of_ones_own_are_not_counted(offers: Offering) -> 
         assert asyncio.run(asked(offers.acme)).ok
     found = offered(offers.acme.database, offers.acme.org, "openai")
     assert found is not None
+    assert found.connection.verified_at is not None, "the operator tried it"
     assert found.used()["calls_per_day"] == 0
 
 
@@ -961,6 +962,35 @@ def test_what_became_another_meanwhile_is_not_changed_by_who_saw_it_before(offer
     with pytest.raises(ConnectionProblem, match="changed or withdrawn meanwhile"):
         database.write_now(lambda rows: withdraw(rows, vault, now, by="the operator"))
     assert [each["event"] for each in offers.acme.events()[events:]] == ["connection.tested", "managed.withdrawn"]
+
+
+def test_it_is_taken_up_beside_a_tool_of_the_name_of_one_that_it_does_not_share(offers: Offering) -> None:
+    assert names(offers.acme) == []
+    offered_by_operator(offers.acme, offers.upstream.url)
+    assert names(offers.acme) == SHARED, "at once"
+    with pytest.raises(ConnectionProblem, match="offered to this org meanwhile"):
+        offered_by_operator(offers.acme, offers.upstream.url)
+    database = offers.acme.database
+    connection = connection_named(database, offers.acme.org, "openai")
+    assert offers("connection remove openai --yes", org="acme").code == 0
+    begin, tool = (
+        THIEF.replace("id: openai", "id: mine").replace("    shared: true\n", "").split("  create_response:\n")
+    )
+    text = f"{begin}  response:\n{tool}  file:\n{tool}"
+    catalogue = with_connector(offers.acme, "mine", text).installation.catalogue
+    (found,) = offered_to(database, offers.acme.org)
+    assert found.connection.verified_at is None, "nobody has tried it"
+
+    def taken_up(beside: str) -> None:
+        own = replace(connection, name=beside, connector="mine", shared_only=False)
+        database.write_now(lambda rows: take_up(rows, catalogue, [own], found, by="alice"))
+
+    with pytest.raises(ConnectionProblem, match="openai_create_response"):
+        taken_up("openai_create")
+    assert offered_to(database, offers.acme.org) == [found]
+    taken_up("openai_delete")
+    assert connection_named(database, offers.acme.org, "openai") == connection
+    assert not database.write_now(lambda rows: come_back(rows, offers.acme.org, "openai", by="alice")), "it is there"
 
 
 def test_the_secret_is_sealed_for_each_org_and_opens_for_no_other(offers: Offering) -> None:

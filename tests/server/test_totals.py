@@ -72,6 +72,7 @@ async def test_what_is_more_than_a_column_holds_is_recorded_and_read_all_the_sam
     assert (one.tokens_in, one.bytes, one.cost) == (3 * BOUND, 3 * BOUND, {"USD": 3 * BOUND})
     assert one.at_bound == FULL
     assert [(day.tokens_out, day.at_bound) for day in by(metered, "day")] == [(BOUND, FULL)] * 3
+    assert [day.key for day in by(metered, "day")][:2] == [("2000-01-01",), ("2000-01-02",)], "not by their calls"
     assert [entry["outcome"] for entry in metered.events("call.outcome")] == ["succeeded"] * 4
 
 
@@ -121,6 +122,10 @@ async def test_no_half_is_lost_of_any_number(metered: Place, upstream: Upstream,
     execute(metered, "UPDATE usage_day SET " + ", ".join(f"{name} = {number}" for name, number in numbers.items()))
     (one,) = by(metered, by_what)
     assert {name: getattr(one, name) for name in COUNTED} == numbers
+    for alone in ("calls", "refused", "held"):
+        counts = ", ".join(f"{name} = {int(name == alone)}" for name in ("calls", "refused", "held"))
+        execute(metered, f"UPDATE usage_day SET {counts}")
+        assert [getattr(one, alone) for one in by(metered, by_what)] == [1], "nothing else, and shown all the same"
 
 
 def log(times: int) -> Iterator[Entry]:
