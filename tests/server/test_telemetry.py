@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from server.errors import (
 )
 from server.outside import AskThrough
 from server.readiness import FRESH_S, Readiness
-from server.telemetry import STANDING, WANTED, Standing, Telemetry, everything, exporting, standing
+from server.telemetry import STANDING, WANTED, Standing, Telemetry, everything, exporting, listened_to, standing
 from tests.agents import Nobody, decide, execute
 from tests.installed import SECRET, Place
 from tests.server.collectors import HttpCollector
@@ -180,6 +181,19 @@ def test_what_is_raised_is_told_by_its_kind(place: Place, seen: Seen) -> None:
     assert [each.attributes["keyleash.outcome"] for each in seen.spans("keyleash.call")] == [word for word, _ in kinds]
 
 
+def test_who_only_traces_or_only_measures_is_told_and_nobody_costs_nothing(
+    place: Place, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trace, "get_tracer_provider", trace.ProxyTracerProvider)
+    assert isinstance(listened_to().call(place.caller()), nullcontext)
+    with Telemetry(tracer=seen.tracers.get_tracer("test")).call(place.caller()):
+        pass
+    assert (len(seen.spans("keyleash.call")), seen.points("keyleash.calls")) == (1, [])
+    with Telemetry(seen.meters.get_meter("test")).call(place.caller()):
+        pass
+    assert (len(seen.spans("keyleash.call")), len(seen.points("keyleash.calls"))) == (1, 1)
+
+
 async def test_a_fault_of_ours_is_an_error_without_its_text(place: Place, parts: Parts, seen: Seen) -> None:
     with pytest.raises(AttributeError):
         await call(parts, place.caller(), "stripe_create_refund", REFUND, WORD)  # type: ignore[arg-type]
@@ -200,6 +214,11 @@ async def test_spans_show_what_took_the_time(place: Place, parts: Parts, seen: S
     ]
     assert sent.attributes["http.response.status_code"] == 200
     assert sent.attributes["server.address"] == upstream.url
+    assert sent.kind is trace.SpanKind.CLIENT
+    (took,) = seen.points("keyleash.upstream.duration")
+    assert dict(took.attributes) == {
+        name: whole.attributes[name] for name in ("keyleash.connection", "keyleash.connector", "keyleash.tool")
+    }
     written = {point.attributes["keyleash.written"] for point in seen.points("keyleash.audit.write.duration")}
     assert written == {"durable"}
 
@@ -217,10 +236,13 @@ async def test_how_long_a_held_call_waited_is_seen_when_it_runs_and_a_replay_is_
     with pytest.raises(ApprovalRequired) as held:
         await call(parts, place.caller(), "stripe_create_refund", REFUND, Nobody())
     decide(place, held.value.approval, Decision.APPROVE)
+    execute(place, "UPDATE approval SET created_at = created_at - 60000")
     assert seen.points("keyleash.approval.wait") == []
     await made(parts, place, "stripe_create_refund", REFUND)
     (waited,) = seen.points("keyleash.approval.wait")
     assert waited.count == 1
+    assert 60 <= waited.sum < 6000, "seconds"
+    assert set(waited.attributes) == NAMES - {"keyleash.org", "keyleash.outcome"}
     await call(parts, place.caller(), "stripe_create_refund", REFUND, Nobody(), pointer=held.value.approval)
     assert sorted(point.attributes["keyleash.outcome"] for point in seen.points("keyleash.calls")) == [
         "held",
