@@ -547,6 +547,11 @@ async def test_a_database_of_another_release_or_none_is_not_ready(place: Place) 
     place.database.write_now(lambda rows: rows.execute("DROP TABLE alembic_version"))
     time[0] += FRESH_S
     assert (await looking.look())["database"] in ("another schema", "cannot be read")
+    place.installation.close()
+    file = place.installation.settings.database
+    file.rename(file.with_name("elsewhere"))
+    time[0] += FRESH_S
+    assert (await looking.look())["database"] == "cannot be read"
 
 
 async def test_a_database_that_does_not_answer_is_not_waited_for(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
