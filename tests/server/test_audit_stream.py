@@ -83,17 +83,22 @@ def test_it_follows_the_log_and_what_it_waits_for_is_handed_on(streams: Streams)
     assert streams.waited == [LOOK_S] * 4
 
 
-def test_what_is_written_during_a_run_that_ends_does_not_keep_it_going(streams: Streams) -> None:
+@pytest.mark.parametrize("filters", [{}, {"tool": "a"}], ids=["all", "filtered"])
+def test_what_is_written_during_a_run_that_ends_does_not_keep_it_going(
+    streams: Streams, filters: dict[str, str]
+) -> None:
+    streams.add(tool="a")
+
     class Growing:
         def read(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
             found = database.read(sql, params)
-            streams.add()
+            streams.add(tool="a")
             return found
 
     database = streams.place.installation.database.of(streams.place.org)
     kept, before = Kept(), streams.last
-    assert streams.run(kept, db=Growing()).position.seq == before < streams.last
-    assert kept.seqs == list(range(1, before + 1))
+    assert streams.run(kept, db=Growing(), **filters).position.seq == before < streams.last
+    assert kept.seqs == list(range(before if filters else 1, before + 1))
 
 
 def test_it_writes_no_entry_of_its_own(streams: Streams) -> None:
