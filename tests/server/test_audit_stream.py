@@ -708,6 +708,14 @@ def test_a_connection_that_ended_is_sent_nothing(both: tuple[socket.socket, sock
     assert its.recv(1) == b""
 
 
+def test_one_that_says_something_has_not_ended_and_may_take_its_time(both: tuple[socket.socket, socket.socket]) -> None:
+    ours, its = both
+    its.send(b"hello")
+    seen_by(ours, select.POLLIN)
+    assert not wires._ended(ours)
+    assert ours.gettimeout() == wires.SEND_S
+
+
 @pytest.mark.parametrize("size", [0, 500_000], ids=["acknowledged", "not"])
 def test_what_went_to_a_connection_that_ends_is_not_taken(
     both: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch, size: int
