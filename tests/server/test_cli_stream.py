@@ -29,6 +29,12 @@ from tests.installed import Place, files_holding
 from tests.server.collectors import Collector, HttpCollector, Reply
 
 VALUE = "kestrel_over_the_pier"
+wait = commands._wait
+
+
+@pytest.fixture(autouse=True)
+def no_run_in_this_process_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "_wait", lambda seconds: pytest.fail(f"it waits for {seconds} seconds"))
 
 
 def entries_in(path: Path) -> list[dict[str, Any]]:
@@ -98,9 +104,8 @@ def test_a_stream_of_several_events_is_one_stream_in_whatever_order_they_are_nam
 
 
 def test_a_run_that_ends_gives_up_on_a_receiver_that_is_away_and_the_next_goes_on(
-    owner: CommandLine, place: Place, there: HttpCollector, monkeypatch: pytest.MonkeyPatch
+    owner: CommandLine, place: Place, there: HttpCollector
 ) -> None:
-    monkeypatch.setattr(commands, "_wait", lambda seconds: pytest.fail(f"it waits for {seconds} seconds"))
     there.reply = lambda _: Reply(503, b"", {"Retry-After": "61"})
     stream = ("audit", "stream", "--otlp", "--once")
     ran = otlp(owner, there)(*stream)
@@ -122,7 +127,7 @@ def test_those_that_wait_for_one_receiver_do_not_all_come_back_at_once(monkeypat
     monkeypatch.setattr(time, "sleep", slept.append)
     for pick in (min, max):
         monkeypatch.setattr(random, "uniform", lambda *bounds, pick=pick: pick(bounds))
-        commands._wait(8)
+        wait(8)
     assert slept == [8, 10]
 
 
