@@ -65,7 +65,6 @@ class AppendedFile:
             self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
             status = os.fstat(self._file)
             if not stat.S_ISREG(status.st_mode):
-                self.close()
                 raise StreamProblem(f"{self.path} is not a regular file. Name a file to write, or - for a pipe.")
             if new:
                 sync_folder(self.path.parent)

@@ -152,7 +152,7 @@ class Stream:
             if not self._tries:
                 self._since = self.clock()
             try:
-                end = self._hand_on(filters)
+                self._hand_on(filters)
             except (Away, CannotRead) as problem:
                 if isinstance(problem, Away) and problem.unsure and self._before is not None:
                     self._note(self._before)
@@ -160,10 +160,9 @@ class Stream:
                 continue
             if once:
                 return
-            if end.seq <= self.position.seq:
-                self.wait(LOOK_S)
+            self.wait(LOOK_S)
 
-    def _hand_on(self, filters: Filters) -> Head:
+    def _hand_on(self, filters: Filters) -> None:
         """Everything up to the log's end, batch by batch: first it is safe there, then it is noted here."""
         end = head(self.db, self.position.org) or Head(0, "")
         if end != Head(self.position.seq, self.position.hash):
@@ -185,7 +184,6 @@ class Stream:
         if end.seq > self.position.seq:
             self._reached(end)
         self._works()
-        return end
 
     def _reached(self, at: Head) -> None:
         self._note(replace(self.position, seq=at.seq, hash=at.hash, mark=self.receiver.mark()))

@@ -21,6 +21,10 @@ class Done(Exception):
     """The stream waits, and the test has seen enough."""
 
 
+MOST = 300
+"""Waits, and looks at the clock, of all runs of one test; a stream that goes round more often does so forever."""
+
+
 class Kept:
     """A receiver that keeps numbers; `before` and `after` run before and after it has taken a batch."""
 
@@ -55,6 +59,7 @@ class Streams:
         self.opened: list[Any] = []
         self.waited: list[float] = []
         self.time = 0.0
+        self.looks = 0
         self.on_wait: Callable[[float], object] = self._done
 
     def close(self) -> None:
@@ -86,7 +91,7 @@ class Streams:
         new = Position(self.place.org, "there", "jsonl", dict(filters), start.seq, start.hash)
         reader = db or self.place.installation.database.of(self.place.org)
         stream = Stream(
-            reader, self.noted, self.noted.read() or new, receiver, self.said.append, self._wait, lambda: self.time
+            reader, self.noted, self.noted.read() or new, receiver, self.said.append, self._wait, self._clock
         )
         stream.begin()
         stream.follow(once=once, patience_s=patience_s, **filters)
@@ -96,8 +101,14 @@ class Streams:
         with pytest.raises(Done):
             self.run(receiver, once=False)
 
+    def _clock(self) -> float:
+        self.looks += 1
+        assert self.looks < MOST, "it never comes to an end"
+        return self.time
+
     def _wait(self, seconds: float) -> None:
         self.waited.append(seconds)
+        assert len(self.waited) < MOST, "it never comes to an end"
         self.time += seconds
         self.on_wait(seconds)
 

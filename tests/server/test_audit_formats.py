@@ -293,6 +293,9 @@ def test_a_message_too_long_for_a_datagram_says_so_and_names_its_entry(log: Logb
     read = syslog(datagram(long).decode())
     assert (read.sd["seq"], read.sd["hash"]) == ("2", long.hash)
     assert "too long for UDP" in read.msg
+    most = "é" * (LONGEST_DATAGRAM // 2)
+    assert datagram(short, lambda _: most) == most.encode()
+    assert b"too long for UDP" in datagram(short, lambda _: f"{most}x"), "in bytes"
 
 
 # -- OpenTelemetry

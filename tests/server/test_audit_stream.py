@@ -5,9 +5,10 @@ import json
 import math
 import os
 import resource
+import select
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from itertools import count
 from pathlib import Path
@@ -82,11 +83,22 @@ def test_it_follows_the_log_and_what_it_waits_for_is_handed_on(streams: Streams)
     assert streams.waited == [LOOK_S] * 4
 
 
-def test_what_is_written_during_a_run_that_ends_does_not_keep_it_going(streams: Streams) -> None:
-    kept = Kept()
-    kept.after = lambda _: streams.add()
-    streams.run(kept)
-    assert len(kept.seqs) <= streams.last
+@pytest.mark.parametrize("filters", [{}, {"tool": "a"}], ids=["all", "filtered"])
+def test_what_is_written_during_a_run_that_ends_does_not_keep_it_going(
+    streams: Streams, filters: dict[str, str]
+) -> None:
+    streams.add(tool="a")
+
+    class Growing:
+        def read(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+            found = database.read(sql, params)
+            streams.add(tool="a")
+            return found
+
+    database = streams.place.installation.database.of(streams.place.org)
+    kept, before = Kept(), streams.last
+    assert streams.run(kept, db=Growing(), **filters).position.seq == before < streams.last
+    assert kept.seqs == list(range(before if filters else 1, before + 1))
 
 
 def test_it_writes_no_entry_of_its_own(streams: Streams) -> None:
@@ -139,6 +151,8 @@ def test_a_place_that_cannot_be_noted_ends_it_and_the_batch_comes_again(streams:
     kept.after = in_the_way
     with pytest.raises(StreamProblem, match="cannot be written"):
         streams.run(kept)
+    with pytest.raises(StreamProblem, match="begins anew"):
+        streams.noted.read()
     streams.noted.path.rmdir()
     (tmp_path / "before.json").rename(streams.noted.path)
     again = Kept()
@@ -146,10 +160,13 @@ def test_a_place_that_cannot_be_noted_ends_it_and_the_batch_comes_again(streams:
     assert kept.seqs == again.seqs == [streams.last]
 
 
-OTHER = b'{"format":"keyleash-stream","version":1,"org":"o","to":"","form":"","selection":{},"seq":"1","hash":""}'
+WHOLE = b'{"format":"keyleash-stream","version":1,"org":"o","to":"","form":"","selection":{},"seq":1,"hash":""}'
+ALMOST = [
+    WHOLE.replace(*pair) for pair in ((b'sion":1', b'sion":2'), (b"h-stream", b"h-other"), (b':1,"h', b':"1","h'))
+]
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"format":"keyleash-stream","version":2}', b"\xff", OTHER])
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"1", b'{"format":"keyleash-stream"}', b"\xff", *ALMOST])
 def test_a_note_that_is_none_is_refused_with_what_to_do(streams: Streams, content: bytes) -> None:
     streams.noted.path.write_bytes(content)
     with pytest.raises(StreamProblem, match="begins anew"):
@@ -455,6 +472,9 @@ def test_a_file_that_others_move_empty_or_remove_is_begun_anew_and_nothing_is_lo
     assert [text.splitlines()[0] for text in seen] == [first.splitlines()[0]] * 4
     rows = [line.split(",")[0] for text in seen for line in text.splitlines()[1:]]
     assert rows == [f'"{seq}"' for seq in range(1, streams.last + 1)]
+    path.write_bytes(path.read_bytes() + b'"cut')
+    streams.run(lines_to(path, "csv"))
+    assert path.read_text() == seen[-1], "it was noted that this file is its own, too"
 
 
 def test_a_line_that_a_kill_cut_off_is_removed_and_comes_whole(streams: Streams, tmp_path: Path) -> None:
@@ -475,6 +495,23 @@ def test_of_a_file_that_is_not_its_own_nothing_is_removed(streams: Streams, tmp_
     streams.run(lines_to(path))
     assert path.read_bytes().startswith(b"a line\nand one without an end\n{")
     assert len(path.read_bytes().splitlines()) == 2 + streams.last
+
+
+def test_a_line_that_others_cut_off_meanwhile_is_ended_before_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "log.jsonl"
+    with closing(lines_to(path)) as receiver:
+        receiver.resume([])
+        receiver.send([hello()])
+        line = path.read_bytes()
+        os.truncate(path, len(line) - 5)
+        receiver.send([hello()])
+        receiver.send([hello()])
+        assert path.read_bytes() == line[:-5] + b"\n" + 2 * line
+        monkeypatch.setattr(receivers, "_read_at", lambda *_: b"")  # they have emptied it since its size was looked at
+        receiver.send([hello()])
+        assert path.read_bytes() == line[:-5] + b"\n" + 3 * line
 
 
 def test_while_the_disk_is_full_it_waits_and_no_line_is_left_cut_off(streams: Streams, tmp_path: Path) -> None:
@@ -618,7 +655,7 @@ def test_a_receiver_that_takes_and_never_reads_is_away(monkeypatch: pytest.Monke
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.bind(("127.0.0.1", 0))
         deaf.listen()
-        ends = threading.Timer(20, deaf.close)
+        ends = threading.Timer(5, deaf.close)
         ends.start()
         with closing(Wire(Target("tcp", "127.0.0.1", deaf.getsockname()[1]))) as wire:
             with pytest.raises(Away, match=r"does not acknowledge|timed out") as found:
@@ -641,10 +678,74 @@ def test_only_of_a_connection_that_ended_is_it_unsure_what_was_read() -> None:
     assert (ended.value.unsure, nobody.value.unsure) == (True, False)
 
 
+@pytest.fixture
+def both() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A connection to a receiver that reads nothing by itself: our end, and its end."""
+    with socket.socket() as there:
+        there.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        there.bind(("127.0.0.1", 0))
+        there.listen()
+        with socket.create_connection(there.getsockname()) as ours, there.accept()[0] as its:
+            yield ours, its
+
+
+def seen_by(line: socket.socket, what: int) -> None:
+    """Wait until this has come to our end, and leave it there."""
+    poll = select.poll()
+    poll.register(line, what)
+    assert poll.poll(20_000)
+
+
+def test_a_connection_that_ended_is_sent_nothing(both: tuple[socket.socket, socket.socket]) -> None:
+    ours, its = both
+    wire = Wire(Target("tcp", "127.0.0.1", 1))
+    wire._socket = ours
+    its.shutdown(socket.SHUT_WR)
+    seen_by(ours, select.POLLIN)
+    with pytest.raises(Away, match="it has ended the connection") as found:
+        wire.send([hello()])
+    assert found.value.unsure
+    assert its.recv(1) == b""
+
+
+def test_one_that_says_something_has_not_ended_and_may_take_its_time(both: tuple[socket.socket, socket.socket]) -> None:
+    ours, its = both
+    its.send(b"hello")
+    seen_by(ours, select.POLLIN)
+    assert not wires._ended(ours)
+    assert ours.gettimeout() == wires.SEND_S
+
+
+@pytest.mark.parametrize("size", [0, 500_000], ids=["acknowledged", "not"])
+def test_what_went_to_a_connection_that_ends_is_not_taken(
+    both: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(wires, "SEND_S", 1.0)
+    ours, its = both
+    ours.setblocking(False)
+    ours.send(bytes(size))
+    its.shutdown(socket.SHUT_WR)
+    seen_by(ours, select.POLLIN)
+    assert (wires._unacknowledged(ours) > 0) == (size > 0)
+    with pytest.raises(ConnectionResetError, match="it has ended the connection"):
+        wires._until_taken(ours)
+
+
+def test_nor_is_it_where_its_last_words_stand_before_the_end(both: tuple[socket.socket, socket.socket]) -> None:
+    ours, its = both
+    ours.send(b"x")
+    seen_by(its, select.POLLIN)
+    its.send(b"no more")
+    its.close()  # with something unread: a reset
+    seen_by(ours, select.POLLHUP)
+    with pytest.raises(ConnectionResetError):
+        wires._until_taken(ours)
+
+
 def test_a_receiver_that_says_nothing_to_a_handshake_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wires, "CONNECT_S", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as deaf:
-        ends = threading.Timer(20, deaf.close)
+        ends = threading.Timer(5, deaf.close)
         ends.start()
         with pytest.raises(Away, match="timed out"):
             Wire(Target("tls", "127.0.0.1", deaf.getsockname()[1])).send([hello()])

@@ -3,13 +3,16 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from opentelemetry import metrics, trace
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.metrics import MeterProvider
@@ -18,15 +21,26 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from server import readiness, telemetry
 from server.app import open_installation, running
 from server.approval import Decision
-from server.audit import Head
+from server.audit import AuditError, Head
 from server.call import Parts, call
 from server.clock import now_ms
-from server.errors import AskFirst, CallRefused
+from server.errors import (
+    ApprovalRequired,
+    AskFirst,
+    Busy,
+    CallRefused,
+    Denied,
+    KeysAway,
+    OutcomeUnknown,
+    VaultSealed,
+)
+from server.outside import AskThrough
 from server.readiness import FRESH_S, Readiness
-from server.telemetry import STANDING, Standing, Telemetry, everything
-from tests.agents import Nobody, decide
+from server.telemetry import STANDING, WANTED, Standing, Telemetry, everything, exporting, listened_to, standing
+from tests.agents import Nobody, decide, execute
 from tests.installed import SECRET, Place
 from tests.server.collectors import HttpCollector
 from tests.servers import ServerProcess
@@ -54,8 +68,8 @@ class Seen:
 
     def points(self, name: str) -> list[Any]:
         found = self.reader.get_metrics_data()
-        metrics = [] if found is None else found.resource_metrics[0].scope_metrics[0].metrics
-        return [point for each in metrics if each.name == name for point in each.data.data_points]
+        told = [] if found is None else found.resource_metrics[0].scope_metrics[0].metrics
+        return [point for each in told if each.name == name for point in each.data.data_points]
 
     def spans(self, name: str) -> list[Any]:
         return [span for span in self.exporter.get_finished_spans() if span.name == name]
@@ -149,6 +163,37 @@ async def test_each_call_is_counted_by_what_became_of_it_and_by_nothing_that_was
     assert "Traceback" not in told
 
 
+REFUSED = {
+    "asked": {AskFirst, AskThrough},
+    "held": {ApprovalRequired},
+    "busy": {Busy},
+    "sealed": {VaultSealed, KeysAway},
+    "unknown": {OutcomeUnknown},
+    "denied": {Denied},
+}
+
+
+def test_what_is_raised_is_told_by_its_kind(place: Place, seen: Seen) -> None:
+    kinds = [(word, kind) for word, several in REFUSED.items() for kind in several]
+    for _, kind in kinds:
+        with pytest.raises(kind), seen.telemetry.call(place.caller()):
+            raise kind.__new__(kind)
+    assert [each.attributes["keyleash.outcome"] for each in seen.spans("keyleash.call")] == [word for word, _ in kinds]
+
+
+def test_who_only_traces_or_only_measures_is_told_and_nobody_costs_nothing(
+    place: Place, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trace, "get_tracer_provider", trace.ProxyTracerProvider)
+    assert isinstance(listened_to().call(place.caller()), nullcontext)
+    with Telemetry(tracer=seen.tracers.get_tracer("test")).call(place.caller()):
+        pass
+    assert (len(seen.spans("keyleash.call")), seen.points("keyleash.calls")) == (1, [])
+    with Telemetry(seen.meters.get_meter("test")).call(place.caller()):
+        pass
+    assert (len(seen.spans("keyleash.call")), len(seen.points("keyleash.calls"))) == (1, 1)
+
+
 async def test_a_fault_of_ours_is_an_error_without_its_text(place: Place, parts: Parts, seen: Seen) -> None:
     with pytest.raises(AttributeError):
         await call(parts, place.caller(), "stripe_create_refund", REFUND, WORD)  # type: ignore[arg-type]
@@ -169,6 +214,11 @@ async def test_spans_show_what_took_the_time(place: Place, parts: Parts, seen: S
     ]
     assert sent.attributes["http.response.status_code"] == 200
     assert sent.attributes["server.address"] == upstream.url
+    assert sent.kind is trace.SpanKind.CLIENT
+    (took,) = seen.points("keyleash.upstream.duration")
+    assert dict(took.attributes) == {
+        name: whole.attributes[name] for name in ("keyleash.connection", "keyleash.connector", "keyleash.tool")
+    }
     written = {point.attributes["keyleash.written"] for point in seen.points("keyleash.audit.write.duration")}
     assert written == {"durable"}
 
@@ -183,15 +233,16 @@ async def test_an_entry_that_could_not_be_written_is_seen(place: Place, parts: P
 async def test_how_long_a_held_call_waited_is_seen_when_it_runs_and_a_replay_is_no_second_call(
     place: Place, parts: Parts, seen: Seen, upstream: Upstream
 ) -> None:
-    from server.errors import ApprovalRequired
-
     with pytest.raises(ApprovalRequired) as held:
         await call(parts, place.caller(), "stripe_create_refund", REFUND, Nobody())
     decide(place, held.value.approval, Decision.APPROVE)
+    execute(place, "UPDATE approval SET created_at = created_at - 60000")
     assert seen.points("keyleash.approval.wait") == []
     await made(parts, place, "stripe_create_refund", REFUND)
     (waited,) = seen.points("keyleash.approval.wait")
     assert waited.count == 1
+    assert 60 <= waited.sum < 6000, "seconds"
+    assert set(waited.attributes) == NAMES - {"keyleash.org", "keyleash.outcome"}
     await call(parts, place.caller(), "stripe_create_refund", REFUND, Nobody(), pointer=held.value.approval)
     assert sorted(point.attributes["keyleash.outcome"] for point in seen.points("keyleash.calls")) == [
         "held",
@@ -224,7 +275,39 @@ async def test_what_waits_and_what_is_lost_is_looked_up_for_every_org(place: Pla
     assert WORD not in seen.text()
 
 
-def test_one_collection_looks_once_for_all_gauges(seen: Seen) -> None:
+@pytest.mark.both_databases
+async def test_what_is_over_or_settled_is_not_counted(place: Place) -> None:
+    async with running(place.installation) as parts:
+        await made(parts, place, "stripe_create_refund", REFUND)
+    columns = "org, id, attempt, agent, agent_name, connection, tool, effect, under_way, at"
+    lost = (place.org, "lst_1", 7, "agt", "a", "stripe", "t", "write", False, 0)
+    execute(place, f"INSERT INTO lost_call ({columns}) VALUES ({', '.join('?' * len(lost))})", *lost)
+    (waits,) = place.installation.approvals.list(place.org)
+
+    def stands(now: int = now_ms(), noted: int = 0) -> list[float]:
+        found = standing(place.installation.database, place.org, now, noted)
+        assert found is not None
+        assert found.values["keyleash.approvals.oldest"] >= 0, "though the clock was set back"
+        return [found.values[f"keyleash.{name}"] for name in ("approvals.pending", "calls.lost", "audit.unsigned")]
+
+    entries = place.events()[-1]["seq"]
+    assert stands() == [1, 1, entries]
+    assert stands(waits.created_at - 1) == [1, 1, entries]
+    assert stands(waits.expires_at) == [0, 1, entries]
+    assert stands(noted=entries + 5) == [1, 1, 0], "signed while this was looked up"
+    execute(place, "UPDATE approval SET state = 'unknown'")
+    assert stands() == [0, 2, entries]
+    execute(place, "UPDATE approval SET resolution = '{}'")
+    assert stands() == [0, 1, entries]
+    execute(place, "UPDATE lost_call SET under_way = ?", True)
+    assert stands() == [0, 0, entries]
+    execute(place, "UPDATE lost_call SET under_way = ?, resolution = '{}'", False)
+    assert stands() == [0, 0, entries]
+    assert standing(place.installation.database, "org_removed", now_ms()) is None
+
+
+def test_one_collection_looks_once_for_all_gauges(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telemetry, "_TOGETHER_S", 1e9)
     looks = 0
 
     def look() -> list[Standing]:
@@ -235,10 +318,26 @@ def test_one_collection_looks_once_for_all_gauges(seen: Seen) -> None:
     seen.telemetry.watch(look)
     found = seen.reader.get_metrics_data()
     assert found is not None
-    metrics = found.resource_metrics[0].scope_metrics[0].metrics
-    told = {each.name: [point.value for point in each.data.data_points] for each in metrics}
+    told = {
+        each.name: [point.value for point in each.data.data_points]
+        for each in found.resource_metrics[0].scope_metrics[0].metrics
+    }
     assert {name: told[name] for name, _, _ in STANDING} == {name: [1] for name, _, _ in STANDING}
     assert looks == 1
+    monkeypatch.setattr(telemetry, "_TOGETHER_S", 0)
+    assert [point.value for point in seen.points(STANDING[0][0])] == [2], "a later one looks anew"
+
+
+def test_without_a_checkpoint_every_entry_is_unsigned_and_a_note_that_cannot_be_read_measures_nothing(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    def noted() -> dict[str, Head]:
+        raise AuditError("the note is not what was written")
+
+    (found,) = everything(place.installation.database, now_ms, dict)()
+    assert found.values["keyleash.audit.unsigned"] == found.values["keyleash.audit.entries"] > 0
+    assert everything(place.installation.database, now_ms, noted)() == []
+    assert "what stands cannot be measured: the note is not what was written" in caplog.text
 
 
 def test_a_database_that_is_gone_measures_nothing_and_breaks_nothing(
@@ -333,6 +432,66 @@ async def test_a_collector_that_is_away_holds_nothing_up(
     assert [entry["outcome"] for entry in place.events("call.outcome")] == ["succeeded"]
 
 
+@pytest.mark.parametrize(
+    ("named", "sent"), [(0, {"traces", "metrics"}), (1, {"traces"}), (2, {"metrics"})], ids=["all", "traces", "metrics"]
+)
+def test_what_a_collector_is_named_for_has_gone_there_by_the_end(
+    collector: HttpCollector, monkeypatch: pytest.MonkeyPatch, named: int, sent: set[str]
+) -> None:
+    made = watched(monkeypatch)
+    monkeypatch.setenv(WANTED[named], collector.url + ("", "/v1/traces", "/v1/metrics")[named])
+    with exporting("1.2.3"):
+        for each in made:
+            if isinstance(each, TracerProvider):
+                each.get_tracer("test").start_span("span").end()
+            else:
+                each.get_meter("test").create_counter("count").add(1)
+    told = {request.path.removeprefix("/v1/"): request.body for request in collector.requests}
+    assert set(told) == sent
+    assert len(made) == len(sent)
+    whole = [
+        *ExportTraceServiceRequest.FromString(told.get("traces", b"")).resource_spans,
+        *ExportMetricsServiceRequest.FromString(told.get("metrics", b"")).resource_metrics,
+    ]
+    for one in whole:
+        about = {each.key: each.value.string_value for each in one.resource.attributes}
+        assert {name for name in about if not name.startswith("telemetry.sdk.")} == {
+            *("service.name", "service.version", "service.instance.id"),
+        }
+        assert (about["service.name"], about["service.version"]) == ("keyleash", "1.2.3")
+
+
+def test_a_service_has_the_name_that_the_environment_gives(
+    collector: HttpCollector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = watched(monkeypatch)
+    monkeypatch.setenv(WANTED[1], collector.url)
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "ours")
+    with exporting("1"):
+        assert made[0].resource.attributes["service.name"] == "ours"
+
+
+@pytest.mark.parametrize("environ", [{}, {WANTED[0]: ""}, {WANTED[0]: "http://h", "OTEL_SDK_DISABLED": "True"}])
+def test_where_nobody_listens_or_it_is_turned_off_nothing_is_set_up_nor_missed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, environ: dict[str, str]
+) -> None:
+    made = watched(monkeypatch)
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    with exporting("1", environ):
+        assert made == []
+    assert caplog.text == ""
+
+
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is set up from now on for this process, which keeps what it has."""
+    made: list[Any] = []
+    monkeypatch.setattr(trace, "set_tracer_provider", made.append)
+    monkeypatch.setattr(metrics, "set_meter_provider", made.append)
+    for name in (*WANTED, "OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES"):
+        monkeypatch.delenv(name, raising=False)
+    return made
+
+
 NOT_INSTALLED = """
 import sys
 sys.modules["opentelemetry.sdk"] = None
@@ -379,12 +538,35 @@ async def test_a_sealed_server_is_up_and_not_ready(place: Place) -> None:
 
 async def test_a_database_of_another_release_or_none_is_not_ready(place: Place) -> None:
     time = [0.0]
-    readiness = Readiness(place.installation.database, place.installation.vault, lambda: time[0])
-    assert await readiness.look() == {"database": "ok", "vault": "ok"}
+    looking = Readiness(place.installation.database, place.installation.vault, lambda: time[0])
+    assert await looking.look() == {"database": "ok", "vault": "ok"}
     place.database.write_now(lambda rows: rows.execute("UPDATE alembic_version SET version_num = '9999'"))
-    assert (await readiness.look())["database"] == "ok", "it is looked at once a second, however often strangers ask"
+    assert (await looking.look())["database"] == "ok", "it is looked at once a second, however often strangers ask"
     time[0] += FRESH_S
-    assert (await readiness.look())["database"] == "another schema"
+    assert (await looking.look())["database"] == "another schema"
     place.database.write_now(lambda rows: rows.execute("DROP TABLE alembic_version"))
     time[0] += FRESH_S
-    assert (await readiness.look())["database"] in ("another schema", "cannot be read")
+    assert (await looking.look())["database"] in ("another schema", "cannot be read")
+    place.installation.close()
+    file = place.installation.settings.database
+    file.rename(file.with_name("elsewhere"))
+    time[0] += FRESH_S
+    assert (await looking.look())["database"] == "cannot be read"
+
+
+async def test_a_database_that_does_not_answer_is_not_waited_for(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    over, waited_out = threading.Event(), list[str]()
+
+    def silent(_: object) -> str:
+        if not over.wait(20):
+            waited_out.append("the whole of it")
+        return ""
+
+    monkeypatch.setattr(readiness, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(readiness, "schema_of", silent)
+    try:
+        found = await Readiness(place.installation.database, place.installation.vault).look()
+    finally:
+        over.set()
+    assert found == {"database": "does not answer", "vault": "ok"}
+    assert waited_out == []
