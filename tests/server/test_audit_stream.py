@@ -714,6 +714,10 @@ def test_one_that_says_something_has_not_ended_and_may_take_its_time(both: tuple
     seen_by(ours, select.POLLIN)
     assert not wires._ended(ours)
     assert ours.gettimeout() == wires.SEND_S
+    its.send(b"farewell")
+    its.shutdown(socket.SHUT_WR)
+    seen_by(ours, select.POLLRDHUP)
+    assert wires._ended(ours), "what it said last hides no end"
 
 
 @pytest.mark.parametrize("size", [0, 500_000], ids=["acknowledged", "not"])
