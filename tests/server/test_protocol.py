@@ -22,7 +22,7 @@ from tests import postgres
 from tests.agents import Answering, answering
 from tests.definitions import input_of
 from tests.installed import SECRET, Place
-from tests.serving import serving
+from tests.serving import NO_TLS, serving
 from tests.upstream import Answer, Upstream
 
 pytestmark = pytest.mark.anyio
@@ -56,7 +56,7 @@ async def connected(
     else:
         token = place.tokens[agent]
         async with serving(place.installation) as url:
-            http = httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=30)
+            http = httpx2.AsyncClient(verify=NO_TLS, headers={"Authorization": f"Bearer {token}"}, timeout=30)
             async with (
                 http,
                 Client(streamable_http_client(url, http_client=http), mode=era, elicitation_callback=answer) as client,
