@@ -9,7 +9,7 @@ Source: OTLP 1.10, "OTLP/HTTP Response".
 import asyncio
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +21,7 @@ from connectors.scrub import scrub
 from connectors.waiting import retry_after
 from server.audit.entry import Entry
 from server.audit.otlp import record_of, request_of
-from server.audit.streaming import BATCH, Away, StreamProblem
+from server.audit.streaming import BATCH, Away, StreamProblem, Taken
 from server.audit.wire import SEND_S, trusting
 from vault import CannotResolve, RootKeyProblem, Secret
 from vault.remote import refuse_in_clear
@@ -91,34 +91,33 @@ class Collector:
     def mark(self) -> list[int]:
         return []
 
-    def send(self, entries: Sequence[Entry]) -> int:
-        return sum(self._deliver(part) for part in self._parts(entries))
+    def send(self, entries: Sequence[Entry]) -> Taken:
+        """Those of one request: what it took is noted before the next, which may come to nothing."""
+        return self._deliver(self._fitting(entries))
 
     def close(self) -> None:
         with self._runner as runner:
             runner.run(self._client.aclose())
 
-    def _parts(self, entries: Sequence[Entry]) -> Iterator[list[tuple[Entry, str]]]:
-        """The entries with their records, as many at once as a request may have."""
+    def _fitting(self, entries: Sequence[Entry]) -> list[tuple[Entry, str]]:
+        """The first entries with their records, as many as a request may have."""
         part: list[tuple[Entry, str]] = []
         size = 0
-        for entry in entries:
+        for entry in entries[: self._most]:
             record = record_of(entry)
-            if part and (size + len(record) > MOST_BYTES or len(part) >= self._most):
-                yield part
-                part, size = [], 0
+            if part and size + len(record) > MOST_BYTES:
+                break
             part.append((entry, record))
             size += len(record)
-        if part:
-            yield part
+        return part
 
-    def _deliver(self, part: list[tuple[Entry, str]]) -> int:
-        """Returns when they are taken, and how many were rejected for good. Raises Away, StreamProblem."""
+    def _deliver(self, part: list[tuple[Entry, str]]) -> Taken:
+        """Returns when they are taken, or the first of them where all are too much. Raises Away, StreamProblem."""
         which = _named(part)
         answer = self._posted(request_of(record for _, record in part).encode())
         if answer.status == 413 and len(part) > 1:
-            self._most, self._fitted = (half := len(part) // 2), 0
-            return self._deliver(part[:half]) + self._deliver(part[half:])
+            self._most, self._fitted = len(part) // 2, 0
+            return self._deliver(part[: self._most])
         if answer.status in _AGAIN:
             pause = min(retry_after(answer.headers) or 0.0, LONGEST_PAUSE_S)
             raise Away(f"{self.url} asks to be tried again later (HTTP {answer.status})", after_s=pause)
@@ -131,7 +130,7 @@ class Collector:
                 "with these."
             )
         self._grow()
-        return self._rejected(answer, which, len(part))
+        return Taken(len(part), self._rejected(answer, which, len(part)))
 
     def _grow(self) -> None:
         """What was too large may have been the entries' size, or a limit that was mended since."""

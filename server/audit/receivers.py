@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from server.audit.entry import Entry
 from server.audit.export import Format, Header
-from server.audit.streaming import Away, StreamProblem
+from server.audit.streaming import Away, StreamProblem, Taken
 from vault.newfile import sync_folder
 
 
@@ -33,7 +33,7 @@ class AppendedFile:
     def mark(self) -> list[int]:
         return self._ours
 
-    def send(self, entries: Sequence[Entry]) -> int:
+    def send(self, entries: Sequence[Entry]) -> Taken:
         text = "".join(f"{self._format.line(entry)}\n" for entry in entries).encode()
         try:
             file = self._opened()
@@ -49,7 +49,7 @@ class AppendedFile:
                 raise
         except OSError as error:
             raise Away(f"{self.path} cannot be written: {error.strerror}") from None
-        return 0
+        return Taken(len(entries))
 
     def close(self) -> None:
         if self._file is not None:
@@ -91,11 +91,11 @@ class Pipe:
     def mark(self) -> list[int]:
         return []
 
-    def send(self, entries: Sequence[Entry]) -> int:
+    def send(self, entries: Sequence[Entry]) -> Taken:
         for entry in entries:
             self._output.write(f"{self._line(entry)}\n".encode())
         self._output.flush()
-        return 0
+        return Taken(len(entries))
 
     def close(self) -> None:
         """It is not ours to close."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, Unpack, cast
+from typing import Any, NamedTuple, Protocol, Unpack, cast
 
 from server.audit.entry import AuditError, CannotRead, Entry, Head, log_hash
 from server.audit.reading import Filters, Reader, first_number, head, rows, select
@@ -56,6 +56,13 @@ class Position:
     mark: list[int] = field(default_factory=list[int])
 
 
+class Taken(NamedTuple):
+    """So many of what was sent, from its beginning, need not be sent again; `refused` of them it never takes."""
+
+    number: int
+    refused: int = 0
+
+
 class Receiver(Protocol):
     """Where entries go."""
 
@@ -63,10 +70,10 @@ class Receiver(Protocol):
         """Be told, before anything is sent, what `mark` was when the last position was noted."""
         ...
 
-    def send(self, entries: Sequence[Entry]) -> int:
-        """Returns when they are safe there, but for so many that it has refused for good.
+    def send(self, entries: Sequence[Entry]) -> Taken:
+        """Returns when the first of them or all are safe there, but for those that it has refused for good.
 
-        Raises Away, or StreamProblem where no wait would help.
+        Raises Away, or StreamProblem where no wait would help; then it has taken none.
         """
         ...
 
@@ -164,14 +171,17 @@ class Stream:
         found = select(self.db, self.position.org, after=self.position.seq, **filters)
         entries = self._told_of_gaps(found, end) if not filters else _up_to(found, end)
         for batch in batches(entries):
-            before = self.position
-            refused = self.receiver.send(batch)
-            self._reached(batch[-1].head)
-            self._before = before
-            self.sent += len(batch) - refused
-            self.refused += refused
-            if self.position.seq > self._furthest:  # one that ends each connection gets the same batch over and over
-                self._works()
+            left = batch
+            while left:
+                before = self.position
+                number, refused = self.receiver.send(left)
+                self._reached(left[number - 1].head)
+                self._before = before
+                self.sent += number - refused
+                self.refused += refused
+                left = left[number:]
+                if self.position.seq > self._furthest:  # one that ends each connection gets the same over and over
+                    self._works()
         if end.seq > self.position.seq:
             self._reached(end)
         self._works()
@@ -205,9 +215,11 @@ class Stream:
         asked = problem.after_s if isinstance(problem, Away) else 0.0
         left = self._since + patience_s - self.clock()
         if left <= 0 or asked > left:
+            over = f"after {patience_s:g} seconds in which it came no further"
+            if left > 0:
+                over = f"because it asks for {asked:.0f} seconds, more than are left of {patience_s:g}"
             raise StreamProblem(
-                f"{why}. Given up after {patience_s:g} seconds in which it came no further: {self._left(filters)} not "
-                "delivered. The next run goes on there."
+                f"{why}. Given up {over}: {self._left(filters)} not delivered. The next run goes on there."
             )
         if not self._tries:
             until = "until it works" if patience_s == math.inf else f"for {patience_s:g} seconds"

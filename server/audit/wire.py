@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from server.audit.entry import Entry
-from server.audit.streaming import Away, StreamProblem
+from server.audit.streaming import Away, StreamProblem, Taken
 from server.audit.syslog import MESSAGES, datagram, framed
 
 CONNECT_S = 10.0
@@ -51,7 +51,7 @@ class Wire:
     def mark(self) -> list[int]:
         return []
 
-    def send(self, entries: Sequence[Entry]) -> int:
+    def send(self, entries: Sequence[Entry]) -> Taken:
         connected = self._socket is not None
         try:
             line = self._connected()
@@ -65,7 +65,7 @@ class Wire:
             self.close()
             why = error.strerror or str(error) or type(error).__name__
             raise Away(f"the syslog receiver at {self._target} takes nothing: {why}", unsure=connected) from None
-        return 0
+        return Taken(len(entries))
 
     def close(self) -> None:
         if self._socket is not None:

@@ -9,7 +9,7 @@ import pytest
 
 from server.audit import Entry, Event, append
 from server.audit.streaming import Place as Noted
-from server.audit.streaming import Position, Stream, beginning
+from server.audit.streaming import Position, Stream, Taken, beginning
 from tests.installed import Place
 
 
@@ -35,11 +35,11 @@ class Kept:
     def mark(self) -> list[int]:
         return []
 
-    def send(self, entries: Sequence[Entry]) -> int:
+    def send(self, entries: Sequence[Entry]) -> Taken:
         self.before(entries)
         self.seqs += [entry.seq for entry in entries]
         self.after(entries)
-        return 0
+        return Taken(len(entries))
 
     def close(self) -> None:
         pass

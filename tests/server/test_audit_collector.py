@@ -7,6 +7,7 @@ import json
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,26 @@ def test_a_request_that_is_too_large_for_it_is_parted_and_one_entry_that_is_ends
     assert place_of(streams) == streams.last - 1
 
 
+def test_what_it_took_is_not_sent_again_where_the_next_request_comes_to_nothing(
+    streams: Streams, there: HttpCollector
+) -> None:
+    streams.add(5)
+    status = cycle([503, 200])
+    there.reply = lambda request: Reply(413 if len(numbers(request)) > 2 else next(status))
+    streams.on_wait = lambda _: None
+    stream = streams.run(posted(streams, there), patience_s=2)
+    taken = [each for each in sent(there) if len(each) <= 2][1::2]
+    assert [seq for each in taken for seq in each] == list(range(1, streams.last + 1))
+    assert (stream.sent, place_of(streams)) == (streams.last, streams.last)
+    streams.add(4)
+    there.reply = lambda request: Reply(400 if streams.last in numbers(request) else 200)
+    receiver = posted(streams, there)
+    receiver._most = 3
+    with pytest.raises(StreamProblem, match="refuses entry"):
+        streams.run(receiver)
+    assert place_of(streams) == streams.last - 1
+
+
 def test_after_a_while_it_is_asked_to_take_more_again(
     streams: Streams, there: HttpCollector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,7 +240,7 @@ def test_after_a_while_it_is_asked_to_take_more_again(
     there.reply = lambda request: Reply(413 if len(numbers(request)) > 2 else 200)
     streams.add(14)
     streams.run(receiver)
-    assert [len(each) for each in sent(there)] == [1, 2, 2, 2, 4, 2, 2, 2, 1]
+    assert [len(each) for each in sent(there)] == [2, 2, 4, 2, 2, 2, 4, 2, 2]
     assert [seq for each in sent(there) if len(each) < 4 for seq in each] == list(
         range(streams.last - 13, streams.last + 1)
     )
@@ -245,7 +266,7 @@ def test_one_that_asks_for_more_patience_than_a_run_has_is_given_up_at_once(
     streams: Streams, there: HttpCollector
 ) -> None:
     there.reply = lambda _: Reply(503, b"", {"Retry-After": "100"})
-    with pytest.raises(StreamProblem, match="Given up after 99 seconds"):
+    with pytest.raises(StreamProblem, match="because it asks for 100 seconds, more than are left of 99: "):
         streams.run(posted(streams, there), patience_s=99)
     assert (streams.waited, len(there.requests), place_of(streams)) == ([], 1, 0)
 

@@ -13,7 +13,7 @@ import pytest
 from server.audit import FORMATS, Event, append, export_file
 from server.audit.receivers import AppendedFile
 from server.audit.streaming import Place as Noted
-from server.audit.streaming import Position, Stream, beginning
+from server.audit.streaming import Position, Stream, Taken, beginning
 from tests.installed import Place
 
 pytestmark = [pytest.mark.both_databases, pytest.mark.slow]
@@ -73,10 +73,10 @@ def test_a_stream_takes_constant_memory(place: Place, filled: int, tmp_path: Pat
     database, grown = place.installation.database.of(place.org), Growth()
 
     class Measured(AppendedFile):
-        def send(self, entries: Any) -> int:
-            refused = super().send(entries)
+        def send(self, entries: Any) -> Taken:
+            taken = super().send(entries)
             grown()
-            return refused
+            return taken
 
     start = beginning(place.org)
     position = Position(place.org, "there", "syslog", {}, start.seq, start.hash)
