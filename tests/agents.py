@@ -4,6 +4,7 @@ from collections import ChainMap
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import httpx2
@@ -12,14 +13,15 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
 from connectors.catalogue import Catalogue
-from connectors.loading import load
+from connectors.definition import Connector
+from connectors.loading import parse
 from server.app import open_installation, protocol_server, running
 from server.approval import Approval, Decision, State
 from server.connections import Workspaces
 from server.errors import Question
 from server.identity import Actor, Member
 from tests.installed import Place
-from tests.serving import serving
+from tests.serving import NO_TLS, serving
 
 ERAS = ("auto", "legacy")
 Answering = Callable[[Any, t.ElicitRequestParams], Awaitable[t.ElicitResult]]
@@ -73,7 +75,9 @@ async def connected(
         return
     async with serving(place.installation) as url:
         token = place.tokens[agent]
-        http = httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=30, trust_env=False)
+        http = httpx2.AsyncClient(
+            verify=NO_TLS, headers={"Authorization": f"Bearer {token}"}, timeout=30, trust_env=False
+        )
         async with (
             http,
             Client(streamable_http_client(url, http_client=http), mode=era, elicitation_callback=answer) as client,  # pyright: ignore[reportArgumentType]
@@ -89,10 +93,16 @@ def with_connector(place: Place, identifier: str, text: str) -> Place:
     file = folder / f"{identifier}.yaml"
     file.write_text(text, encoding="utf-8")
     others = installation.catalogue.connectors
-    catalogue = Catalogue(ChainMap({identifier: load(file)}, others))
+    catalogue = Catalogue(ChainMap({identifier: replace(_read(identifier, text), file=str(file))}, others))
     workspaces = Workspaces(installation.database, catalogue)
     place.installation = replace(installation, catalogue=catalogue, workspaces=workspaces)
     return place
+
+
+@cache
+def _read(identifier: str, text: str) -> Connector:
+    """Read once for a process: hundreds of tests write the same file."""
+    return parse(text, f"{identifier}.yaml")
 
 
 def reopened(place: Place) -> Place:

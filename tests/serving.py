@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -9,6 +10,9 @@ import uvicorn
 
 from server.app import Installation, http_door, running
 from server.http import AGENT_PATH
+
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For clients that speak with what `serving` serves: they trust nobody, and read no certificates for that."""
 
 
 @asynccontextmanager

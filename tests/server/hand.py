@@ -25,7 +25,7 @@ from server.identity import Narrowing, create_agent
 from tests.agents import decide, record
 from tests.installed import SECRET, Place, add_org, make
 from tests.raw import Raw, Reply, approving, reply_of
-from tests.serving import serving
+from tests.serving import NO_TLS, serving
 from tests.upstream import Upstream
 
 CLIENTS = ("modern", "handshake", "raw")
@@ -189,7 +189,7 @@ class Hand:
     async def _connected(self, answer: Any, as_: str | None) -> AsyncIterator[Client]:
         headers = {"Authorization": f"Bearer {self.place.tokens[as_ or self.name]}"}
         era = "auto" if self.client == "modern" else "legacy"
-        async with httpx2.AsyncClient(headers=headers, timeout=30, trust_env=False) as http:
+        async with httpx2.AsyncClient(verify=NO_TLS, headers=headers, timeout=30, trust_env=False) as http:
             transport = streamable_http_client(self.scene.url, http_client=http)
             async with Client(transport, mode=era, elicitation_callback=answer) as client:
                 yield client

@@ -22,7 +22,7 @@ from tests.agents import ERAS, Nobody, connected, with_connector
 from tests.installed import SECRET, Place, add_org
 from tests.probe import PROBE
 from tests.samples import sample
-from tests.serving import serving
+from tests.serving import NO_TLS, serving
 from tests.upstream import Answer, Received, Upstream
 
 pytestmark = pytest.mark.anyio
@@ -250,7 +250,7 @@ async def test_an_argument_that_is_not_declared_is_refused_and_nothing_is_sent(
 
 async def test_half_a_character_is_refused_before_anything_is_made_of_it(wide: Place, open_upstream: Upstream) -> None:
     """A client cannot write half of a surrogate pair, but a program that speaks to the server can."""
-    async with serving(wide.installation) as url, httpx2.AsyncClient(trust_env=False) as http:
+    async with serving(wide.installation) as url, httpx2.AsyncClient(verify=NO_TLS, trust_env=False) as http:
         for arguments in ('{"charge": "ch_\\ud800"}', '{"ch\\udfffarge": "x"}', '{"charge": "x", "charge\\u0000": 1}'):
             reply = await http.post(
                 url,

@@ -7,6 +7,7 @@ import pytest
 
 from tests.server.attempts import ATTEMPTS, Attempt
 from tests.server.hand import Hand, Scene, scene
+from tests.serving import NO_TLS
 from tests.upstream import Answer
 
 pytestmark = pytest.mark.anyio
@@ -22,7 +23,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 @pytest.fixture
 async def http() -> AsyncIterator[httpx2.AsyncClient]:
     limits = httpx2.Limits(max_connections=200)
-    async with httpx2.AsyncClient(trust_env=False, timeout=30, limits=limits) as client:
+    async with httpx2.AsyncClient(verify=NO_TLS, trust_env=False, timeout=30, limits=limits) as client:
         yield client
 
 

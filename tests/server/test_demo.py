@@ -1,5 +1,7 @@
 """The demo does what it says, ends well, and shows no key."""
 
+import asyncio
+import io
 import os
 import signal
 import subprocess
@@ -7,6 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+
+from server.cli.demo import _at_the_terminal  # pyright: ignore[reportPrivateUsage]
 
 
 def demo(tmp_path: Path, *options: str, typed: str = "") -> subprocess.CompletedProcess[str]:
@@ -43,18 +48,25 @@ def test_the_scene_is_told_to_its_end_and_leaves_nothing_behind(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_a_person_who_only_denies_sends_nothing(tmp_path: Path) -> None:
-    told = demo(tmp_path, typed="what?\nd\nd\n")
+    told = demo(tmp_path, typed="what?\nd\n")
     assert told.returncode == 0, told.stdout + told.stderr
+    assert told.stdout.count("Nobody is at this terminal, so the demo answers: deny") == 1, "the pipe has ended"
     assert told.stdout.count("Refunds sent to Stripe: 0") == 2
     assert "Approved" not in told.stdout
 
 
-@pytest.mark.slow
-def test_without_anyone_at_the_terminal_it_answers_itself_and_says_so(tmp_path: Path) -> None:
-    told = demo(tmp_path)
-    assert told.returncode == 0, told.stdout + told.stderr
-    assert "Nobody is at this terminal, so the demo answers: deny" in told.stdout
-    assert "Refunds sent to Stripe: 1" in told.stdout
+def test_without_anyone_at_the_terminal_it_answers_itself_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = io.StringIO()
+    with Path(os.devnull).open() as nobody:
+        monkeypatch.setattr(sys, "stdin", nobody)
+        ask = _at_the_terminal(Console(file=told, width=200))
+
+        async def twice() -> list[str]:
+            return [await ask(["approve", "deny"]) for _ in range(2)]
+
+        assert asyncio.run(twice()) == ["deny", "approve"]
+    for answer in ["deny", "approve"]:
+        assert f"Nobody is at this terminal, so the demo answers: {answer}" in told.getvalue()
 
 
 @pytest.mark.slow

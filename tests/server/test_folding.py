@@ -32,7 +32,7 @@ from tests.agents import ERAS, Nobody, answering, connected, decide, with_connec
 from tests.bench.wire import message
 from tests.definitions import input_of
 from tests.installed import SECRET, Place, add_org
-from tests.serving import serving
+from tests.serving import NO_TLS, serving
 from tests.upstream import Upstream
 from tests.warehouse import all_names, limited, warehouse
 
@@ -118,7 +118,7 @@ async def test_the_list_stays_under_six_kilobytes_on_the_wire(place: Place, upst
         place.connect(upstream.url, connector="warehouse", name=f"warehouse_{number:02}_{'x' * 18}")
     assert len(all_names(place)) > 18_000
     token = place.tokens["reconciler"]
-    async with serving(place.installation) as url, httpx2.AsyncClient(trust_env=False) as client:
+    async with serving(place.installation) as url, httpx2.AsyncClient(verify=NO_TLS, trust_env=False) as client:
         headers = {
             "Accept": "application/json, text/event-stream",
             "Authorization": f"Bearer {token}",

@@ -11,7 +11,7 @@ from server.http import BindProblem, allowed, not_reached, parse_bind
 from server.identity import set_frozen
 from tests.commandline import CommandLine, with_environment
 from tests.installed import Place
-from tests.serving import serving
+from tests.serving import NO_TLS, serving
 from tests.upstream import Upstream
 
 pytestmark = pytest.mark.anyio
@@ -39,7 +39,7 @@ async def post(url: str, token: str | None, **headers: str) -> httpx2.Response:
     given = {**HEADERS, **headers}
     if token is not None:
         given["Authorization"] = f"Bearer {token}"
-    async with httpx2.AsyncClient(trust_env=False) as client:
+    async with httpx2.AsyncClient(verify=NO_TLS, trust_env=False) as client:
         return await client.post(url, json=LIST, headers=given)
 
 
@@ -57,7 +57,7 @@ async def test_without_a_valid_token_there_is_nothing_and_no_discovery(place: Pl
     token = change(place.tokens["reconciler"])  # type: ignore[operator]
     async with serving(place.installation) as url:
         reply = await post(url, token)
-        async with httpx2.AsyncClient(trust_env=False) as client:
+        async with httpx2.AsyncClient(verify=NO_TLS, trust_env=False) as client:
             other = await client.get(url.replace("/agent/mcp", "/.well-known/oauth-protected-resource"))
     assert reply.status_code == 401
     assert "resource_metadata" not in reply.headers["www-authenticate"]
@@ -116,7 +116,7 @@ async def test_one_agent_cannot_use_up_the_sessions_of_all(place: Place, monkeyp
         "method": "initialize",
         "params": {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "0"}},
     }
-    async with serving(place.installation) as url, httpx2.AsyncClient(trust_env=False) as client:
+    async with serving(place.installation) as url, httpx2.AsyncClient(verify=NO_TLS, trust_env=False) as client:
 
         async def opened(agent: str) -> int:
             headers = {"Accept": HEADERS["Accept"], "Authorization": f"Bearer {place.tokens[agent]}"}
@@ -127,7 +127,7 @@ async def test_one_agent_cannot_use_up_the_sessions_of_all(place: Place, monkeyp
 
 
 async def test_a_strange_host_gets_nothing_at_all(place: Place) -> None:
-    async with serving(place.installation) as url, httpx2.AsyncClient(trust_env=False) as client:
+    async with serving(place.installation) as url, httpx2.AsyncClient(verify=NO_TLS, trust_env=False) as client:
         for path in ("/health", "/agent/mcp", "/elsewhere"):
             reply = await client.get(url.replace("/agent/mcp", path), headers={"Host": "evil.example"})
             assert reply.status_code == 421
@@ -135,7 +135,7 @@ async def test_a_strange_host_gets_nothing_at_all(place: Place) -> None:
 
 
 async def test_health_says_only_that_it_is_up(place: Place) -> None:
-    async with serving(place.installation) as url, httpx2.AsyncClient(trust_env=False) as client:
+    async with serving(place.installation) as url, httpx2.AsyncClient(verify=NO_TLS, trust_env=False) as client:
         reply = await client.get(url.replace("/agent/mcp", "/health"))
     assert json.loads(reply.text) == {"status": "ok"}
 

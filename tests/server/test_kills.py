@@ -23,6 +23,7 @@ from tests.installed import Place, make
 from tests.raw import Reply
 from tests.server.killing import IN_FLIGHT, PLANS, Run, Told, ask, deciding, durable_upstream, logged
 from tests.servers import ServerProcess
+from tests.serving import NO_TLS
 
 LONG = "KEYLEASH_PROOFS" in os.environ
 OPERATIONS, KILLS, AGENTS = (1_500, 64, 12) if LONG else (60, 8, 5)
@@ -107,7 +108,7 @@ async def assert_lost_calls_are_told_and_not_sent(place: Place, person: Path, ru
     server = ServerProcess(place, person)
     await server.start()
     try:
-        async with httpx2.AsyncClient(trust_env=False, timeout=30) as http:
+        async with httpx2.AsyncClient(verify=NO_TLS, trust_env=False, timeout=30) as http:
             for told in run.told:
                 if told.status == "not heard":
                     told.status = await told_at_last(http, server.url, place, told)

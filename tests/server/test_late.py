@@ -22,6 +22,7 @@ from tests.agents import Nobody, decide, execute, record
 from tests.commandline import CommandLine
 from tests.installed import Place
 from tests.raw import Raw, Reply, approving, reply_of
+from tests.serving import NO_TLS
 from tests.upstream import Answer, Received, Upstream
 
 pytestmark = pytest.mark.anyio
@@ -77,7 +78,10 @@ class Late:
     """A request to the door: its headers have been read when the body is asked for, and that comes when we say."""
 
     def __init__(self, place: Place, method: str, body: dict[str, Any], name: str | None, *, pieces: int) -> None:
-        given = {"Host": "127.0.0.1", **Raw("", place.tokens["reconciler"], httpx2.AsyncClient()).headers(method, name)}
+        given = {
+            "Host": "127.0.0.1",
+            **Raw("", place.tokens["reconciler"], httpx2.AsyncClient(verify=NO_TLS)).headers(method, name),
+        }
         headers = [(key.lower().encode(), value.encode()) for key, value in given.items()]
         self.scope: dict[str, Any] = {
             **{"type": "http", "method": "POST", "path": AGENT_PATH, "query_string": b"", "headers": headers},
@@ -107,7 +111,7 @@ async def late(
     place: Place, door: Door, method: str, params: dict[str, Any], name: str | None = None, *, pieces: int = 0
 ) -> AsyncIterator[list[Reply]]:
     """The body comes after the block; its answer is then in the list."""
-    meta = Raw("", "", httpx2.AsyncClient()).meta()
+    meta = Raw("", "", httpx2.AsyncClient(verify=NO_TLS)).meta()
     request = Late(
         place,
         method,

@@ -25,7 +25,7 @@ from server.narrowing import Narrowing, address_of, load, network
 from tests.agents import Nobody, execute
 from tests.commandline import MAIN, CommandLine
 from tests.installed import Place
-from tests.serving import serving
+from tests.serving import NO_TLS, serving
 from tests.upstream import Upstream
 
 pytestmark = pytest.mark.anyio
@@ -66,7 +66,7 @@ async def post(url: str, token: str, body: dict[str, Any], **headers: str) -> ht
         **name,
         **headers,
     }
-    async with httpx2.AsyncClient(trust_env=False) as client:
+    async with httpx2.AsyncClient(verify=NO_TLS, trust_env=False) as client:
         return await client.post(url, json=body, headers=given)
 
 
@@ -280,7 +280,7 @@ async def test_a_stream_of_changes_and_an_open_session_end_with_what_let_them_in
     headers = {"Authorization": f"Bearer {place.tokens['reconciler']}"}
     async with (
         serving(place.installation) as url,
-        httpx2.AsyncClient(headers=headers, timeout=30, trust_env=False) as http,
+        httpx2.AsyncClient(verify=NO_TLS, headers=headers, timeout=30, trust_env=False) as http,
         Client(streamable_http_client(url, http_client=http), mode="auto") as client,
         client.listen(tools_list_changed=True) as stream,
     ):

@@ -42,7 +42,7 @@ from tests.offering import THEIRS, offered_by_operator
 from tests.pinning import READ, held
 from tests.processes import holding
 from tests.remnants import remnants, sealed_of
-from tests.serving import serving
+from tests.serving import NO_TLS, serving
 from tests.telling import hooked
 from tests.upstream import Answer, Upstream
 from vault import VaultError
@@ -414,7 +414,7 @@ async def test_a_stream_of_changes_ends_and_the_server_goes_on(place: Place, ups
 
         def client_of(org: Place) -> tuple[Any, Any]:
             headers = {"Authorization": f"Bearer {org.tokens['reconciler']}"}
-            http = httpx2.AsyncClient(headers=headers, timeout=30, trust_env=False)
+            http = httpx2.AsyncClient(verify=NO_TLS, headers=headers, timeout=30, trust_env=False)
             return http, Client(streamable_http_client(url, http_client=http), mode="auto")
 
         (http, mine), (http_too, theirs) = client_of(place), client_of(other)
@@ -424,7 +424,7 @@ async def test_a_stream_of_changes_ends_and_the_server_goes_on(place: Place, ups
                 async for _ in stream:
                     raise AssertionError("nothing changed that it may hear of")
             assert (await theirs.list_tools()).tools
-        async with httpx2.AsyncClient(trust_env=False) as anyone:
+        async with httpx2.AsyncClient(verify=NO_TLS, trust_env=False) as anyone:
             assert (await anyone.get(url.replace("/agent/mcp", "/health"))).status_code == 200
 
 

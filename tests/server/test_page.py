@@ -10,7 +10,7 @@ import pytest
 from server.settings import SettingsProblem, read_settings
 from tests.agents import record
 from tests.installed import Place
-from tests.serving import serving
+from tests.serving import NO_TLS, serving
 from tests.telling import held
 
 pytestmark = pytest.mark.anyio
@@ -20,7 +20,7 @@ NOBODYS = "apr_0000000000000000"
 
 async def test_the_page_is_the_same_whether_there_is_such_a_call_or_not(place: Place) -> None:
     approval = await held(place)
-    async with serving(place.installation) as url, httpx2.AsyncClient(trust_env=False) as client:
+    async with serving(place.installation) as url, httpx2.AsyncClient(verify=NO_TLS, trust_env=False) as client:
         pages = [await client.get(url.replace("/agent/mcp", f"/approvals/{one}")) for one in (approval, NOBODYS)]
     there, nowhere = pages
     assert there.status_code == nowhere.status_code == 200
@@ -34,7 +34,7 @@ async def test_the_page_is_the_same_whether_there_is_such_a_call_or_not(place: P
 
 
 async def test_its_policy_lets_in_its_own_style_and_nothing_else(place: Place) -> None:
-    async with serving(place.installation) as url, httpx2.AsyncClient(trust_env=False) as client:
+    async with serving(place.installation) as url, httpx2.AsyncClient(verify=NO_TLS, trust_env=False) as client:
         page = await client.get(url.replace("/agent/mcp", f"/approvals/{NOBODYS}"))
     (style,) = re.findall(r"<style>(.*?)</style>", page.text, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -49,7 +49,7 @@ async def test_its_policy_lets_in_its_own_style_and_nothing_else(place: Place) -
 async def test_nothing_can_be_decided_there(place: Place) -> None:
     approval = await held(place)
     before = record(place, approval)
-    async with serving(place.installation) as url, httpx2.AsyncClient(trust_env=False) as client:
+    async with serving(place.installation) as url, httpx2.AsyncClient(verify=NO_TLS, trust_env=False) as client:
         at = url.replace("/agent/mcp", f"/approvals/{approval}")
         for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"):
             assert (await client.request(method, at, content=b"decision=approve")).status_code == 405
@@ -64,13 +64,13 @@ async def test_nothing_can_be_decided_there(place: Place) -> None:
     "path", ["", "apr_short", "apr_0000000000000000/x", "APR_0000000000000000", "../health", "%61"]
 )
 async def test_what_can_be_no_id_is_not_found(place: Place, path: str) -> None:
-    async with serving(place.installation) as url, httpx2.AsyncClient(trust_env=False) as client:
+    async with serving(place.installation) as url, httpx2.AsyncClient(verify=NO_TLS, trust_env=False) as client:
         reply = await client.get(url.replace("/agent/mcp", f"/approvals/{path}"))
     assert reply.status_code == (200 if path == "../health" else 404)
 
 
 async def test_a_strange_host_gets_no_page(place: Place) -> None:
-    async with serving(place.installation) as url, httpx2.AsyncClient(trust_env=False) as client:
+    async with serving(place.installation) as url, httpx2.AsyncClient(verify=NO_TLS, trust_env=False) as client:
         at = url.replace("/agent/mcp", f"/approvals/{NOBODYS}")
         assert (await client.get(at, headers={"Host": "evil.example"})).status_code == 421
 

@@ -22,7 +22,7 @@ from tests import postgres
 from tests.agents import Answering, answering
 from tests.definitions import input_of
 from tests.installed import SECRET, Place
-from tests.serving import serving
+from tests.serving import NO_TLS, serving
 from tests.upstream import Answer, Upstream
 
 pytestmark = pytest.mark.anyio
@@ -56,7 +56,7 @@ async def connected(
     else:
         token = place.tokens[agent]
         async with serving(place.installation) as url:
-            http = httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=30)
+            http = httpx2.AsyncClient(verify=NO_TLS, headers={"Authorization": f"Bearer {token}"}, timeout=30)
             async with (
                 http,
                 Client(streamable_http_client(url, http_client=http), mode=era, elicitation_callback=answer) as client,
@@ -118,8 +118,8 @@ NO_APPROVALS: list[tuple[str, dict[str, Any] | None]] = [
 
 @pytest.mark.parametrize(
     ("transport", "action", "content"),
-    # Over stdio the first three: the others run the same code, and each would cost a process.
-    [(transport, *answer) for transport in TRANSPORTS for answer in NO_APPROVALS[: 3 if transport == "stdio" else 9]],
+    # Over stdio the first and the last: the others run the same code, and each would cost a process.
+    [(transport, *answer) for transport in TRANSPORTS for answer in NO_APPROVALS[:: 5 if transport == "stdio" else 1]],
 )
 async def test_an_answer_that_does_not_approve_sends_nothing_and_stays_decidable(
     place: Place, transport: str, era: str, upstream: Upstream, action: str, content: dict[str, Any] | None

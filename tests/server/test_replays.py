@@ -23,6 +23,7 @@ from tests.agents import decide
 from tests.installed import Place
 from tests.raw import Raw, Reply, approving
 from tests.servers import ServerProcess
+from tests.serving import NO_TLS
 from tests.upstream import Answer, Upstream
 
 REPLAYS = 1_000 if "KEYLEASH_PROOFS" in os.environ else 100
@@ -60,7 +61,7 @@ async def replayed(
     before = len(upstream.requests)
     upstream.answer = lambda request: Answer({"id": f"re_{len(upstream.requests)}", "status": "succeeded"})
     limits = httpx2.Limits(max_connections=REPLAYS + 1)
-    async with httpx2.AsyncClient(trust_env=False, timeout=60, limits=limits) as http:
+    async with httpx2.AsyncClient(verify=NO_TLS, trust_env=False, timeout=60, limits=limits) as http:
         agents = [Raw(server.url, place.tokens["reconciler"], http) for server in replicas]
         first = await agents[0].call("stripe_create_refund", refund)
         assert first.asks

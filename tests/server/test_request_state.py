@@ -24,7 +24,7 @@ from tests.agents import decide, execute, record, with_connector
 from tests.installed import SECRET, Place, add_org
 from tests.probe import PROBE
 from tests.raw import Raw, Reply, approving
-from tests.serving import serving
+from tests.serving import NO_TLS, serving
 from tests.upstream import Upstream
 
 pytestmark = pytest.mark.anyio
@@ -73,7 +73,7 @@ class Held:
 async def held(place: Place, upstream: Upstream, *, decided: bool = True) -> AsyncIterator[Held]:
     async with (
         serving(place.installation) as url,
-        httpx2.AsyncClient(trust_env=False, timeout=30) as http,
+        httpx2.AsyncClient(verify=NO_TLS, trust_env=False, timeout=30) as http,
     ):
         made = Held(place, upstream, http, url)
         first = await made.agent().call(TOOL, REFUND)
@@ -254,12 +254,12 @@ async def test_a_changed_definition_ends_it(place: Place, upstream: Upstream) ->
     with_connector(place, "probe", PROBE)
     place.rule(who="everyone", tools=["probe.*"], then="confirm")
     place.connect(upstream.url, connector="probe")
-    async with serving(place.installation) as url, httpx2.AsyncClient(trust_env=False) as http:
+    async with serving(place.installation) as url, httpx2.AsyncClient(verify=NO_TLS, trust_env=False) as http:
         raw = Raw(url, place.tokens["reconciler"], http)
         first = await raw.call("probe_query", {"words": "x"})
         decide(place, place.installation.approvals.list(place.org)[0].id, Decision.APPROVE)
     with_connector(place, "probe", PROBE.replace("GET /search", "GET /elsewhere"))
-    async with serving(place.installation) as url, httpx2.AsyncClient(trust_env=False) as http:
+    async with serving(place.installation) as url, httpx2.AsyncClient(verify=NO_TLS, trust_env=False) as http:
         raw = Raw(url, place.tokens["reconciler"], http)
         for answers in (None, approving()):
             reply = await raw.call("probe_query", {"words": "x"}, state=first.state, answers=answers)
@@ -338,7 +338,7 @@ async def test_a_grant_from_the_future_is_of_no_use_after_the_clock_was_set_back
     place: Place, upstream: Upstream
 ) -> None:
     place.connect(upstream.url, connector="slack")
-    async with serving(place.installation) as url, httpx2.AsyncClient(trust_env=False) as http:
+    async with serving(place.installation) as url, httpx2.AsyncClient(verify=NO_TLS, trust_env=False) as http:
         raw = Raw(url, place.tokens["reconciler"], http)
         message = {"channel": "C1", "text": "one"}
         first = await raw.call("slack_post_message", message)

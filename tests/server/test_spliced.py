@@ -13,7 +13,7 @@ from mcp.client.streamable_http import streamable_http_client
 from server.protocol import _PLACED, SPLICED, _splicing  # pyright: ignore[reportPrivateUsage]
 from tests.installed import Place
 from tests.raw import Raw, Reply
-from tests.serving import serving
+from tests.serving import NO_TLS, serving
 from tests.upstream import Answer, Upstream
 
 pytestmark = pytest.mark.anyio
@@ -23,7 +23,7 @@ ODD = ['"quoted"', "\\", "日本 🎌", "\u2028", "a\nb\tc\x7f", "</script>", "{
 
 @asynccontextmanager
 async def modern(place: Place) -> AsyncIterator[Raw]:
-    async with serving(place.installation) as url, httpx2.AsyncClient(timeout=30) as http:
+    async with serving(place.installation) as url, httpx2.AsyncClient(verify=NO_TLS, timeout=30) as http:
         yield Raw(url, place.tokens["reconciler"], http)
 
 
@@ -51,7 +51,7 @@ async def test_both_eras_are_told_the_same(place: Place, upstream: Upstream) -> 
     new = (await answered(place, upstream, ODD)).result
     async with serving(place.installation) as url:
         token = place.tokens["reconciler"]
-        http = httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=30)
+        http = httpx2.AsyncClient(verify=NO_TLS, headers={"Authorization": f"Bearer {token}"}, timeout=30)
         async with http, Client(streamable_http_client(url, http_client=http), mode="legacy") as client:
             old = await client.call_tool("stripe_list_charges", {"limit": 5})
     assert old.structured_content == new["structuredContent"]

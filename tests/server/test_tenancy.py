@@ -35,7 +35,7 @@ from tests.consenting import run_out, signed_in, with_ledger
 from tests.installed import Place, make
 from tests.pinning import READ, WRITE, changed, held, with_file
 from tests.provider import Provider
-from tests.serving import serving
+from tests.serving import NO_TLS, serving
 from tests.telling import Clock, a_server, called, delivered, hooked
 from tests.tenancy import KEYS, Watching, functions, lacks
 from tests.upstream import Answer, Upstream
@@ -474,7 +474,7 @@ async def test_every_route_but_those_for_health_is_shut_to_strangers(place: Plac
     assert routes == {"AGENT_PATH", "'/health'", "'/ready'"}, "a new route: say here who may use it"
     matched = re.findall(r"(\w+)\.fullmatch\(scope\['path'\]\)", ast.unparse(tree))
     assert matched == ["APPROVAL_PATH"], "a page that is the same for everybody; any other has to ask who is looking"
-    async with serving(place.installation) as url, httpx2.AsyncClient(trust_env=False) as client:
+    async with serving(place.installation) as url, httpx2.AsyncClient(verify=NO_TLS, trust_env=False) as client:
         for method in ("GET", "POST", "DELETE", "PUT", "OPTIONS"):
             assert (await client.request(method, url)).status_code == 401, method
         assert (await client.get(url.replace("/agent/mcp", "/health"))).json() == {"status": "ok"}
