@@ -731,9 +731,7 @@ def load_preset(name: str, folder: Path | None = None) -> RuleSet:
 
     file = (folder or presets_folder()) / f"{name}.yaml"
     try:
-        text = file.read_text(encoding="utf-8")
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        shape = _object(yaml.load(text, Loader=loader), "preset", ("title", "rules"))  # noqa: S506 - a safe loader
+        shape = _object(yaml.safe_load(file.read_text(encoding="utf-8")), "preset", ("title", "rules"))
         rules = _list(shape, "rules")
         return RuleSet(parse_rule(raw, rule_id=f"preset:{name}#{n}") for n, raw in enumerate(rules, start=1))
     except (OSError, ValueError, yaml.YAMLError) as error:
